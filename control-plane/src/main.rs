@@ -1,0 +1,2 @@
+//! The `weft-control-plane` binary.
+fn main() {}

@@ -1,0 +1,5 @@
+//! The indexed store of objects.
+
+mod objects;
+
+pub use objects::*;

@@ -1,0 +1,371 @@
+//! The objects users write, parsed once: what `source/` yields and `translate/` reads. They hold what Weft uses, in
+//! types that cannot be wrong, whatever YAML or API version they came from.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use weft_proto::v1::Protocol;
+
+/// `namespace/name` of an object. Cluster-scoped objects have an empty namespace.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ObjectName {
+    /// Namespace, or empty.
+    pub namespace: String,
+    /// Name.
+    pub name: String,
+}
+
+/// The kinds Weft reads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Kind {
+    /// v1
+    Namespace,
+    /// v1
+    Service,
+    /// discovery.k8s.io/v1
+    EndpointSlice,
+    /// v1
+    Pod,
+    /// v1
+    Node,
+    /// gateway.networking.k8s.io/v1
+    HttpRoute,
+    /// security.istio.io/v1
+    PeerAuthentication,
+}
+
+/// What every object carries.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Meta {
+    /// Its name.
+    pub name: ObjectName,
+    /// Labels.
+    pub labels: BTreeMap<String, String>,
+    /// Annotations.
+    pub annotations: BTreeMap<String, String>,
+    /// Counts changes of content; copied to `observedGeneration`.
+    pub generation: i64,
+    /// Older objects compare less; ties are broken by name (Gateway API precedence).
+    pub age: Age,
+}
+
+/// When an object was made, as far as precedence cares: seconds since 1970 from the API server, or the position in the
+/// manifests directory (file, then document).
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Age(pub i64, pub String, pub u32);
+
+/// One object.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Object {
+    /// A Namespace.
+    Namespace(Namespace),
+    /// A Service.
+    Service(Service),
+    /// An EndpointSlice, given or derived.
+    EndpointSlice(EndpointSlice),
+    /// A Pod.
+    Pod(Pod),
+    /// A Node.
+    Node(Node),
+    /// An HTTPRoute.
+    HttpRoute(HttpRoute),
+    /// A PeerAuthentication.
+    PeerAuthentication(PeerAuthentication),
+}
+
+/// A Namespace.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Namespace {
+    /// Metadata.
+    pub meta: Meta,
+}
+
+/// A Node: only its zone matters.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Node {
+    /// Metadata (`topology.kubernetes.io/zone` among the labels).
+    pub meta: Meta,
+}
+
+/// A Service.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Service {
+    /// Metadata.
+    pub meta: Meta,
+    /// What kind of Service it is.
+    pub kind: ServiceKind,
+    /// Cluster, external and load-balancer IPs.
+    pub vips: Vec<IpAddr>,
+    /// Ports.
+    pub ports: Vec<ServicePort>,
+    /// Empty means none: endpoints are given by hand.
+    pub selector: BTreeMap<String, String>,
+    /// `publishNotReadyAddresses`
+    pub publish_not_ready: bool,
+    /// `sessionAffinity: ClientIP` and its timeout.
+    pub client_ip_affinity: Option<Duration>,
+    /// `internalTrafficPolicy: Local`
+    pub node_local: bool,
+}
+
+/// What kind of Service.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ServiceKind {
+    /// With a cluster IP (ClusterIP, NodePort, LoadBalancer).
+    ClusterIp,
+    /// `clusterIP: None`
+    Headless,
+    /// `type: ExternalName`
+    ExternalName(String),
+}
+
+/// One port of a Service.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServicePort {
+    /// Its name, or empty.
+    pub name: String,
+    /// The port.
+    pub port: u16,
+    /// Where it goes in the pod.
+    pub target: TargetPort,
+    /// From `appProtocol`, then Istio's port-name prefixes; AUTO where neither says.
+    pub protocol: Protocol,
+}
+
+/// A `targetPort`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TargetPort {
+    /// By number.
+    Number(u16),
+    /// By the container port's name, which may differ per pod.
+    Name(String),
+}
+
+/// An EndpointSlice.
+#[derive(Debug, Clone, PartialEq)]
+pub struct EndpointSlice {
+    /// Metadata.
+    pub meta: Meta,
+    /// `kubernetes.io/service-name`, in the same namespace.
+    pub service: String,
+    /// Ports, by the Service port's name.
+    pub ports: Vec<SlicePort>,
+    /// Endpoints.
+    pub endpoints: Vec<SliceEndpoint>,
+}
+
+/// One port of a slice.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SlicePort {
+    /// The Service port's name, or empty.
+    pub name: String,
+    /// The endpoints' port.
+    pub port: u16,
+}
+
+/// One endpoint of a slice.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SliceEndpoint {
+    /// Its addresses.
+    pub addresses: Vec<IpAddr>,
+    /// The Pod behind it, if `targetRef` names one.
+    pub pod: Option<String>,
+    /// `ready` (nil is true).
+    pub ready: bool,
+    /// `serving` (nil is `ready`).
+    pub serving: bool,
+    /// `terminating` (nil is false).
+    pub terminating: bool,
+    /// Node, or empty.
+    pub node: String,
+    /// Zone, or empty.
+    pub zone: String,
+}
+
+/// A Pod.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Pod {
+    /// Metadata.
+    pub meta: Meta,
+    /// Its addresses; empty before it has one.
+    pub addresses: Vec<IpAddr>,
+    /// `spec.serviceAccountName`, `default` where not given.
+    pub service_account: String,
+    /// Shares its node's network.
+    pub host_network: bool,
+    /// Node, or empty.
+    pub node: String,
+    /// Container ports, for named `targetPort`s.
+    pub ports: Vec<ContainerPort>,
+    /// Succeeded or Failed: its address may be another's by now.
+    pub finished: bool,
+    /// Ready condition.
+    pub ready: bool,
+    /// Being deleted.
+    pub terminating: bool,
+    /// Its owner's name: the Deployment behind the ReplicaSet, or the pod's own name.
+    pub owner: String,
+}
+
+/// A container port.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ContainerPort {
+    /// Name, or empty.
+    pub name: String,
+    /// Port.
+    pub port: u16,
+}
+
+/// An HTTPRoute.
+#[derive(Debug, Clone, PartialEq)]
+pub struct HttpRoute {
+    /// Metadata.
+    pub meta: Meta,
+    /// As written: status copies each verbatim.
+    pub parents: Vec<ParentRef>,
+    /// Rules, defaults filled in.
+    pub rules: Vec<HttpRouteRule>,
+}
+
+/// A parentRef, as written.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ParentRef {
+    /// `gateway.networking.k8s.io` where not given; `""` and `core` are the core group.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub group: Option<String>,
+    /// `Gateway` where not given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kind: Option<String>,
+    /// The route's own where not given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub namespace: Option<String>,
+    /// Name.
+    pub name: String,
+    /// Section name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub section_name: Option<String>,
+    /// Narrows to one port.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub port: Option<u16>,
+}
+
+/// A rule of an HTTPRoute.
+#[derive(Debug, Clone, PartialEq)]
+pub struct HttpRouteRule {
+    /// Its name, if it has one.
+    pub name: Option<String>,
+    /// At least one (the CRD's default is a `/` prefix).
+    pub matches: Vec<HttpRouteMatch>,
+    /// Filters.
+    pub filters: Vec<HttpRouteFilter>,
+    /// Backends.
+    pub backends: Vec<BackendRef>,
+    /// `timeouts.request`; zero is off.
+    pub request_timeout: Option<Duration>,
+    /// `timeouts.backendRequest`; zero is off.
+    pub backend_request_timeout: Option<Duration>,
+}
+
+/// A match of a rule. All conditions must hold.
+#[derive(Debug, Clone, PartialEq)]
+pub struct HttpRouteMatch {
+    /// Path.
+    pub path: PathMatch,
+    /// Header conditions, names lower case, first of equal names only.
+    pub headers: Vec<KeyMatch>,
+    /// Query conditions.
+    pub query_params: Vec<KeyMatch>,
+    /// Method.
+    pub method: Option<String>,
+}
+
+/// A path condition.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PathMatch {
+    /// The whole path.
+    Exact(String),
+    /// By segment.
+    Prefix(String),
+    /// RE2, the whole path.
+    Regex(String),
+}
+
+/// A header or query condition.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeyMatch {
+    /// Header names are lower case.
+    pub name: String,
+    /// The text or RE2 expression.
+    pub value: String,
+    /// `RegularExpression`
+    pub regex: bool,
+}
+
+/// A filter. Kinds this version does not do are kept by name: the rule answers 500 and status says why.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum HttpRouteFilter {
+    /// RequestHeaderModifier
+    RequestHeaders(HeaderModifier),
+    /// ResponseHeaderModifier
+    ResponseHeaders(HeaderModifier),
+    /// Any other, by its `type`.
+    Unsupported(String),
+}
+
+/// A header filter: remove, then set, then add.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct HeaderModifier {
+    /// Replaces.
+    pub set: Vec<(String, String)>,
+    /// Appends.
+    pub add: Vec<(String, String)>,
+    /// Removes.
+    pub remove: Vec<String>,
+}
+
+/// A backendRef with its defaults.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BackendRef {
+    /// Core group is `""`.
+    pub group: String,
+    /// `Service` where not given.
+    pub kind: String,
+    /// Namespace, the route's own where not given.
+    pub namespace: String,
+    /// Name.
+    pub name: String,
+    /// Port; a Service needs one.
+    pub port: Option<u16>,
+    /// 1 where not given.
+    pub weight: u32,
+    /// Filters on this backend only.
+    pub filters: Vec<HttpRouteFilter>,
+}
+
+/// An Istio PeerAuthentication.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PeerAuthentication {
+    /// Metadata.
+    pub meta: Meta,
+    /// Empty: the whole namespace (or mesh, in the root namespace).
+    pub selector: BTreeMap<String, String>,
+    /// Mode.
+    pub mode: MtlsMode,
+    /// `portLevelMtls`, by the workload's port; only with a selector.
+    pub ports: BTreeMap<u16, MtlsMode>,
+}
+
+/// A PeerAuthentication mode.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MtlsMode {
+    /// Inherit.
+    Unset,
+    /// Plain text only.
+    Disable,
+    /// Either.
+    Permissive,
+    /// Mesh TLS only.
+    Strict,
+}

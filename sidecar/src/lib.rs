@@ -1,0 +1,23 @@
+//! Weft's sidecar proxy. `docs/architecture.md` says what each room is for and what it may know; this list is in the
+//! order a request meets them.
+//!
+//! Decisions (`route`, `balance`, `resilience`) are pure: they are handed `now` and a random source. Everything that
+//! opens a socket is a thin shell around them.
+
+pub mod admin;
+pub mod balance;
+pub mod config;
+pub mod dns;
+pub mod http;
+pub mod identity;
+pub mod inbound;
+pub mod listen;
+pub mod outbound;
+pub mod reason;
+pub mod redirect;
+pub mod resilience;
+pub mod route;
+pub mod runtime;
+pub mod settings;
+pub mod tcp;
+pub mod telemetry;

@@ -1,0 +1,2 @@
+//! The `weft-sidecar` binary.
+fn main() {}

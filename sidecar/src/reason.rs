@@ -1,0 +1,151 @@
+//! Why a sidecar answered or closed by itself: one enum for the `x-weft-reason` header, the access log and the metric
+//! labels (SEMANTICS.md §5), with everything that follows from it settled here and nowhere else.
+
+use http::StatusCode;
+
+/// The code of an answer we made ourselves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Reason {
+    /// Routes are attached and none matched.
+    NoRoute,
+    /// The chosen rule's backendRef is not valid, or all its weights are zero.
+    InvalidBackend,
+    /// The backend has no endpoint to use.
+    NoEndpoints,
+    /// The VIP has no such port.
+    NoPort,
+    /// The endpoint could not be connected to, or failed its TLS handshake or identity check.
+    ConnectFailed,
+    /// The connection was lost, or reset, before the response head.
+    UpstreamReset,
+    /// The response broke the protocol.
+    UpstreamProtocol,
+    /// The request timeout passed, or its deadline.
+    Timeout,
+    /// The timeout of one try passed.
+    PerTryTimeout,
+    /// A limit was reached.
+    Overflow,
+    /// The peer showed no identity where policy wants one.
+    MtlsRequired,
+    /// This proxy is draining and the app takes no more.
+    Draining,
+    /// The control plane did not say in time what this destination is.
+    ConfigUnavailable,
+    /// Outbound policy lets only known destinations through.
+    RegistryOnly,
+    /// The original destination is one of our own listeners.
+    OwnListener,
+    /// The request's framing or head is malformed or ambiguous.
+    BadRequest,
+    /// The request's head is larger than the limit.
+    HeadTooLarge,
+    /// The request's head did not arrive in time.
+    HeadTimeout,
+    /// A bug of ours: a panic was caught.
+    Internal,
+}
+
+impl Reason {
+    /// Every reason, for documentation and tests.
+    pub const ALL: [Self; 19] = [
+        Self::NoRoute,
+        Self::InvalidBackend,
+        Self::NoEndpoints,
+        Self::NoPort,
+        Self::ConnectFailed,
+        Self::UpstreamReset,
+        Self::UpstreamProtocol,
+        Self::Timeout,
+        Self::PerTryTimeout,
+        Self::Overflow,
+        Self::MtlsRequired,
+        Self::Draining,
+        Self::ConfigUnavailable,
+        Self::RegistryOnly,
+        Self::OwnListener,
+        Self::BadRequest,
+        Self::HeadTooLarge,
+        Self::HeadTimeout,
+        Self::Internal,
+    ];
+
+    /// The code in header, log and metrics.
+    pub const fn code(self) -> &'static str {
+        match self {
+            Self::NoRoute => "no-route",
+            Self::InvalidBackend => "invalid-backend",
+            Self::NoEndpoints => "no-endpoints",
+            Self::NoPort => "no-port",
+            Self::ConnectFailed => "connect-failed",
+            Self::UpstreamReset => "upstream-reset",
+            Self::UpstreamProtocol => "upstream-protocol",
+            Self::Timeout => "timeout",
+            Self::PerTryTimeout => "per-try-timeout",
+            Self::Overflow => "overflow",
+            Self::MtlsRequired => "mtls-required",
+            Self::Draining => "draining",
+            Self::ConfigUnavailable => "config-unavailable",
+            Self::RegistryOnly => "registry-only",
+            Self::OwnListener => "own-listener",
+            Self::BadRequest => "bad-request",
+            Self::HeadTooLarge => "head-too-large",
+            Self::HeadTimeout => "head-timeout",
+            Self::Internal => "internal",
+        }
+    }
+
+    /// The HTTP status of the answer.
+    pub const fn status(self) -> StatusCode {
+        match self {
+            Self::NoRoute => StatusCode::NOT_FOUND,
+            Self::InvalidBackend | Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
+            Self::NoEndpoints
+            | Self::NoPort
+            | Self::ConnectFailed
+            | Self::Overflow
+            | Self::Draining
+            | Self::ConfigUnavailable => StatusCode::SERVICE_UNAVAILABLE,
+            Self::UpstreamReset | Self::UpstreamProtocol | Self::RegistryOnly | Self::OwnListener => {
+                StatusCode::BAD_GATEWAY
+            }
+            Self::Timeout | Self::PerTryTimeout => StatusCode::GATEWAY_TIMEOUT,
+            Self::MtlsRequired => StatusCode::FORBIDDEN,
+            Self::BadRequest => StatusCode::BAD_REQUEST,
+            Self::HeadTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            Self::HeadTimeout => StatusCode::REQUEST_TIMEOUT,
+        }
+    }
+
+    /// The `grpc-status` of the answer to a gRPC request (gRPC over HTTP/2, "Responses").
+    pub const fn grpc_status(self) -> u8 {
+        const DEADLINE_EXCEEDED: u8 = 4;
+        const PERMISSION_DENIED: u8 = 7;
+        const UNIMPLEMENTED: u8 = 12;
+        const INTERNAL: u8 = 13;
+        const UNAVAILABLE: u8 = 14;
+        match self {
+            Self::NoRoute => UNIMPLEMENTED,
+            Self::Timeout | Self::PerTryTimeout => DEADLINE_EXCEEDED,
+            Self::MtlsRequired => PERMISSION_DENIED,
+            Self::BadRequest | Self::HeadTooLarge | Self::HeadTimeout | Self::Internal => INTERNAL,
+            Self::InvalidBackend
+            | Self::NoEndpoints
+            | Self::NoPort
+            | Self::ConnectFailed
+            | Self::UpstreamReset
+            | Self::UpstreamProtocol
+            | Self::Overflow
+            | Self::Draining
+            | Self::ConfigUnavailable
+            | Self::RegistryOnly
+            | Self::OwnListener => UNAVAILABLE,
+        }
+    }
+}
+
+impl std::fmt::Display for Reason {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.code())
+    }
+}
