@@ -1,1 +1,250 @@
-//! TODO(skeleton).
+//! What an operator can set, by flag or by environment. Each setting says its default, where that comes from, and what
+//! it costs. A bad start reports every bad setting at once.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use ipnet::IpNet;
+use weft_proto::{InvalidSpiffeId, SpiffeId, ports};
+
+/// Settings of `weft-sidecar run`.
+#[derive(Debug, Clone, clap::Args)]
+pub struct RunArgs {
+    /// Where discovery and identity are served: `HOST:PORT`.
+    #[arg(long, env = "WEFT_CONTROL_PLANE", default_value = "weft-control-plane.weft-system:15012")]
+    pub control_plane: String,
+
+    /// PEM file with the mesh's root certificates; read again when it changes.
+    #[arg(long, env = "WEFT_CA_ROOTS", value_name = "FILE")]
+    pub ca_roots: PathBuf,
+
+    /// File with the token that proves this workload's identity; read again at each renewal.
+    #[arg(long, env = "WEFT_JOIN_TOKEN", value_name = "FILE")]
+    pub join_token: PathBuf,
+
+    /// The mesh's trust domain.
+    #[arg(long, env = "WEFT_TRUST_DOMAIN", default_value = "cluster.local")]
+    pub trust_domain: String,
+
+    /// This pod's namespace.
+    #[arg(long, env = "WEFT_NAMESPACE", default_value = "default")]
+    pub namespace: String,
+
+    /// This pod's service account.
+    #[arg(long, env = "WEFT_SERVICE_ACCOUNT", default_value = "default")]
+    pub service_account: String,
+
+    /// This pod's name, for metrics and logs.
+    #[arg(long, env = "WEFT_POD", default_value = "")]
+    pub pod: String,
+
+    /// This pod's address: what the control plane knows it by.
+    #[arg(long, env = "WEFT_POD_ADDRESS")]
+    pub pod_address: IpAddr,
+
+    /// Data-plane threads. Default: the CPUs available, at most 2. Each costs about 1 MiB.
+    #[arg(long, env = "WEFT_WORKERS", value_parser = clap::value_parser!(u16).range(1..=64))]
+    pub workers: Option<u16>,
+
+    /// Address ranges in which an unknown destination is asked about, until the control plane says which those are.
+    #[arg(long, env = "WEFT_CLUSTER_CIDRS", value_delimiter = ',')]
+    pub cluster_cidr: Vec<IpNet>,
+
+    /// Retries: `on` (the safe defaults), or `off` for diagnosis.
+    #[arg(long, env = "WEFT_RETRIES", default_value = "on")]
+    pub retries: Switch,
+
+    /// Ejection of endpoints that keep failing: `on` (the defaults), or `off` for diagnosis.
+    #[arg(long, env = "WEFT_EJECTION", default_value = "on")]
+    pub ejection: Switch,
+
+    /// Largest request body kept for a retry, in bytes. Worst-case memory: this times the requests in flight.
+    #[arg(long, env = "WEFT_REPLAY_LIMIT", default_value_t = 64 * 1024)]
+    pub replay_limit: usize,
+
+    /// Write an access log line (JSON, standard output) for each request.
+    #[arg(long, env = "WEFT_ACCESS_LOG", default_value = "off")]
+    pub access_log: Switch,
+
+    /// OTLP/gRPC endpoint for spans, such as `http://collector:4317`. None: no spans are made.
+    #[arg(long, env = "WEFT_OTLP_ENDPOINT", value_name = "URL")]
+    pub otlp_endpoint: Option<String>,
+
+    /// What to log, as `tracing` directives; changed while running by `POST /log`.
+    #[arg(long, env = "WEFT_LOG", default_value = "info")]
+    pub log_level: String,
+
+    /// How long a drain may take before connections are cut, in seconds: the pod's grace period less 2 s.
+    #[arg(long, env = "WEFT_DRAIN_SECONDS", default_value_t = 28)]
+    pub drain_seconds: u64,
+
+    /// Ports of this pod whose inbound traffic is not redirected (as given to `weft-sidecar redirect`).
+    #[arg(long, env = "WEFT_EXCLUDE_INBOUND_PORTS", value_delimiter = ',')]
+    pub exclude_inbound_ports: Vec<u16>,
+
+    /// Answer requests whose path is `/weft-panic` with a panic: only to test that a panic ends one request.
+    #[arg(long, env = "WEFT_TEST_PANIC", hide = true, default_value = "off")]
+    pub test_panic: Switch,
+}
+
+/// `on` or `off`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Switch {
+    /// Does it.
+    On,
+    /// Does not.
+    Off,
+}
+
+impl Switch {
+    /// Whether it is on.
+    pub fn is_on(self) -> bool {
+        self == Self::On
+    }
+}
+
+/// Settings, checked.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// As given.
+    pub args: RunArgs,
+    /// Who we are.
+    pub identity: SpiffeId,
+    /// Data-plane threads.
+    pub workers: usize,
+    /// Time limits that are not (yet) policy.
+    pub timeouts: Timeouts,
+}
+
+/// Time limits (SEMANTICS.md §3, "connections").
+#[derive(Debug, Clone, Copy)]
+pub struct Timeouts {
+    /// TCP connect: 2 s.
+    pub connect: Duration,
+    /// TLS handshake: 3 s.
+    pub handshake: Duration,
+    /// A client silent this long makes us dial without deciding the protocol: 10 ms (§1).
+    pub first_byte: Duration,
+    /// An incomplete first message: 5 s (§1).
+    pub first_message: Duration,
+    /// An idle connection to the local app is reused for at most 1 s.
+    pub idle_app: Duration,
+    /// An idle connection to a plain-text backend is reused for at most 4 s.
+    pub idle_plain: Duration,
+    /// An idle mesh connection closes after 5 min.
+    pub idle_mesh: Duration,
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Self {
+            connect: Duration::from_secs(2),
+            handshake: Duration::from_secs(3),
+            first_byte: Duration::from_millis(10),
+            first_message: Duration::from_secs(5),
+            idle_app: Duration::from_secs(1),
+            idle_plain: Duration::from_secs(4),
+            idle_mesh: Duration::from_secs(300),
+        }
+    }
+}
+
+/// Every setting that is wrong.
+#[derive(Debug, thiserror::Error)]
+#[error("{} bad setting(s):\n  {}", .0.len(), .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n  "))]
+pub struct BadSettings(pub Vec<BadSetting>);
+
+/// A setting that is wrong.
+#[derive(Debug, thiserror::Error)]
+pub enum BadSetting {
+    /// The three parts make no SPIFFE ID.
+    #[error("--trust-domain, --namespace, --service-account: {0}")]
+    Identity(#[from] InvalidSpiffeId),
+    /// A file that must be there is not.
+    #[error("{flag} {path}: {error}")]
+    File {
+        /// The flag.
+        flag: &'static str,
+        /// The path given.
+        path: String,
+        /// What the system said.
+        error: std::io::Error,
+    },
+    /// No port in the control plane's address.
+    #[error("--control-plane {0}: give HOST:PORT, such as weft-control-plane.weft-system:15012")]
+    ControlPlane(String),
+    /// The log directives do not parse.
+    #[error("--log-level {0}: {1}")]
+    Log(String, String),
+}
+
+impl Settings {
+    /// Checks everything, reporting all that is wrong.
+    ///
+    /// # Errors
+    /// [`BadSettings`] with one entry per bad setting.
+    pub fn check(args: RunArgs) -> Result<Self, BadSettings> {
+        let mut bad = Vec::new();
+        let identity = SpiffeId::new(&args.trust_domain, &args.namespace, &args.service_account)
+            .map_err(|e| bad.push(e.into()))
+            .ok();
+        for (flag, path) in [("--ca-roots", &args.ca_roots), ("--join-token", &args.join_token)] {
+            if let Err(error) = std::fs::metadata(path) {
+                bad.push(BadSetting::File { flag, path: path.display().to_string(), error });
+            }
+        }
+        if args.control_plane.rsplit_once(':').is_none_or(|(host, port)| host.is_empty() || port.parse::<u16>().is_err())
+        {
+            bad.push(BadSetting::ControlPlane(args.control_plane.clone()));
+        }
+        if let Err(error) = tracing_subscriber::EnvFilter::try_new(&args.log_level) {
+            bad.push(BadSetting::Log(args.log_level.clone(), error.to_string()));
+        }
+        let available = std::thread::available_parallelism().map_or(1, usize::from);
+        let workers = args.workers.map_or(available.min(2), usize::from);
+        match identity {
+            Some(identity) if bad.is_empty() => Ok(Self { args, identity, workers, timeouts: Timeouts::default() }),
+            _ => Err(BadSettings(bad)),
+        }
+    }
+}
+
+/// The loopback addresses of a port, IPv4 and IPv6.
+pub fn loopback(port: u16) -> [SocketAddr; 2] {
+    [(Ipv4Addr::LOCALHOST, port).into(), (Ipv6Addr::LOCALHOST, port).into()]
+}
+
+/// Whether a port is one of our own listeners: a connection meant for one is closed, never relayed (§1, "redirect").
+pub fn is_own_port(port: u16) -> bool {
+    matches!(port, ports::ADMIN | ports::OUTBOUND | ports::INBOUND | ports::METRICS | ports::HEALTH)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[derive(clap::Parser)]
+    struct Cli {
+        #[command(flatten)]
+        run: RunArgs,
+    }
+
+    #[test]
+    fn a_bad_start_reports_every_bad_setting_at_once() {
+        let cli = Cli::parse_from([
+            "x",
+            "--control-plane=nowhere",
+            "--ca-roots=/does/not/exist",
+            "--join-token=/does/not/exist/either",
+            "--trust-domain=UPPER",
+            "--pod-address=10.0.0.1",
+            "--log-level=a=b=c",
+        ]);
+        let text = Settings::check(cli.run).unwrap_err().to_string();
+        for part in ["5 bad setting(s)", "UPPER", "--ca-roots", "--join-token", "nowhere", "--log-level"] {
+            assert!(text.contains(part), "{part} is missing in {text}");
+        }
+    }
+}

@@ -1,1 +1,42 @@
-//! TODO(skeleton).
+//! What operators see: metrics, the access log, trace context and spans (SEMANTICS.md §5).
+//!
+//! Nothing here may stall traffic: metrics are counters in memory, the log is a bounded queue that drops (and counts),
+//! spans are made only for sampled requests. Bounds: [`metrics::MAX_SERIES`] per family, [`access_log::QUEUE`] lines.
+
+pub mod access_log;
+pub mod metrics;
+pub mod spans;
+pub mod trace;
+
+use std::sync::Arc;
+
+use weft_proto::SpiffeId;
+
+pub use access_log::AccessLog;
+pub use metrics::Metrics;
+
+/// All of telemetry, shared by everything that forwards.
+#[derive(Clone)]
+pub struct Telemetry {
+    /// Counters and histograms.
+    pub metrics: Arc<Metrics>,
+    /// The access log; `None` when it is off.
+    pub access_log: Option<AccessLog>,
+    /// Whether spans are exported.
+    pub spans: bool,
+    /// Who we are, for labels.
+    pub local: Arc<Local>,
+}
+
+/// Labels that are the same on everything this proxy reports.
+#[derive(Debug)]
+pub struct Local {
+    /// `kubernetes_namespace`
+    pub namespace: String,
+    /// `kubernetes_pod_name`
+    pub pod: String,
+    /// `source_workload`
+    pub workload: String,
+    /// Our identity.
+    pub identity: SpiffeId,
+}

@@ -1,0 +1,287 @@
+//! Metrics, in the Prometheus text format. Label sets are small and bounded: past [`MAX_SERIES`] new combinations of a
+//! family are counted under `other`, so that no client can grow our memory by inventing values.
+
+use std::sync::atomic::{AtomicI64, AtomicU64};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::Registry;
+
+use crate::reason::Reason;
+
+/// Most label combinations of one family.
+pub const MAX_SERIES: u64 = 2_000;
+
+/// Bucket bounds of request durations, in seconds.
+const SECONDS: [f64; 14] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
+
+/// Labels of the inbound histogram: what Flagger's built-in queries ask for.
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+pub struct InboundLabels {
+    /// Namespace of this pod.
+    pub kubernetes_namespace: String,
+    /// Name of this pod.
+    pub kubernetes_pod_name: String,
+    /// HTTP status.
+    pub status: u16,
+}
+
+/// Labels of outbound requests.
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+pub struct OutboundLabels {
+    /// Our workload.
+    pub source_workload: String,
+    /// `namespace/name` of the Service asked for, or `outside`.
+    pub destination_service: String,
+    /// `namespace/name:port` of the chosen backend, or empty.
+    pub backend: String,
+    /// The rule's route, or empty.
+    pub route: String,
+    /// `http/1.0`, `http/1.1`, `http/2` or `grpc`.
+    pub protocol: &'static str,
+    /// HTTP status.
+    pub response_code: u16,
+    /// A [`Reason`] code, or empty.
+    pub response_flags: &'static str,
+    /// `true` when it went over mesh TLS.
+    pub mtls: &'static str,
+}
+
+/// One backend.
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+pub struct BackendLabels {
+    /// `namespace/name:port`
+    pub backend: String,
+}
+
+/// A direction and a reason.
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+pub struct RefusedLabels {
+    /// `inbound` or `outbound`
+    pub direction: &'static str,
+    /// A [`Reason`] code.
+    pub reason: &'static str,
+}
+
+/// A direction.
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+pub struct DirectionLabels {
+    /// `inbound` or `outbound`
+    pub direction: &'static str,
+    /// What the connection turned out to carry.
+    pub protocol: &'static str,
+    /// `true` when it is mesh TLS.
+    pub mtls: &'static str,
+}
+
+/// Every metric of the proxy.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Mutex<Registry>,
+    inbound_duration: Family<InboundLabels, Histogram, fn() -> Histogram>,
+    outbound: Family<OutboundLabels, Counter>,
+    outbound_series: AtomicU64,
+    /// Retries made, by backend.
+    pub retries: Family<BackendLabels, Counter>,
+    /// Retries that the budget did not allow, by backend.
+    pub retries_over_budget: Family<BackendLabels, Counter>,
+    /// Endpoints ejected, by backend.
+    pub ejections: Family<BackendLabels, Counter>,
+    refused: Family<RefusedLabels, Counter>,
+    connections: Family<DirectionLabels, Counter>,
+    /// Connections open now, by direction.
+    pub connections_open: Gauge,
+    /// Mesh TLS handshakes that failed.
+    pub handshake_failures: Counter,
+    /// Requests ended by a panic of ours.
+    pub panics: Counter,
+    /// Bytes relayed as opaque TCP.
+    pub tcp_bytes: Counter,
+    /// Resources received from the control plane.
+    pub config_resources: Counter,
+    /// Access log lines dropped because the queue was full.
+    pub log_dropped: Counter,
+    /// When this workload's certificate expires: seconds since 1970.
+    pub certificate_expiry: Gauge<i64, AtomicI64>,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        let mut registry = Registry::default();
+        let metrics = Self {
+            inbound_duration: Family::new_with_constructor(|| Histogram::new(SECONDS)),
+            outbound: Family::default(),
+            outbound_series: AtomicU64::new(0),
+            retries: Family::default(),
+            retries_over_budget: Family::default(),
+            ejections: Family::default(),
+            refused: Family::default(),
+            connections: Family::default(),
+            connections_open: Gauge::default(),
+            handshake_failures: Counter::default(),
+            panics: Counter::default(),
+            tcp_bytes: Counter::default(),
+            config_resources: Counter::default(),
+            log_dropped: Counter::default(),
+            certificate_expiry: Gauge::default(),
+            registry: Mutex::default(),
+        };
+        registry.register(
+            "http_request_duration_seconds",
+            "Duration of inbound requests, to the end of the response",
+            metrics.inbound_duration.clone(),
+        );
+        registry.register("weft_requests", "Outbound requests, by how they ended", metrics.outbound.clone());
+        registry.register("weft_retries", "Tries after the first", metrics.retries.clone());
+        registry.register(
+            "weft_retries_over_budget",
+            "Retries the budget did not allow",
+            metrics.retries_over_budget.clone(),
+        );
+        registry.register("weft_ejections", "Endpoints ejected by outlier detection", metrics.ejections.clone());
+        registry.register("weft_refused", "Connections and requests we ended ourselves", metrics.refused.clone());
+        registry.register("weft_connections", "Connections accepted", metrics.connections.clone());
+        registry.register("weft_connections_open", "Connections open now", metrics.connections_open.clone());
+        registry.register(
+            "weft_handshake_failures",
+            "Mesh TLS handshakes that failed",
+            metrics.handshake_failures.clone(),
+        );
+        registry.register("weft_panics", "Requests ended by a panic", metrics.panics.clone());
+        registry.register("weft_tcp_bytes", "Bytes relayed as opaque TCP", metrics.tcp_bytes.clone());
+        registry.register(
+            "weft_config_resources_received",
+            "Resources received from the control plane",
+            metrics.config_resources.clone(),
+        );
+        registry.register("weft_access_log_dropped", "Access log lines dropped", metrics.log_dropped.clone());
+        registry.register(
+            "weft_certificate_expiry_seconds",
+            "When the workload certificate expires, in seconds since 1970",
+            metrics.certificate_expiry.clone(),
+        );
+        *metrics.registry.lock() = registry;
+        metrics
+    }
+}
+
+impl Metrics {
+    /// Counts one inbound request.
+    pub fn inbound(&self, namespace: &str, pod: &str, status: u16, duration: Duration) {
+        // Statuses come from the app: three digits each, so this family is bounded by itself (at most 900).
+        let labels =
+            InboundLabels { kubernetes_namespace: namespace.to_owned(), kubernetes_pod_name: pod.to_owned(), status };
+        self.inbound_duration.get_or_create(&labels).observe(duration.as_secs_f64());
+    }
+
+    /// Counts one outbound request.
+    pub fn outbound(&self, mut labels: OutboundLabels) {
+        use std::sync::atomic::Ordering::Relaxed;
+        if let Some(known) = self.outbound.get(&labels) {
+            known.inc();
+            return;
+        }
+        // Approximate under a race, by at most the number of workers.
+        if self.outbound_series.fetch_add(1, Relaxed) >= MAX_SERIES {
+            self.outbound_series.fetch_sub(1, Relaxed);
+            labels.destination_service = "other".to_owned();
+            labels.backend = "other".to_owned();
+            labels.route = "other".to_owned();
+        }
+        self.outbound.get_or_create(&labels).inc();
+    }
+
+    /// Counts a connection or request that we ended ourselves.
+    pub fn refused(&self, direction: &'static str, reason: Reason) {
+        self.refused.get_or_create(&RefusedLabels { direction, reason: reason.code() }).inc();
+    }
+
+    /// Counts a connection whose protocol is settled.
+    pub fn connection(&self, direction: &'static str, protocol: &'static str, mtls: bool) {
+        let mtls = if mtls { "true" } else { "false" };
+        self.connections.get_or_create(&DirectionLabels { direction, protocol, mtls }).inc();
+    }
+
+    /// Counts the connection as open until the guard is dropped.
+    pub fn open(&self) -> Open {
+        self.connections_open.inc();
+        Open(self.connections_open.clone())
+    }
+
+    /// A counter of one backend.
+    pub fn of_backend(&self, family: &Family<BackendLabels, Counter>, backend: &str) {
+        family.get_or_create(&BackendLabels { backend: backend.to_owned() }).inc();
+    }
+
+    /// All metrics as text.
+    pub fn encode(&self) -> String {
+        let mut text = String::new();
+        // Writing to a String cannot fail.
+        let _ = encode(&mut text, &self.registry.lock());
+        text
+    }
+
+    /// Adds metrics that another room keeps.
+    pub fn register(&self, add: impl FnOnce(&mut Registry)) {
+        add(&mut self.registry.lock());
+    }
+}
+
+/// One open connection.
+#[derive(Debug)]
+pub struct Open(Gauge);
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn labels(route: &str) -> OutboundLabels {
+        OutboundLabels {
+            source_workload: "web".into(),
+            destination_service: "shop/reviews".into(),
+            backend: "shop/reviews-v1:80".into(),
+            route: route.into(),
+            protocol: "http/1.1",
+            response_code: 200,
+            response_flags: "",
+            mtls: "true",
+        }
+    }
+
+    #[test]
+    fn the_names_flagger_asks_for_are_there() {
+        let metrics = Metrics::default();
+        metrics.inbound("shop", "reviews-1", 200, Duration::from_millis(3));
+        let text = metrics.encode();
+        assert!(
+            text.contains(
+                "http_request_duration_seconds_count{kubernetes_namespace=\"shop\",kubernetes_pod_name=\"reviews-1\",status=\"200\"} 1"
+            ),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn invented_values_cannot_grow_a_family() {
+        let metrics = Metrics::default();
+        for n in 0..MAX_SERIES + 500 {
+            metrics.outbound(labels(&format!("r{n}")));
+        }
+        let text = metrics.encode();
+        let series = text.lines().filter(|line| line.starts_with("weft_requests_total")).count() as u64;
+        assert_eq!(series, MAX_SERIES + 1);
+        assert!(text.contains("route=\"other\""));
+    }
+}
