@@ -1,0 +1,48 @@
+# Weft. `make help` lists what there is; each target installs the Debian packages it needs, if they are missing.
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+
+CARGO ?= cargo
+TARGET := $(or $(CARGO_TARGET_DIR),target)
+# Tests and the demo make network namespaces and run under several UIDs.
+SUDO := $(if $(filter 0,$(shell id -u)),,sudo --preserve-env=BREAK,HOLD,WEFT_BIN_DIR)
+
+.PHONY: help build demo test test-unit test-e2e test-slow lint fmt clean packages
+
+help: ## What there is
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /\1\t/' | awk -F'\t' '{ printf "  make %-12s %s\n", $$1, $$2 }'
+
+build: ## Build everything
+	$(CARGO) build --workspace
+
+demo: packages build ## A canary split over mesh TLS between real processes (BREAK=retries|mtls|eject must fail; HOLD=1 leaves it running)
+	$(SUDO) $(TARGET)/debug/weft-e2e demo
+
+test: test-unit test-e2e ## All tests
+
+test-unit: ## Unit, property and in-process tests
+	$(CARGO) test --workspace --exclude weft-e2e
+	$(CARGO) test -p weft-e2e --lib --bins
+
+test-e2e: packages build ## Tests between pods made of network namespaces (as root)
+	@e2e/setup/run-tests.sh $(TARGET) "$(SUDO)"
+
+test-slow: packages build ## The same at full length: a control plane dead for 30 s, certificates rotating for 2 minutes
+	@WEFT_E2E_SLOW=1 e2e/setup/run-tests.sh $(TARGET) "$(SUDO)"
+
+lint: ## Formatting, clippy, licences and advisories of what we depend on
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
+	@e2e/setup/deny.sh $(TARGET)
+
+fmt: ## Format the code
+	$(CARGO) fmt --all
+
+clean: ## Remove what was built and what tests left
+	$(CARGO) clean
+
+packages:
+	@e2e/setup/packages.sh

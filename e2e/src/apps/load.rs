@@ -1,0 +1,168 @@
+//! A client that sends requests at a fixed rate, whatever the answers do (an open loop): a slow answer delays nobody
+//! else, so nothing is left out of the latencies. It keeps connections alive as any HTTP client does, and retries
+//! nothing: each request is sent once, with an id of its own, and its fate is written down.
+//!
+//! Bound: as many connections as requests are in flight; a request is given up after `--timeout-ms`.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request};
+use http_body_util::{BodyExt, Full};
+use hyper::client::conn::http1::{self, SendRequest};
+use hyper_util::rt::TokioIo;
+use parking_lot::Mutex;
+use tokio::net::TcpStream;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use super::{AppError, asked_to_end, now_ms, resolve, say};
+use crate::stats::Sent;
+
+/// Its options.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Load {
+    /// `HOST:PORT` to dial; looked up once.
+    #[arg(long)]
+    address: String,
+    /// What to ask for.
+    #[arg(long, default_value = "/")]
+    path: String,
+    /// How.
+    #[arg(long, default_value = "GET")]
+    method: Method,
+    /// Body bytes to send.
+    #[arg(long, default_value_t = 0)]
+    body: usize,
+    /// Requests per second.
+    #[arg(long, default_value_t = 100)]
+    rate: u32,
+    /// For how long; until SIGTERM if not given.
+    #[arg(long)]
+    seconds: Option<u64>,
+    /// Headers to send with each, as `name: value`.
+    #[arg(long = "header")]
+    headers: Vec<String>,
+    /// What every id starts with.
+    #[arg(long, default_value = "r")]
+    id: String,
+    /// When to give up on a request.
+    #[arg(long, default_value_t = 10_000)]
+    timeout_ms: u64,
+}
+
+struct Client {
+    options: Load,
+    address: SocketAddr,
+    headers: HeaderMap,
+    body: Bytes,
+    idle: Mutex<Vec<SendRequest<Full<Bytes>>>>,
+}
+
+/// Sends until the time is over or it is told to end, then waits for the answers.
+///
+/// # Errors
+/// When an option makes no sense or the host is unknown.
+pub async fn run(options: Load) -> Result<(), AppError> {
+    let mut headers = HeaderMap::new();
+    for header in &options.headers {
+        let (name, value) = header.split_once(':').ok_or("--header wants `name: value`")?;
+        headers.insert(name.trim().parse::<HeaderName>()?, value.trim().parse::<HeaderValue>()?);
+    }
+    headers.insert("host", options.address.parse()?);
+    let client = Arc::new(Client {
+        address: resolve(&options.address).await?,
+        headers,
+        body: vec![b'b'; options.body].into(),
+        idle: Mutex::new(Vec::new()),
+        options,
+    });
+    let ending = Arc::new(AtomicBool::new(false));
+    let told = ending.clone();
+    tokio::spawn(async move {
+        asked_to_end().await;
+        told.store(true, Ordering::Relaxed);
+    });
+    let rate = client.options.rate.max(1);
+    let last = client.options.seconds.map(|seconds| seconds * u64::from(rate));
+    let started = Instant::now();
+    let mut requests = JoinSet::new();
+    let mut number = 0;
+    while !ending.load(Ordering::Relaxed) && last.is_none_or(|last| number < last) {
+        let due = started + Duration::from_nanos(number * 1_000_000_000 / u64::from(rate));
+        tokio::time::sleep_until(due).await;
+        let client = client.clone();
+        requests.spawn(async move { client.one(number, due).await });
+        number += 1;
+        while requests.try_join_next().is_some() {}
+    }
+    while requests.join_next().await.is_some() {}
+    Ok(())
+}
+
+impl Client {
+    async fn one(&self, number: u64, due: Instant) {
+        let id = format!("{}-{number}", self.options.id);
+        let at_ms = now_ms();
+        let limit = Duration::from_millis(self.options.timeout_ms);
+        let outcome = tokio::time::timeout(limit, self.ask(&id)).await;
+        let micros = due.elapsed().as_micros() as u64;
+        let (status, server, error) = match outcome {
+            Ok(Ok((status, server, error))) => (status, server, error),
+            Ok(Err(error)) => (0, String::new(), error.to_string()),
+            Err(_) => (0, String::new(), "timeout".to_owned()),
+        };
+        say(&Sent { at_ms, id, status, micros, server, error });
+    }
+
+    async fn ask(&self, id: &str) -> Result<(u16, String, String), AppError> {
+        let mut request = Request::builder()
+            .method(self.options.method.clone())
+            .uri(&self.options.path)
+            .body(Full::new(self.body.clone()))?;
+        *request.headers_mut() = self.headers.clone();
+        request.headers_mut().insert("x-request-id", id.parse()?);
+        let mut connection = self.connection().await?;
+        let response = connection.send_request(request).await.map_err(describe)?;
+        let (head, body) = response.into_parts();
+        body.collect().await.map_err(describe)?;
+        if !connection.is_closed() {
+            self.idle.lock().push(connection);
+        }
+        let text = |name: &str| {
+            head.headers.get(name).map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned()).unwrap_or_default()
+        };
+        let status = head.status.as_u16();
+        let error = if head.status.is_success() { String::new() } else { format!("status {status} {}", text("x-weft-reason")) };
+        Ok((status, text("x-server"), error))
+    }
+
+    /// One that was used before and is not closed, or a new one.
+    async fn connection(&self) -> Result<SendRequest<Full<Bytes>>, AppError> {
+        loop {
+            let idle = self.idle.lock().pop();
+            let Some(mut connection) = idle else { break };
+            if connection.ready().await.is_ok() {
+                return Ok(connection);
+            }
+        }
+        let stream = TcpStream::connect(self.address).await?;
+        stream.set_nodelay(true)?;
+        let (sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(describe)?;
+        tokio::spawn(async move {
+            let _ = connection.await;
+        });
+        Ok(sender)
+    }
+}
+
+/// hyper's message and its cause.
+fn describe(error: hyper::Error) -> AppError {
+    match std::error::Error::source(&error) {
+        Some(cause) => format!("{error}: {cause}").into(),
+        None => error.into(),
+    }
+}

@@ -1,0 +1,7 @@
+//! End-to-end tests: real binaries in pods made of network namespaces. Run as root by `make test-e2e`, one at a time,
+//! since two cores that carry two worlds at once measure nothing; without root each fails with what to do.
+
+#![expect(clippy::tests_outside_test_module, reason = "the whole crate is tests")]
+
+mod pods;
+mod redirect;
