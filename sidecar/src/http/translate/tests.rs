@@ -259,3 +259,42 @@ fn a_reason_phrase_does_not_outlive_the_leg() {
     let parts = response_to_mesh_h2(response.into_parts().0).unwrap();
     assert!(parts.extensions.get::<ReasonPhrase>().is_none());
 }
+
+/// What the `h2` crate makes of translated heads on a real leg: in particular `*`, and no `:authority` at all.
+#[tokio::test]
+async fn translated_heads_survive_a_real_leg() {
+    let texts = [
+        ("GET /a?b HTTP/1.1\r\nHost: h:81\r\n\r\n", "/a?b", Some("h:81")),
+        ("OPTIONS * HTTP/1.1\r\nHost: h\r\n\r\n", "*", Some("h")),
+        ("GET /a HTTP/1.0\r\n\r\n", "/a", None),
+        ("GET //a HTTP/1.1\r\nHost: h\r\nTE: trailers\r\nCookie: a=b\r\n\r\n", "//a", Some("h")),
+    ];
+    let (near, far) = tokio::io::duplex(64 * 1024);
+    let serve = async {
+        let mut connection = h2::server::handshake(far).await.unwrap();
+        for (text, uri, host) in texts {
+            let (request, mut respond) = connection.accept().await.unwrap().unwrap();
+            let (parts, app) = from_mesh_h2(request.into_parts().0).unwrap();
+            assert_eq!(parts.uri, uri, "{text:?}");
+            assert_eq!(parts.headers.get(HOST).map(|host| host.to_str().unwrap()), host, "{text:?}");
+            assert_eq!(parts.version, app.version());
+            assert!(!parts.headers.contains_key("x-weft-version"));
+            respond.send_response(Response::new(()), true).unwrap();
+        }
+        // Drives the last answer out. The client closes the pipe at its leisure, so how this ends says nothing.
+        assert!(!matches!(connection.accept().await, Some(Ok(_))));
+    };
+    let ask = async {
+        let (mut send, connection) = h2::client::handshake(near).await.unwrap();
+        let connection = tokio::spawn(connection);
+        for (text, ..) in texts {
+            send = send.ready().await.unwrap();
+            let request = Request::from_parts(travels(text), ());
+            let (response, _) = send.send_request(request, true).unwrap();
+            assert_eq!(response.await.unwrap().status(), 200, "{text:?}");
+        }
+        drop(send);
+        connection.await.unwrap().unwrap();
+    };
+    tokio::join!(serve, ask);
+}
