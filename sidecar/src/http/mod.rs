@@ -1,11 +1,13 @@
 //! The forwarding engine: HTTP/1 by our own strict codec, HTTP/2 by the `h2` crate, and nothing above either but a
 //! request with a body, a response with a body, and the truth about what was processed.
 //!
-//! Life of a request: `server` reads it from the downstream connection and hands it to a [`Handler`] (`outbound/` or
+//! Life of a request: [`server`] reads it from the downstream connection and hands it to a [`Handler`] (`outbound/` or
 //! `inbound/`), which picks an endpoint and sends it through that endpoint's [`pool::Pool`]; the response's [`Body`] owns
 //! the upstream exchange and gives the connection back when both directions are done. Nothing is spawned per HTTP/1
 //! exchange: whoever polls the response body also carries the rest of the request body up ([`Body::poll_progress`]),
 //! so an early response and an upload that never ends live side by side, and neither can starve the other.
+//!
+//! HTTP/1 and HTTP/2 tell the same story through [`translate`] and [`hygiene`]; the engine forwards what it is given.
 //!
 //! Not here: choosing (`route/`, `balance/`), deciding about retries (`resilience/`), dialling and TLS (`outbound/`).
 //! Bounds: each connection holds one read buffer, one write buffer and one frame in hand per direction; see
@@ -13,10 +15,20 @@
 
 pub mod body;
 pub mod error;
+pub mod h1;
+pub mod h2;
+pub mod hygiene;
 pub mod io;
 pub mod replay;
+pub mod server;
+mod timer;
+pub mod translate;
 
 use std::future::Future;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use parking_lot::Mutex;
 
 pub use body::Body;
 pub use error::{BodyError, ConnectError, Processed, SendError, SendErrorKind, ServeError};
@@ -83,19 +95,40 @@ impl Reset {
     }
 }
 
-/// The connection behind a 101 response, or a 2xx to CONNECT, in the response's extensions. The HTTP/1 server
-/// writes the head and then relays bytes both ways with half-close. Whoever drops it closes the connection.
-pub struct Tunnel {
+/// The connection behind a 101 response, or a 2xx to CONNECT, in the response's extensions: the HTTP/1 server writes
+/// the head and then relays bytes both ways, with half-close. Clones share it, the first to take it has it; when the last
+/// clone is dropped with it still inside, the connection closes.
+#[derive(Clone)]
+pub struct Tunnel(Arc<Mutex<Option<TunnelEnd>>>);
+
+/// One end of a tunnel.
+pub struct TunnelEnd {
     /// The connection.
     pub io: BoxedIo,
     /// Bytes of the tunnel that were already read behind the head.
-    pub read: bytes::Bytes,
-    /// Held for as long as the tunnel lives: the pool's count of connections.
-    pub(crate) guard: Option<Box<dyn Send + Sync>>,
+    pub read: Bytes,
+    /// The pool's count of this connection.
+    _guard: Option<Box<dyn Send>>,
+}
+
+impl Tunnel {
+    /// A tunnel over `io`, of which `read` was read already.
+    pub fn new(io: impl Io, read: Bytes) -> Self {
+        Self::guarded(Box::new(io), read, None)
+    }
+
+    pub(crate) fn guarded(io: BoxedIo, read: Bytes, guard: Option<Box<dyn Send>>) -> Self {
+        Self(Arc::new(Mutex::new(Some(TunnelEnd { io, read, _guard: guard }))))
+    }
+
+    /// Takes it out.
+    pub fn take(&self) -> Option<TunnelEnd> {
+        self.0.lock().take()
+    }
 }
 
 impl std::fmt::Debug for Tunnel {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Tunnel").field("read", &self.read.len()).finish_non_exhaustive()
+        f.write_str("Tunnel")
     }
 }

@@ -177,9 +177,9 @@ impl Connection {
 
 impl Handle {
     /// Whether new streams may be opened at all: the connection lives and no GOAWAY has come.
-    pub fn is_usable(&self) -> bool {
+    pub fn is_usable(&mut self) -> bool {
         !self.shared.closed.load(Ordering::Acquire)
-            && matches!(self.send.clone().poll_ready(&mut Context::from_waker(Waker::noop())), Poll::Ready(Ok(())))
+            && matches!(self.send.poll_ready(&mut Context::from_waker(Waker::noop())), Poll::Ready(Ok(())))
     }
 
     /// How many more streams fit now, by our limit and the server's.
@@ -338,7 +338,7 @@ impl Opening {
                     return Poll::Ready(Err(Failed::RequestBody(error)));
                 }
                 // A server may answer and refuse the rest of the body: the response says which it was.
-                Poll::Ready(Ok(()) | Err(PumpError::Stream(_))) => self.pump = None,
+                Poll::Ready(Ok(()) | Err(PumpError::Stream)) => self.pump = None,
             }
         }
         Pin::new(&mut self.response).poll(cx).map_err(Failed::Stream)
@@ -361,7 +361,7 @@ impl Exchange {
         self.pushed = pump.sent();
         match pushed {
             Poll::Pending => return,
-            Poll::Ready(Ok(()) | Err(PumpError::Stream(_))) => {}
+            Poll::Ready(Ok(()) | Err(PumpError::Stream)) => {}
             Poll::Ready(Err(PumpError::Body(error))) => self.failed = Some(error),
         }
         self.pump = None;

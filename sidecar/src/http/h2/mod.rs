@@ -5,9 +5,8 @@
 //! Bound per stream: one received frame in hand, plus `h2`'s send buffer and receive window, both in the settings.
 
 pub mod client;
-pub mod server;
+pub(crate) mod server;
 
-use std::future::Future;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -19,11 +18,12 @@ use bytes::Bytes;
 use h2::{Ping, PingPong, RecvStream, SendStream};
 use http_body::{Body as _, Frame, SizeHint};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::time::{Instant, Sleep};
+use tokio::time::Instant;
 
 use super::body::{Body, PollFrame};
 use super::error::BodyError;
 use super::io::Io;
+use super::timer::Timer;
 
 /// Carries a body into a stream. Takes the next frame only when the one before is in `h2`'s send buffer.
 pub(super) struct Pump {
@@ -39,7 +39,7 @@ pub(super) enum PumpError {
     /// It failed itself; the stream was reset with the matching code.
     Body(BodyError),
     /// The peer reset the stream, or the connection is gone.
-    Stream(Option<h2::Reason>),
+    Stream,
 }
 
 impl Pump {
@@ -61,8 +61,7 @@ impl Pump {
                     let capacity = match self.stream.capacity() {
                         0 => match self.stream.poll_capacity(cx) {
                             Poll::Ready(Some(Ok(capacity))) => capacity,
-                            Poll::Ready(Some(Err(error))) => return Poll::Ready(Err(PumpError::Stream(error.reason()))),
-                            Poll::Ready(None) => return Poll::Ready(Err(PumpError::Stream(self.reset_reason(cx)))),
+                            Poll::Ready(Some(Err(_)) | None) => return Poll::Ready(Err(PumpError::Stream)),
                             Poll::Pending => {
                                 self.hand = Some((data, last));
                                 // While this direction is blocked the other one must move on.
@@ -75,8 +74,8 @@ impl Pump {
                     let now = data.split_to(capacity.min(data.len()));
                     let ends = last && data.is_empty();
                     self.sent += now.len() as u64;
-                    if let Err(error) = self.stream.send_data(now, ends) {
-                        return Poll::Ready(Err(PumpError::Stream(error.reason())));
+                    if self.stream.send_data(now, ends).is_err() {
+                        return Poll::Ready(Err(PumpError::Stream));
                     }
                     if ends {
                         return Poll::Ready(Ok(()));
@@ -86,10 +85,8 @@ impl Pump {
                     }
                 }
                 None => {
-                    match self.stream.poll_reset(cx) {
-                        Poll::Ready(Ok(reason)) => return Poll::Ready(Err(PumpError::Stream(Some(reason)))),
-                        Poll::Ready(Err(error)) => return Poll::Ready(Err(PumpError::Stream(error.reason()))),
-                        Poll::Pending => {}
+                    if self.stream.poll_reset(cx).is_ready() {
+                        return Poll::Ready(Err(PumpError::Stream));
                     }
                     match ready!(self.body.poll_next(cx)) {
                         None => return Poll::Ready(self.finish(self_end)),
@@ -122,15 +119,7 @@ impl Pump {
         &mut self,
         end: impl FnOnce(&mut SendStream<Bytes>) -> Result<(), h2::Error>,
     ) -> Result<(), PumpError> {
-        end(&mut self.stream).map_err(|error| PumpError::Stream(error.reason()))
-    }
-
-    fn reset_reason(&mut self, cx: &mut Context<'_>) -> Option<h2::Reason> {
-        match self.stream.poll_reset(cx) {
-            Poll::Ready(Ok(reason)) => Some(reason),
-            Poll::Ready(Err(error)) => error.reason(),
-            Poll::Pending => None,
-        }
+        end(&mut self.stream).map_err(|_| PumpError::Stream)
     }
 
     /// What the body keeps going besides itself; also after the body's end.
@@ -304,7 +293,7 @@ pub(super) struct Liveness {
     quiet_since: Instant,
     awaiting_pong: bool,
     was_open: bool,
-    timer: Option<Pin<Box<Sleep>>>,
+    timer: Timer,
 }
 
 impl Liveness {
@@ -319,7 +308,7 @@ impl Liveness {
             quiet_since: Instant::now(),
             awaiting_pong: false,
             was_open: false,
-            timer: None,
+            timer: Timer::default(),
         }
     }
 
@@ -356,12 +345,7 @@ impl Liveness {
                 self.quiet_since = Instant::now();
                 continue;
             }
-            let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(deadline)));
-            // Later deadlines are met by looking again when it fires: no timer is moved per read.
-            if timer.deadline() > deadline || timer.is_elapsed() {
-                timer.as_mut().reset(deadline);
-            }
-            ready!(timer.as_mut().poll(cx));
+            ready!(self.timer.poll_at(cx, deadline));
         }
     }
 }
