@@ -64,19 +64,6 @@ impl BodyError {
             _ => Self::Truncated,
         }
     }
-
-    pub(crate) fn duplicate(&self) -> Self {
-        match self {
-            Self::Reset(reason) => Self::Reset(*reason),
-            Self::Truncated => Self::Truncated,
-            Self::Framing(what) => Self::Framing(what.clone()),
-            Self::Io(error) => Self::Io(Arc::clone(error)),
-            Self::Length => Self::Length,
-            Self::Abandoned => Self::Abandoned,
-            Self::Panicked => Self::Panicked,
-            Self::Other(error) => Self::Other(Arc::clone(error)),
-        }
-    }
 }
 
 impl From<std::io::Error> for BodyError {

@@ -1,26 +1,25 @@
-//! What the engine asks of a connection beyond reading and writing: a true answer to "has the peer closed?" and a
-//! way to end it that no peer takes for a clean end.
+//! What the engine asks of a connection beyond reading and writing: a true answer to "has the peer closed?", and (by
+//! [`Abort`]) a way to end it that no peer takes for a clean end.
 
 use std::io;
 use std::mem::MaybeUninit;
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
-use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
+use crate::listen::Prefixed;
+use crate::tcp::Abort;
+
 /// A connection's bytes.
-pub trait Io: AsyncRead + AsyncWrite + Send + Unpin + 'static {
+pub trait Io: AsyncRead + AsyncWrite + Abort + Send + Unpin + 'static {
     /// Whether the kernel holds neither bytes nor a FIN nor an error from the peer. Unlike a read it does not trust the
     /// runtime's cached readiness, which on a busy worker is many milliseconds old. The default, for connections
     /// without a socket, is yes.
     fn is_silent(&self) -> bool {
         true
     }
-
-    /// From now on closing means RST, not FIN: for a response that ends before its end. The default does nothing.
-    fn abort_on_close(&self) {}
 }
 
 /// A connection of any kind. One virtual call per read or write.
@@ -31,20 +30,11 @@ impl Io for TcpStream {
         let mut byte = [MaybeUninit::uninit(); 1];
         matches!(socket2::SockRef::from(self).peek(&mut byte), Err(error) if error.kind() == io::ErrorKind::WouldBlock)
     }
-
-    fn abort_on_close(&self) {
-        // A zero linger makes close send RST. Failure leaves a FIN: nothing better can be done.
-        let _ = socket2::SockRef::from(self).set_linger(Some(Duration::ZERO));
-    }
 }
 
 impl<T: Io> Io for tokio_rustls::client::TlsStream<T> {
     fn is_silent(&self) -> bool {
         self.get_ref().0.is_silent()
-    }
-
-    fn abort_on_close(&self) {
-        self.get_ref().0.abort_on_close();
     }
 }
 
@@ -52,9 +42,17 @@ impl<T: Io> Io for tokio_rustls::server::TlsStream<T> {
     fn is_silent(&self) -> bool {
         self.get_ref().0.is_silent()
     }
+}
 
-    fn abort_on_close(&self) {
-        self.get_ref().0.abort_on_close();
+impl<T: Io> Io for tokio_rustls::TlsStream<T> {
+    fn is_silent(&self) -> bool {
+        self.get_ref().0.is_silent()
+    }
+}
+
+impl<T: Io> Io for Prefixed<T> {
+    fn is_silent(&self) -> bool {
+        self.prefix().is_empty() && self.get_ref().is_silent()
     }
 }
 
@@ -64,9 +62,11 @@ impl Io for BoxedIo {
     fn is_silent(&self) -> bool {
         (**self).is_silent()
     }
+}
 
-    fn abort_on_close(&self) {
-        (**self).abort_on_close();
+impl Abort for BoxedIo {
+    fn abort_on_drop(&self) {
+        (**self).abort_on_drop();
     }
 }
 

@@ -19,6 +19,7 @@ pub mod h1;
 pub mod h2;
 pub mod hygiene;
 pub mod io;
+pub mod pool;
 pub mod replay;
 pub mod server;
 mod timer;
@@ -108,7 +109,7 @@ pub struct TunnelEnd {
     /// Bytes of the tunnel that were already read behind the head.
     pub read: Bytes,
     /// The pool's count of this connection.
-    _guard: Option<Box<dyn Send>>,
+    pub(crate) guard: Option<Box<dyn Send>>,
 }
 
 impl Tunnel {
@@ -118,7 +119,7 @@ impl Tunnel {
     }
 
     pub(crate) fn guarded(io: BoxedIo, read: Bytes, guard: Option<Box<dyn Send>>) -> Self {
-        Self(Arc::new(Mutex::new(Some(TunnelEnd { io, read, _guard: guard }))))
+        Self(Arc::new(Mutex::new(Some(TunnelEnd { io, read, guard }))))
     }
 
     /// Takes it out.

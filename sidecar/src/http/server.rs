@@ -4,7 +4,6 @@
 //! A client's connection is its own: whatever it sends can cost it that connection and nothing else (SEMANTICS.md §6).
 
 use std::any::Any;
-use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
@@ -16,6 +15,7 @@ use super::error::ServeError;
 use super::h1::HeadLimits;
 use super::io::Io;
 use super::{Handler, Proto, Response, hygiene};
+use crate::listen::drain::Watch;
 use crate::reason::Reason;
 
 /// What a downstream connection may do and cost. Worst-case memory of an HTTP/1 connection: one head or 64 KiB read, one
@@ -79,7 +79,7 @@ impl Default for ServerSettings {
     }
 }
 
-/// Serves `io` until it closes. `drain`, once ready, asks for a graceful end: requests that were received are answered,
+/// Serves `io` until it closes. `drain` asks for a graceful end: requests that were received are answered,
 /// the client is told to open no more here, and the connection closes (SEMANTICS.md §3, drain).
 ///
 /// # Errors
@@ -87,18 +87,13 @@ impl Default for ServerSettings {
 ///
 /// # Cancel safety
 /// Dropping the future closes the connection and cancels its requests.
-pub async fn serve<IO, H, D>(
+pub async fn serve<IO: Io, H: Handler>(
     io: IO,
     proto: Proto,
     handler: H,
     settings: &ServerSettings,
-    drain: D,
-) -> Result<(), ServeError>
-where
-    IO: Io,
-    H: Handler,
-    D: Future<Output = ()> + Send,
-{
+    drain: Watch,
+) -> Result<(), ServeError> {
     match proto {
         Proto::H1 => super::h1::server::serve(io, handler, settings, drain).await,
         Proto::H2 => super::h2::server::serve(io, handler, settings, drain).await,
@@ -112,10 +107,7 @@ pub(crate) fn own_answer(reason: Reason, status: StatusCode, to_grpc: bool, sett
     let headers = response.headers_mut();
     headers.insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
     if settings.explain || settings.mesh_peer {
-        headers.insert(
-            HeaderName::from_static(weft_proto::headers::REASON),
-            HeaderValue::from_static(reason.code()),
-        );
+        headers.insert(HeaderName::from_static(weft_proto::headers::REASON), HeaderValue::from_static(reason.code()));
     }
     if to_grpc {
         headers.remove(CONTENT_LENGTH);

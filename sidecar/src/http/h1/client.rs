@@ -64,14 +64,7 @@ pub struct Connection {
 impl Connection {
     /// A fresh connection.
     pub fn new(io: impl Io, limits: HeadLimits) -> Self {
-        Self {
-            io: Box::new(io),
-            read: BytesMut::new(),
-            queue: Queue::default(),
-            limits,
-            served: 0,
-            place: None,
-        }
+        Self { io: Box::new(io), read: BytesMut::new(), queue: Queue::default(), limits, served: 0, place: None }
     }
 
     /// `home` gets it back after each exchange that leaves it usable, and hears of its end. Set before the first one.
@@ -114,7 +107,6 @@ impl Connection {
             }),
         }
     }
-
 }
 
 impl std::fmt::Debug for Connection {
@@ -198,7 +190,7 @@ impl Opening {
                     Poll::Ready(Ok(())) => self.writer = None,
                     Poll::Ready(Err(WriteError::Body(error))) => {
                         // A reader of what was sent so far must not take it for the whole.
-                        connection.io.abort_on_close();
+                        connection.io.abort_on_drop();
                         return Poll::Ready(Err(SendErrorKind::RequestBody(error)));
                     }
                     Poll::Ready(Err(WriteError::Io(error))) => {
@@ -214,7 +206,7 @@ impl Opening {
                 .read_response(&connection.read, &self.method, &connection.limits)
                 .map_err(|error| SendErrorKind::Protocol(error.to_string().into()));
             match head? {
-                Progress::Complete(head) if head.status.is_informational() && !self.switches(&head) => {
+                Progress::Complete(head) if is_interim(&head, self.upgrades) => {
                     let _ = connection.read.split_to(head.len);
                     self.scan = HeadScan::default();
                     self.interim += 1;
@@ -232,22 +224,21 @@ impl Opening {
                     let _ = connection.read.split_to(head.len);
                     return Poll::Ready(Ok(head));
                 }
-                Progress::Incomplete => match ready!(poll_read(&mut connection.io, &mut connection.read, HEAD_READ, cx)) {
-                    Ok(0) => return Poll::Ready(Err(SendErrorKind::Lost(io::ErrorKind::UnexpectedEof.into()))),
-                    Ok(_) => {}
-                    Err(error) => return Poll::Ready(Err(SendErrorKind::Lost(error))),
-                },
+                Progress::Incomplete => {
+                    match ready!(poll_read(&mut connection.io, &mut connection.read, HEAD_READ, cx)) {
+                        Ok(0) => return Poll::Ready(Err(SendErrorKind::Lost(io::ErrorKind::UnexpectedEof.into()))),
+                        Ok(_) => {}
+                        Err(error) => return Poll::Ready(Err(SendErrorKind::Lost(error))),
+                    }
+                }
             }
         }
     }
 
-    fn switches(&self, head: &ResponseHead) -> bool {
-        self.upgrades && head.status == StatusCode::SWITCHING_PROTOCOLS
-    }
-
     /// Makes the response out of its head and what is left to do.
     fn finish(self, head: ResponseHead) -> Result<Response, SendErrorKind> {
-        let tunnels = self.switches(&head) || (self.method == Method::CONNECT && head.status.is_success());
+        let tunnels = head.status == StatusCode::SWITCHING_PROTOCOLS
+            || (self.method == Method::CONNECT && head.status.is_success());
         let Some(mut connection) = self.connection else {
             return Err(SendErrorKind::Lost(io::ErrorKind::NotConnected.into()));
         };
@@ -284,6 +275,11 @@ impl Opening {
         *response.body_mut() = exchange.into_body();
         Ok(response)
     }
+}
+
+/// Whether another head follows. 101 is final where it was asked for.
+fn is_interim(head: &ResponseHead, upgrades: bool) -> bool {
+    head.status.is_informational() && !(upgrades && head.status == StatusCode::SWITCHING_PROTOCOLS)
 }
 
 /// An exchange whose response head has come: the response's body, and what is left of the request's.
@@ -329,7 +325,7 @@ impl Exchange {
                 self.keep_alive = false;
             }
             Poll::Ready(Err(WriteError::Body(error))) => {
-                connection.io.abort_on_close();
+                connection.io.abort_on_drop();
                 self.keep_alive = false;
                 self.failed = Some(error);
             }
@@ -380,11 +376,13 @@ impl Exchange {
                     self.settle();
                     return Poll::Ready(None);
                 }
-                Ok(Decoded::NeedMore) => match ready!(poll_read(&mut connection.io, &mut connection.read, BODY_READ, cx)) {
-                    Ok(0) => self.eof = true,
-                    Ok(_) => {}
-                    Err(error) => return Poll::Ready(Some(Err(error.into()))),
-                },
+                Ok(Decoded::NeedMore) => {
+                    match ready!(poll_read(&mut connection.io, &mut connection.read, BODY_READ, cx)) {
+                        Ok(0) => self.eof = true,
+                        Ok(_) => {}
+                        Err(error) => return Poll::Ready(Some(Err(error.into()))),
+                    }
+                }
                 Err(FramingError::Truncated) => return Poll::Ready(Some(Err(BodyError::Truncated))),
                 Err(error) => return Poll::Ready(Some(Err(BodyError::Framing(error.to_string().into())))),
             }
@@ -420,4 +418,3 @@ impl Source for Exchange {
         }
     }
 }
-

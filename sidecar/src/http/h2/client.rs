@@ -129,12 +129,8 @@ impl Connection {
             .handshake::<_, Bytes>(io)
             .await
             .map_err(|error| SendError::not_processed(SendErrorKind::Lost(to_io(error))))?;
-        let mut liveness = Liveness::new(
-            connection.ping_pong(),
-            Arc::clone(&meter),
-            settings.ping_after,
-            settings.ping_timeout,
-        );
+        let mut liveness =
+            Liveness::new(connection.ping_pong(), Arc::clone(&meter), settings.ping_after, settings.ping_timeout);
         let shared = Arc::new(Shared {
             open: AtomicUsize::new(0),
             large: AtomicUsize::new(0),

@@ -115,10 +115,7 @@ impl Pump {
         }
     }
 
-    fn finish(
-        &mut self,
-        end: impl FnOnce(&mut SendStream<Bytes>) -> Result<(), h2::Error>,
-    ) -> Result<(), PumpError> {
+    fn finish(&mut self, end: impl FnOnce(&mut SendStream<Bytes>) -> Result<(), h2::Error>) -> Result<(), PumpError> {
         end(&mut self.stream).map_err(|_| PumpError::Stream)
     }
 

@@ -26,22 +26,18 @@ use super::{Incoming, Liveness, Metered, Pump, content_length};
 use crate::http::body::{Body, PollFrame, Source};
 use crate::http::error::ServeError;
 use crate::http::io::Io;
-use crate::http::timer::Timer;
 use crate::http::server::{ServerSettings, guarded, panic_answer, wants_grpc};
+use crate::http::timer::Timer;
 use crate::http::{Answer, Handler};
+use crate::listen::drain::Watch;
 use crate::reason::Reason;
 
-pub(crate) async fn serve<IO, H, D>(
+pub(crate) async fn serve<IO: Io, H: Handler>(
     io: IO,
     handler: H,
     settings: &ServerSettings,
-    drain: D,
-) -> Result<(), ServeError>
-where
-    IO: Io,
-    H: Handler,
-    D: Future<Output = ()> + Send,
-{
+    drain: Watch,
+) -> Result<(), ServeError> {
     let (io, meter) = Metered::new(io);
     let mut builder = h2::server::Builder::new();
     builder
@@ -60,7 +56,7 @@ where
     let mut connection = connection?;
     let mut liveness = Liveness::new(connection.ping_pong(), meter, settings.ping_after, settings.ping_timeout);
     let shared = Arc::new(settings.clone());
-    let mut drain = pin!(drain);
+    let mut drain = pin!(drain.draining());
     let mut draining = false;
     let mut idle_since: Option<Instant> = None;
     let mut idle_timer = Timer::default();
