@@ -21,18 +21,17 @@
 //! | `tries.rs` | one backend's tries: pick, send, judge, retry |
 //! | `upstream.rs` | connections to endpoints: dialling, mesh TLS, pools |
 //! | `opaque.rs` | bytes we do not understand |
-//! | `observe.rs` | what is noted when a response has ended |
 //!
 //! Decisions are in `route/`, `balance/` and `resilience/`; this room acts on them.
 //! Bounds: connections by the worker's file limit; pools by [`upstream::MAX_POOLS`].
 
 mod connection;
-mod observe;
 mod opaque;
 mod request;
 mod tries;
 pub mod upstream;
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use crate::config::Config;
@@ -60,4 +59,12 @@ pub struct Outbound {
     pub server: ServerSettings,
     /// Told when outbound connections must end.
     pub drain: drain::Watch,
+}
+
+impl Outbound {
+    /// Whether this address is this very pod's.
+    fn is_own(&self, addr: SocketAddr) -> bool {
+        addr.ip() == self.settings.args.pod_address
+            || self.config.own().is_some_and(|own| own.addresses.contains(&addr.ip()))
+    }
 }

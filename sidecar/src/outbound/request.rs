@@ -10,19 +10,17 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use http::Method;
 use weft_proto::headers;
 
 use super::Outbound;
-use super::observe::{Record, Riding};
-use super::tries::{Kept, Tries};
+use super::tries::{Kept, Plan, Tries};
 use crate::answer::OwnAnswer;
-use crate::config::{Backend, Destination, ServicePort};
+use crate::config::{Backend, Destination};
 use crate::http::{Answer, Handler, Request, Response, hygiene};
 use crate::reason::Reason;
-use crate::resilience::{Deadline, RetryPolicy};
-use crate::route::{Filters, RequestView, Rule, Target};
-use crate::telemetry::trace;
+use crate::resilience::Deadline;
+use crate::route::{RequestView, RouteTable, Rule, Target};
+use crate::telemetry::record::{Direction, Record, Riding};
 
 /// Serves one downstream connection's requests. The destination is looked up again for each request, so that a changed
 /// weight acts on the next request of a connection that is already open.
@@ -51,20 +49,11 @@ impl RequestHandler {
         // From the local app only the deadline is believed (SEMANTICS.md §6).
         hygiene::strip_untrusted(request.headers_mut(), true);
         let grpc = hygiene::is_grpc(request.headers());
-        let mut record = self.record(&mut request, grpc);
+        let per_10000 = self.outbound.config.settings().tracing_sample_per_10000;
+        let mut record = Record::of(&self.outbound.telemetry, Direction::Outbound, &mut request, per_10000);
         match self.forward(request, &mut record).await {
-            Ok((kept, filters)) => {
-                let Kept { mut response, guards } = kept;
+            Ok(Kept { response, guards }) => {
                 record.status = response.status();
-                // What our peer's sidecar tells us is for us; the app is told only why (`x-weft-reason`).
-                let reason = response.headers().get(headers::REASON).cloned();
-                hygiene::strip_untrusted(response.headers_mut(), false);
-                if let Some(reason) = reason {
-                    response.headers_mut().insert(headers::REASON, reason);
-                }
-                for filters in filters.iter().flatten() {
-                    filters.apply_response(response.headers_mut());
-                }
                 let (parts, body) = response.into_parts();
                 Response::from_parts(parts, body.observed(Riding { record, _guards: guards }))
             }
@@ -80,59 +69,28 @@ impl RequestHandler {
         }
     }
 
-    /// Starts the record and, for sampled requests, the span.
-    fn record(&self, request: &mut Request, grpc: bool) -> Record {
-        let telemetry = &self.outbound.telemetry;
-        let protocol = hygiene::protocol_label(request.version(), grpc);
-        let mut span = None;
-        if telemetry.spans {
-            let incoming = trace::read(request.headers());
-            let per_10000 = self.outbound.config.settings().tracing_sample_per_10000;
-            if trace::sample(incoming.as_ref(), per_10000, &mut rand::rng()) {
-                let started = trace::start("outbound", incoming.as_ref(), request.headers_mut());
-                started.record("http.request.method", request.method().as_str());
-                started.record("url.path", request.uri().path());
-                span = Some(started);
-            }
-        }
-        let mut record = Record::new(telemetry, protocol, span);
-        if telemetry.access_log.is_some() {
-            record.method = request.method().to_string();
-            record.path = request.uri().path().to_owned();
-            record.authority = hygiene::authority(request).unwrap_or_default().to_owned();
-        }
-        record
-    }
-
-    async fn forward(
-        &self,
-        mut request: Request,
-        record: &mut Record,
-    ) -> Result<(Kept, [Option<Arc<Filters>>; 2]), OwnAnswer> {
+    async fn forward(&self, mut request: Request, record: &mut Record) -> Result<Kept, OwnAnswer> {
         let now = tokio::time::Instant::now().into_std();
         let (service, port) = match self.outbound.config.destination(self.destination).await {
-            Destination::Service { service, port } => {
-                record.service = service.name.to_string();
-                (service.name.to_string(), port)
-            }
+            Destination::Service { service, port } => (service, port),
             Destination::Workload(workload) => {
-                let Some(backend) = workload.backend(self.destination.port()) else {
-                    return Err(OwnAnswer::new(Reason::NoEndpoints, "this pod address has no such port in the mesh"));
-                };
-                record.service = workload.name().to_owned();
-                let own = request_deadline(&request, None, now)?;
-                let kept = self.try_backend(&backend, request, own, None, None, record).await?;
-                return Ok((kept, [None, None]));
+                record.service = format!("{}/{}", workload.namespace, workload.name);
+                let backend = self.outbound.config.direct(&workload, self.destination);
+                let deadline = request_deadline(&request, None, now)?;
+                let plan = Plan { backend: &backend, deadline, per_try: None, retry: None };
+                return self.try_backend(plan, request, record).await.map(for_the_app);
             }
             other => return Err(refusal(&other, self.destination)),
         };
+        record.service = service.name.to_string();
         let Some(routes) = &port.routes else {
             let deadline = request_deadline(&request, None, now)?;
-            let kept = self.try_backend(&port.backend, request, deadline, None, None, record).await?;
-            return Ok((kept, [None, None]));
+            let plan = Plan { backend: &port.backend, deadline, per_try: None, retry: None };
+            return self.try_backend(plan, request, record).await.map(for_the_app);
         };
         let rule = find(routes, &request).ok_or_else(|| {
-            OwnAnswer::new(Reason::NoRoute, format!("no rule of the routes attached to {service} matches this request"))
+            let detail = format!("no rule of the routes attached to {} matches this request", service.name);
+            OwnAnswer::new(Reason::NoRoute, detail)
         })?;
         record.route = rule.route.to_string();
         let context = || format!("rule={}#{}", rule.route, rule.name);
@@ -148,36 +106,38 @@ impl RequestHandler {
         };
         target_filters.apply_request(request.headers_mut());
         let deadline = request_deadline(&request, rule.request_timeout, now)?;
-        let kept = self
-            .try_backend(backend, request, deadline, rule.backend_request_timeout, rule.retry.as_ref(), record)
-            .await
-            .map_err(|own| own.with_context(context()))?;
-        Ok((kept, [Some(Arc::clone(target_filters)), Some(Arc::clone(&rule.filters))]))
+        let plan = Plan { backend, deadline, per_try: rule.backend_request_timeout, retry: rule.retry.as_ref() };
+        let kept = self.try_backend(plan, request, record).await.map_err(|own| own.with_context(context()))?;
+        let mut kept = for_the_app(kept);
+        target_filters.apply_response(kept.response.headers_mut());
+        rule.filters.apply_response(kept.response.headers_mut());
+        Ok(kept)
     }
 
-    async fn try_backend(
-        &self,
-        backend: &Arc<Backend>,
-        request: Request,
-        deadline: Option<Deadline>,
-        per_try: Option<std::time::Duration>,
-        retry: Option<&RetryPolicy>,
-        record: &mut Record,
-    ) -> Result<Kept, OwnAnswer> {
-        record.backend = backend.name.to_string();
-        Tries { outbound: &self.outbound, backend, client: self.client, deadline, per_try, retry }
-            .run(request, record)
-            .await
+    async fn try_backend(&self, plan: Plan<'_>, request: Request, record: &mut Record) -> Result<Kept, OwnAnswer> {
+        record.backend = plan.backend.name.to_string();
+        Tries { outbound: &self.outbound, client: self.client, plan }.run(request, record).await
     }
 }
 
+/// What a mesh peer's sidecar says about itself is for us; the app is told only why (`x-weft-reason`).
+fn for_the_app(mut kept: Kept) -> Kept {
+    let headers = kept.response.headers_mut();
+    let reason = headers.get(headers::REASON).cloned();
+    hygiene::strip_untrusted(headers, false);
+    if let Some(reason) = reason {
+        headers.insert(headers::REASON, reason);
+    }
+    kept
+}
+
 fn find<'a>(
-    routes: &'a crate::route::RouteTable<Arc<Backend>>,
+    routes: &'a RouteTable<Arc<Backend>>,
     request: &Request,
 ) -> Option<&'a Rule<Arc<Backend>>> {
     routes.find(&RequestView {
         method: request.method(),
-        path: if request.method() == Method::OPTIONS && request.uri().path() == "*" { "*" } else { request.uri().path() },
+        path: request.uri().path(),
         query: request.uri().query(),
         headers: request.headers(),
     })
@@ -188,14 +148,13 @@ fn request_deadline(
     request: &Request,
     timeout: Option<std::time::Duration>,
     now: std::time::Instant,
-) -> Result<Option<Deadline>, OwnAnswer> {
-    let deadline = Deadline::of_request(request.headers(), timeout, now);
-    match deadline {
-        Some(deadline) if deadline.is_spent(now) => {
-            Err(OwnAnswer::new(Reason::Timeout, "the client's deadline had passed when the request arrived"))
-        }
-        deadline => Ok(deadline),
+) -> Result<Deadline, OwnAnswer> {
+    let timeout = timeout.filter(|timeout| !timeout.is_zero());
+    let deadline = Deadline::of_request(now, timeout, request.headers());
+    if deadline.is_spent(now) {
+        return Err(OwnAnswer::new(Reason::Timeout, "the client's deadline had passed when the request arrived"));
     }
+    Ok(deadline)
 }
 
 /// The answer where there is no backend to try.
@@ -218,9 +177,4 @@ pub(super) fn refusal(destination: &Destination, addr: SocketAddr) -> OwnAnswer 
             format!("what {addr} is has just changed: try again"),
         ),
     }
-}
-
-/// Kept for callers that only need to know whether a port is HTTP.
-pub(super) fn is_http(port: &ServicePort) -> bool {
-    port.protocol.is_http()
 }

@@ -9,10 +9,9 @@ use std::time::Duration;
 use http::request::Parts;
 use http::{Method, StatusCode};
 use smallvec::SmallVec;
-use weft_proto::headers;
+use weft_proto::{SpiffeId, headers};
 
 use super::Outbound;
-use super::observe::Record;
 use super::upstream::Exchange;
 use crate::answer::OwnAnswer;
 use crate::balance::{EndpointKey, Finished, Pick, PickRequest, TryResult};
@@ -21,17 +20,23 @@ use crate::http::error::{Processed, SendError, SendErrorKind};
 use crate::http::replay::Replay;
 use crate::http::{Body, Request, Response, hygiene};
 use crate::reason::Reason;
-use crate::resilience::{ActiveGuard, Deadline, NextTry, Outcome, RequestGuard, Retry, RetryPermit, RetryPolicy};
+use crate::resilience::{ActiveGuard, Deadline, NextTry, Outcome, RequestGuard, Retry, RetryOverride, RetryPolicy};
+use crate::telemetry::record::Record;
 
-/// What a request's tries need to know.
+/// What is asked of one backend.
+pub(super) struct Plan<'a> {
+    pub(super) backend: &'a Arc<Backend>,
+    pub(super) deadline: Deadline,
+    pub(super) per_try: Option<Duration>,
+    /// What the rule says about retries.
+    pub(super) retry: Option<&'a RetryOverride>,
+}
+
+/// The tries of one request.
 pub(super) struct Tries<'a> {
     pub(super) outbound: &'a Arc<Outbound>,
-    pub(super) backend: &'a Arc<Backend>,
     pub(super) client: SocketAddr,
-    pub(super) deadline: Option<Deadline>,
-    pub(super) per_try: Option<Duration>,
-    /// The rule's policy, where it has one of its own.
-    pub(super) retry: Option<&'a RetryPolicy>,
+    pub(super) plan: Plan<'a>,
 }
 
 /// The response that is passed on, and what must live until its last byte.
@@ -45,7 +50,8 @@ pub(super) struct Guards {
     _pick: Pick,
     _active: ActiveGuard,
     _request: RequestGuard,
-    _permit: Option<RetryPermit>,
+    /// Holds the permit of the retry under way.
+    _retry: Retry,
 }
 
 /// What one try came to.
@@ -59,88 +65,85 @@ struct Judged {
 
 impl Tries<'_> {
     pub(super) async fn run(self, request: Request, record: &mut Record) -> Result<Kept, OwnAnswer> {
-        let Some(deadline) = self.deadline else { return self.tries(request, record).await };
-        match tokio::time::timeout_at(deadline.at().into(), self.tries(request, record)).await {
+        let Some(at) = self.plan.deadline.at() else { return self.tries(request, record).await };
+        match tokio::time::timeout_at(at.into(), self.tries(request, record)).await {
             Ok(result) => result,
             Err(_) => Err(OwnAnswer::new(Reason::Timeout, "no response within the request timeout")),
         }
     }
 
     async fn tries(&self, request: Request, record: &mut Record) -> Result<Kept, OwnAnswer> {
-        let backend = self.backend;
-        let overflow = |what: &str| OwnAnswer::new(Reason::Overflow, format!("{what} of {} is reached", backend.name));
-        let limit = backend.limits.request().map_err(|_| overflow("the limit on requests"))?;
-        let active = backend.budget.request();
-        let retries_on = self.outbound.settings.args.retries.is_on();
-        let policy = self.retry.unwrap_or(&backend.retry);
-        let mut retry = Retry::new(policy, request.method(), hygiene::is_grpc(request.headers()));
+        let backend = self.plan.backend;
+        let settings = &self.outbound.settings.args;
+        let request_guard =
+            backend.limits.request().map_err(|full| OwnAnswer::new(Reason::Overflow, format!("{}: {full}", backend.name)))?;
+        let active = backend.budget.begin();
+        let policy = match self.plan.retry {
+            _ if !settings.retries.is_on() => RetryPolicy { max_retries: 0, ..backend.retry.clone() },
+            Some(rule) => backend.retry.with(rule),
+            None => backend.retry.clone(),
+        };
+        let mut retry = Retry::new(&policy, request.method(), hygiene::is_grpc(request.headers()));
         let (parts, body) = request.into_parts();
         let tunnels = parts.method == Method::CONNECT || hygiene::is_upgrade(&parts.headers);
-        let replay = Replay::new(body, if retries_on { self.outbound.settings.args.replay_limit } else { 0 });
+        let replay = Replay::new(body, if retry.may_retry() { settings.replay_limit } else { 0 });
         let mut tried: SmallVec<[EndpointKey; 3]> = SmallVec::new();
-        let mut permit = None;
         loop {
             let now = tokio::time::Instant::now().into_std();
             let request = PickRequest { avoid: &tried, client: Some(self.client.ip()) };
-            let pick = backend.balancer.pick(now, &mut rand::rng(), request).map_err(|none| {
-                OwnAnswer::new(Reason::NoEndpoints, format!("{}: {none}", backend.name))
-            })?;
-            record.tries += 1;
-            record.endpoint = pick.endpoint().addr().to_string();
-            record.mtls = pick.endpoint().mesh().is_some();
-            if let Some((_, identity)) = pick.endpoint().mesh() {
-                identity.as_str().clone_into(&mut record.peer);
-            }
+            let pick = backend
+                .balancer
+                .pick(now, &mut rand::rng(), request)
+                .map_err(|none| OwnAnswer::new(Reason::NoEndpoints, format!("{}: {none}", backend.name)))?;
+            self.describe(&pick, record);
             let Some(body) = replay.body() else {
                 // `next_try` is told that the body cannot be replayed, so it never asks for this.
-                return Err(OwnAnswer::new(Reason::Internal, "a request body was sent twice: please report it"));
+                return Err(OwnAnswer::new(Reason::Internal, "a request body was to be sent twice: please report it"));
             };
             let judged = self.once(&pick, &parts, body, tunnels).await;
             let ended = tokio::time::Instant::now().into_std();
             self.note(&pick, pick.record(ended, ended.saturating_duration_since(now), judged.result));
-            let next = if retries_on {
-                retry.next_try(&judged.outcome, replay.can_replay(), &backend.budget, ended, &mut rand::rng())
-            } else {
-                NextTry::Return
-            };
+            let spent = backend.budget.spent_total();
+            let replayable = replay.can_replay();
+            let next = retry.next_try(&judged.outcome, replayable, &backend.budget, ended, &mut rand::rng());
             match next {
                 NextTry::Return => {
-                    let response = judged.end?;
-                    let guards = Guards { _pick: pick, _active: active, _request: limit, _permit: permit };
-                    return Ok(Kept { response, guards });
+                    if backend.budget.spent_total() > spent {
+                        let metrics = &self.outbound.telemetry.metrics;
+                        metrics.of_backend(&metrics.retries_over_budget, &backend.name.to_string());
+                    }
+                    let guards = Guards { _pick: pick, _active: active, _request: request_guard, _retry: retry };
+                    return judged.end.map(|response| Kept { response, guards });
                 }
-                NextTry::OverBudget => {
-                    let metrics = &self.outbound.telemetry.metrics;
-                    metrics.of_backend(&metrics.retries_over_budget, &backend.name.to_string());
-                    let response = judged.end?;
-                    let guards = Guards { _pick: pick, _active: active, _request: limit, _permit: permit };
-                    return Ok(Kept { response, guards });
-                }
-                NextTry::At { when, permit: granted } => {
+                NextTry::At { when } => {
                     tracing::debug!(backend = %backend.name, endpoint = record.endpoint, outcome = ?judged.outcome, "retrying");
                     let metrics = &self.outbound.telemetry.metrics;
                     metrics.of_backend(&metrics.retries, &backend.name.to_string());
-                    permit = Some(granted);
                     tried.push(pick.endpoint().key().clone());
                     // The endpoint is no longer busy with us while we wait.
-                    drop(pick);
-                    drop(judged.end);
+                    drop((pick, judged));
                     tokio::time::sleep_until(when.into()).await;
                 }
             }
         }
     }
 
+    fn describe(&self, pick: &Pick, record: &mut Record) {
+        record.tries += 1;
+        record.endpoint = pick.endpoint().addr().to_string();
+        let identity = pick.endpoint().mesh().map(|(_, identity)| identity);
+        record.mtls = identity.is_some();
+        identity.map_or("", SpiffeId::as_str).clone_into(&mut record.peer);
+    }
+
     /// One go at one endpoint.
     async fn once(&self, pick: &Pick, parts: &Parts, body: Body, tunnels: bool) -> Judged {
         let mut parts = clone_parts(parts);
-        if let Some(deadline) = &self.deadline {
-            let now = tokio::time::Instant::now().into_std();
-            deadline.write(&mut parts.headers, now);
-        }
-        let exchange = Exchange { outbound: self.outbound, backend: self.backend, tunnels, client: self.client };
+        let now = tokio::time::Instant::now().into_std();
+        self.plan.deadline.shorten_headers(now, &mut parts.headers);
+        let exchange = Exchange { outbound: self.outbound, backend: self.plan.backend, tunnels };
         let send = exchange.send(pick.endpoint(), Request::from_parts(parts, body));
-        let sent = match self.per_try {
+        let sent = match self.plan.per_try.filter(|per_try| !per_try.is_zero()) {
             None => send.await,
             Some(per_try) => match tokio::time::timeout(per_try, send).await {
                 Ok(sent) => sent,
@@ -160,9 +163,9 @@ impl Tries<'_> {
     fn note(&self, pick: &Pick, finished: Finished) {
         if let Finished::Ejected { until } = finished {
             let seconds = until.saturating_duration_since(tokio::time::Instant::now().into_std()).as_secs_f32();
-            tracing::info!(backend = %self.backend.name, endpoint = %pick.endpoint().addr(), seconds, "endpoint ejected");
+            tracing::info!(backend = %self.plan.backend.name, endpoint = %pick.endpoint().addr(), seconds, "endpoint ejected");
             let metrics = &self.outbound.telemetry.metrics;
-            metrics.of_backend(&metrics.ejections, &self.backend.name.to_string());
+            metrics.of_backend(&metrics.ejections, &self.plan.backend.name.to_string());
         }
     }
 }
@@ -202,9 +205,9 @@ fn judge(sent: Result<Response, SendError>, endpoint: SocketAddr) -> Judged {
         SendErrorKind::Lost(_) | SendErrorKind::Reset(_) | SendErrorKind::Silent => {
             (lost, TryResult::Failure, own(Reason::UpstreamReset))
         }
-        SendErrorKind::Protocol(_) => (Outcome::Final, TryResult::Failure, own(Reason::UpstreamProtocol)),
-        SendErrorKind::RequestBody(_) => (Outcome::Final, TryResult::Neutral, own(Reason::BadRequest)),
-        SendErrorKind::Unsendable(_) => (Outcome::Final, TryResult::Neutral, own(Reason::BadRequest)),
+        SendErrorKind::Protocol(_) => (Outcome::Other, TryResult::Failure, own(Reason::UpstreamProtocol)),
+        SendErrorKind::RequestBody(_) => (Outcome::Other, TryResult::Neutral, own(Reason::BadRequest)),
+        SendErrorKind::Unsendable(_) => (Outcome::Other, TryResult::Neutral, own(Reason::BadRequest)),
     };
     Judged { outcome, result, end }
 }

@@ -13,20 +13,21 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use http::Version;
 use parking_lot::Mutex;
-use weft_proto::{EndpointsName, SpiffeId, alpn};
+use weft_proto::{EndpointsName, SpiffeId};
 
 use super::Outbound;
 use crate::balance::{Endpoint, EndpointKey};
-use crate::config::Backend;
+use crate::config::{Backend, Protocol};
 use crate::http::error::{ConnectError, SendError, SendErrorKind};
-use crate::http::pool::{Connected, Pool, PoolSettings};
+use crate::http::pool::{Connected, Pool, PoolSettings, Sizes};
 use crate::http::translate::{self, AppVersion};
 use crate::http::{BoxedIo, Proto, Request, Response, h1, hygiene};
-use crate::identity::Identity;
+use crate::identity::{HandshakeError, IdentityManager, MeshProtocol};
 use crate::settings::Timeouts;
 use crate::tcp;
 
@@ -42,7 +43,7 @@ struct PoolKey {
 
 /// Every pool of this proxy, and how connections are made.
 pub struct Upstreams {
-    identity: Identity,
+    identity: IdentityManager,
     timeouts: Timeouts,
     pools: Mutex<HashMap<PoolKey, Arc<Pool>>>,
 }
@@ -53,14 +54,17 @@ pub enum DialError {
     /// TCP.
     #[error(transparent)]
     Tcp(#[from] tcp::DialError),
+    /// Neither plain nor meshed: cannot be.
+    #[error("the endpoint has no way to be reached: please report it")]
+    Nowhere,
     /// Mesh TLS.
     #[error(transparent)]
-    Handshake(#[from] crate::identity::HandshakeError),
+    Handshake(#[from] HandshakeError),
 }
 
 impl Upstreams {
     /// No connections yet.
-    pub fn new(identity: Identity, timeouts: Timeouts) -> Self {
+    pub fn new(identity: IdentityManager, timeouts: Timeouts) -> Self {
         Self { identity, timeouts, pools: Mutex::default() }
     }
 
@@ -69,25 +73,27 @@ impl Upstreams {
         &self,
         addr: SocketAddr,
         expected: &SpiffeId,
-        alpn: &'static [u8],
+        protocol: MeshProtocol,
         connect_timeout: std::time::Duration,
     ) -> Result<BoxedIo, DialError> {
-        let tcp = tcp::dial_mesh(addr, connect_timeout).await?;
-        let tls = self.identity.connect(tcp, expected, alpn, self.timeouts.handshake).await?;
+        let tcp = tcp::dial_mesh_tcp(addr, connect_timeout).await?;
+        let (tls, _) = self.identity.connect(tcp, expected, protocol).await?;
         Ok(Box::new(tls))
     }
 
-    async fn dial(&self, endpoint: &Endpoint, alpn: &'static [u8], backend: &Backend) -> Result<BoxedIo, DialError> {
-        match (endpoint.mesh(), endpoint.plain()) {
-            (Some((addr, identity)), _) => self.dial_mesh(addr, identity, alpn, backend.connect_timeout).await,
-            (None, Some(addr)) => Ok(Box::new(tcp::dial_plain(addr, backend.connect_timeout).await?)),
-            (None, None) => Err(tcp::DialError::no_address().into()),
+    async fn dial(&self, endpoint: &Endpoint, protocol: MeshProtocol, backend: &Backend) -> Result<BoxedIo, DialError> {
+        if let Some(addr) = endpoint.plain() {
+            return Ok(Box::new(tcp::dial_plain(addr, backend.connect_timeout).await?));
+        }
+        match endpoint.mesh() {
+            Some((addr, identity)) => self.dial_mesh(addr, identity, protocol, backend.connect_timeout).await,
+            None => Err(DialError::Nowhere),
         }
     }
 
     /// A connection for opaque bytes.
     pub(super) async fn dial_opaque(&self, endpoint: &Endpoint, backend: &Backend) -> Result<BoxedIo, DialError> {
-        self.dial(endpoint, alpn::TCP, backend).await
+        self.dial(endpoint, MeshProtocol::Tcp, backend).await
     }
 
     fn pool(&self, backend: &Backend, endpoint: &Endpoint, proto: Proto) -> Arc<Pool> {
@@ -97,10 +103,20 @@ impl Upstreams {
             return Arc::clone(pool);
         }
         if pools.len() >= MAX_POOLS {
-            pools.retain(|_, pool| !pool.is_idle());
+            pools.retain(|_, pool| pool.sizes() != Sizes::default());
         }
         let idle = if endpoint.mesh().is_some() { self.timeouts.idle_mesh } else { self.timeouts.idle_plain };
-        let pool = Arc::new(Pool::new(PoolSettings { idle_timeout: idle, ..backend.pool_settings() }));
+        let limits = backend.limits.limits();
+        let or_default = |limit: Option<NonZeroU32>, default| limit.map_or(default, |limit| limit.get() as usize);
+        let defaults = PoolSettings::default();
+        let pool = Arc::new(Pool::new(PoolSettings {
+            max_connections: or_default(limits.max_connections, defaults.max_connections),
+            max_pending: or_default(limits.max_pending, defaults.max_pending),
+            max_requests_per_connection: limits.max_requests_per_connection.map(|limit| limit.get().into()),
+            idle_timeout: idle,
+            expect: proto,
+            ..defaults
+        }));
         pools.insert(key, Arc::clone(&pool));
         pool
     }
@@ -124,7 +140,6 @@ pub(super) struct Exchange<'a> {
     pub(super) backend: &'a Arc<Backend>,
     /// The request is an upgrade or CONNECT.
     pub(super) tunnels: bool,
-    pub(super) client: SocketAddr,
 }
 
 impl Exchange<'_> {
@@ -146,12 +161,16 @@ impl Exchange<'_> {
             return Ok(Response::from_parts(translate::response_from_mesh_h2(parts, client), body));
         }
         let (mut parts, body) = request.into_parts();
-        let proto = if parts.version == Version::HTTP_2 || self.backend.protocol.is_http2() { Proto::H2 } else { Proto::H1 };
+        let proto = if parts.version == Version::HTTP_2 || matches!(self.backend.protocol, Protocol::Http2 | Protocol::Grpc) { Proto::H2 } else { Proto::H1 };
         let from_h2 = parts.version == Version::HTTP_2;
         hygiene::strip_untrusted(&mut parts.headers, false);
-        match (from_h2, proto) {
-            (false, Proto::H2) => parts = translate::to_plain_h2(parts).map_err(|conflict| unsendable(&conflict))?,
-            _ => hygiene::strip_hop_by_hop(&mut parts.headers),
+        if proto == Proto::H2 && !from_h2 {
+            let version = parts.version;
+            parts = translate::to_mesh_h2(parts, version).map_err(|conflict| unsendable(&conflict))?;
+            // Only mesh peers restore versions.
+            hygiene::strip_untrusted(&mut parts.headers, false);
+        } else {
+            hygiene::strip_hop_by_hop(&mut parts.headers);
         }
         let response = self.pooled(endpoint, proto, Request::from_parts(parts, body)).await?;
         let (parts, body) = response.into_parts();
@@ -165,7 +184,7 @@ impl Exchange<'_> {
             move || {
                 let (outbound, backend, endpoint) = (Arc::clone(&outbound), Arc::clone(&backend), Arc::clone(&endpoint));
                 async move {
-                    let io = outbound.upstreams.dial(&endpoint, alpn::H2, &backend).await.map_err(ConnectError::new)?;
+                    let io = outbound.upstreams.dial(&endpoint, MeshProtocol::H2, &backend).await.map_err(ConnectError::new)?;
                     Ok(Connected { io, proto })
                 }
             }
@@ -178,11 +197,10 @@ impl Exchange<'_> {
         let io = self
             .outbound
             .upstreams
-            .dial(endpoint, alpn::H1, self.backend)
+            .dial(endpoint, MeshProtocol::H1, self.backend)
             .await
             .map_err(|error| SendError::not_processed(SendErrorKind::Connect(ConnectError::new(error))))?;
-        let _ = self.client;
-        h1::client::Connection::new(io).send(request).await
+        h1::client::Connection::new(io, h1::HeadLimits::default()).send(request).await
     }
 }
 
