@@ -87,3 +87,38 @@ fn errors_are_the_connections_or_ours() {
         assert_eq!(Failure::of(&io::Error::from(errno)), expected, "{errno}");
     }
 }
+
+/// Descriptors are the whole process's, so this runs in one of its own, with few of them.
+#[test]
+fn out_of_descriptors_a_client_waits_and_is_not_lost() {
+    const CHILD: &str = "WEFT_TEST_FEW_DESCRIPTORS";
+    const NAME: &str = "listen::accept::tests::out_of_descriptors_a_client_waits_and_is_not_lost";
+    if std::env::var_os(CHILD).is_none() {
+        let output = std::process::Command::new("sh")
+            .args(["-c", "ulimit -n 64 && exec \"$0\" --exact \"$1\" --nocapture"])
+            .arg(std::env::current_exe().unwrap())
+            .arg(NAME)
+            .env(CHILD, "1")
+            .output()
+            .unwrap();
+        let text = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success() && text.contains("1 passed"), "{output:?}");
+        return;
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let mut accept = Accept::bind(Scope::Loopback, 0).unwrap();
+        let addr = accept.local_addrs().next().unwrap();
+        let client = TcpStream::connect(addr).await.unwrap();
+        let mut others = Vec::new();
+        while let Ok(file) = std::fs::File::open("/dev/null") {
+            others.push(file);
+        }
+        assert!(timeout(Duration::from_millis(50), accept.next()).await.is_err());
+        assert!(accept.backoff > BACKOFF_MIN && accept.paused.is_some(), "it pauses: {accept:?}");
+        others.clear();
+        let (_, peer) = timeout(SOON, accept.next()).await.unwrap();
+        assert_eq!(peer, client.local_addr().unwrap());
+        assert_eq!(accept.backoff, BACKOFF_MIN, "and starts anew");
+    });
+}

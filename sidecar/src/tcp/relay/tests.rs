@@ -7,6 +7,7 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use super::*;
+use crate::listen::Prefixed;
 
 const SOON: Duration = Duration::from_secs(10);
 
