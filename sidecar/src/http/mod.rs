@@ -133,3 +133,6 @@ impl std::fmt::Debug for Tunnel {
         f.write_str("Tunnel")
     }
 }
+
+#[cfg(test)]
+mod tests;

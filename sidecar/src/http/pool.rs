@@ -10,7 +10,7 @@
 //!
 //! A limit is exact: connections are counted from before they are dialled until they are closed, tunnels included. Every
 //! connection lives on the worker that opened it; a worker prefers its own and, where the limit leaves no other way, uses
-//! another's. One lock, held for bookkeeping only: never across I/O, a wake-up or the end of a connection.
+//! another's. One lock, held for bookkeeping only: never across I/O or the end of an HTTP/1 connection.
 //!
 //! Bounds: [`PoolSettings::max_connections`] and [`PoolSettings::max_pending`].
 
@@ -96,7 +96,8 @@ pub struct Sizes {
     pub pending: usize,
 }
 
-/// The connections to one endpoint. Clones share them.
+/// The connections to one endpoint. Clones share them; with the last one go the idle connections, while those in use close
+/// after what is on them.
 #[derive(Clone)]
 pub struct Pool(Arc<Shared>);
 
@@ -184,19 +185,17 @@ impl Waiting<'_> {
         loop {
             let mut state = self.shared.state.lock();
             match state.choose(self.ticket, Worker::current(), cx.waker(), Instant::now()) {
-                Choice::H1(idle) => {
-                    let next = self.served(&mut state);
+                Choice::H1(mut idle) => {
                     drop(state);
-                    next.map(Waker::wake);
-                    let mut connection = idle.connection;
                     // A connection this young has not been anybody's yet.
-                    if connection.served() == 0 && idle.since.elapsed() < Duration::from_secs(1)
-                        || connection.is_reusable()
-                    {
-                        return Poll::Ready(Ok(Lease::H1(connection)));
+                    let fresh = idle.connection.served() == 0 && idle.since.elapsed() < Duration::from_secs(1);
+                    if fresh || idle.connection.is_reusable() {
+                        let next = self.served(&mut self.shared.state.lock());
+                        next.map(Waker::wake);
+                        return Poll::Ready(Ok(Lease::H1(idle.connection)));
                     }
-                    // Closed by the server while it was idle: dropping it tells the count. Back among the waiters.
-                    drop(connection);
+                    // Closed by the server while it was idle: dropping it tells the count. Its place among the waiters is
+                    // kept, so that nobody overtakes while it looks again.
                 }
                 Choice::H2(handle, permit) => {
                     let next = self.served(&mut state);
@@ -215,10 +214,9 @@ impl Waiting<'_> {
                     let waiting = self.shared.settings.max_pending;
                     return Poll::Ready(Err(SendError::not_processed(SendErrorKind::Overflow { waiting })));
                 }
-                Choice::Wait { ticket, open, dead } => {
+                Choice::Wait { ticket, open } => {
                     self.ticket = Some(ticket);
                     drop(state);
-                    drop(dead);
                     for _ in 0..open {
                         let attempt = Attempt(Some(Arc::clone(self.shared)));
                         tokio::spawn(attempt.run(connect()));
@@ -289,7 +287,7 @@ enum Made {
 
 impl Shared {
     /// An attempt ended.
-    fn made(self: &Arc<Self>, made: Result<Made, ConnectError>) {
+    fn made(&self, made: Result<Made, ConnectError>) {
         let now = Instant::now();
         match made {
             Err(error) => {
@@ -297,8 +295,8 @@ impl Shared {
                 wakers.into_iter().for_each(Waker::wake);
             }
             Ok(Made::H1(connection)) => {
-                let connection = connection.at_home(Arc::clone(self) as Arc<dyn Home>);
-                let (refused, waker) = self.state.lock().made_h1(connection, Worker::current(), now);
+                let connection = connection.at_home(self.me.clone() as Weak<dyn Home>);
+                let (refused, waker) = self.state.lock().made_h1(connection, now);
                 drop(refused);
                 waker.map(Waker::wake);
                 self.reap();
@@ -312,10 +310,12 @@ impl Shared {
                     }
                 });
                 drop(handle);
-                let me = Arc::clone(self);
+                let me = self.me.clone();
                 tokio::spawn(async move {
                     driver.await;
-                    me.h2_closed(id);
+                    if let Some(shared) = me.upgrade() {
+                        shared.h2_closed(id);
+                    }
                 });
                 waker.map(Waker::wake);
                 self.reap();
@@ -323,7 +323,7 @@ impl Shared {
         }
     }
 
-    fn stream_ended(self: &Arc<Self>, id: u64) {
+    fn stream_ended(&self, id: u64) {
         let (idle, waker) = self.state.lock().stream_ended(id, Instant::now());
         waker.map(Waker::wake);
         if idle {
@@ -344,12 +344,14 @@ impl Shared {
 
     /// Keeps a task while something is idle, which closes it in time.
     fn reap(&self) {
+        // A body may be dropped anywhere, also where no task can be started any more.
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
         if !self.state.lock().start_reaper() {
             return;
         }
         let me = self.me.clone();
         let timeout = self.settings.idle_timeout;
-        tokio::spawn(async move {
+        runtime.spawn(async move {
             loop {
                 let Some(shared) = me.upgrade() else { return };
                 let now = Instant::now();
@@ -371,7 +373,7 @@ impl Shared {
 
 impl Home for Shared {
     fn give_back(self: Arc<Self>, connection: H1) {
-        let (refused, waker) = self.state.lock().give_back(connection, Worker::current(), Instant::now());
+        let (refused, waker) = self.state.lock().give_back(connection, Instant::now());
         drop(refused);
         waker.map(Waker::wake);
         self.reap();

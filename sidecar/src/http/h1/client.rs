@@ -12,8 +12,9 @@
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::task::{Context, Poll, ready};
+use std::thread::ThreadId;
 
 use bytes::BytesMut;
 use http::header::{EXPECT, UPGRADE};
@@ -43,11 +44,13 @@ pub(crate) trait Home: Send + Sync {
 }
 
 /// The connection's place in its home's count.
-struct Place(Arc<dyn Home>);
+struct Place(Weak<dyn Home>);
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.0.closed();
+        if let Some(home) = self.0.upgrade() {
+            home.closed();
+        }
     }
 }
 
@@ -58,19 +61,33 @@ pub struct Connection {
     queue: Queue,
     limits: HeadLimits,
     served: u64,
+    thread: ThreadId,
     place: Option<Place>,
 }
 
 impl Connection {
     /// A fresh connection.
     pub fn new(io: impl Io, limits: HeadLimits) -> Self {
-        Self { io: Box::new(io), read: BytesMut::new(), queue: Queue::default(), limits, served: 0, place: None }
+        Self {
+            io: Box::new(io),
+            read: BytesMut::new(),
+            queue: Queue::default(),
+            limits,
+            served: 0,
+            thread: std::thread::current().id(),
+            place: None,
+        }
     }
 
     /// `home` gets it back after each exchange that leaves it usable, and hears of its end. Set before the first one.
-    pub(crate) fn at_home(mut self, home: Arc<dyn Home>) -> Self {
+    pub(crate) fn at_home(mut self, home: Weak<dyn Home>) -> Self {
         self.place = Some(Place(home));
         self
+    }
+
+    /// Whose runtime hears of its events.
+    pub(crate) fn thread(&self) -> ThreadId {
+        self.thread
     }
 
     /// Requests it has served.
@@ -350,9 +367,10 @@ impl Exchange {
         if self.keep_alive
             && !self.eof
             && connection.read.is_empty()
-            && let Some(Place(home)) = &connection.place
+            && let Some(home) = connection.place.as_ref().and_then(|place| place.0.upgrade())
         {
-            Arc::clone(home).give_back(connection);
+            // Idle connections hold no buffers worth the name.
+            home.give_back(Connection { read: BytesMut::new(), ..connection });
         }
     }
 

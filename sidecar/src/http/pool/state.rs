@@ -24,6 +24,10 @@ impl Worker {
     pub(super) fn current() -> Self {
         Self(std::thread::current().id())
     }
+
+    fn of(connection: &H1) -> Self {
+        Self(connection.thread())
+    }
 }
 
 /// An HTTP/1 connection without a request.
@@ -79,8 +83,6 @@ pub(super) enum Choice {
         ticket: u64,
         /// So many attempts are to be started; they are counted already.
         open: usize,
-        /// Found to take no more streams: to be dropped.
-        dead: Vec<Handle>,
     },
 }
 
@@ -119,12 +121,11 @@ impl State {
         if self.draining {
             return Choice::Draining;
         }
-        let mut dead = Vec::new();
         if place.unwrap_or(self.waiters.len()) == 0 {
             if let Some(idle) = self.take_h1(worker) {
                 return Choice::H1(idle);
             }
-            if let Some((handle, permit)) = self.take_h2(worker, now, &mut dead) {
+            if let Some((handle, permit)) = self.take_h2(worker, now) {
                 return Choice::H2(handle, permit);
             }
         }
@@ -142,7 +143,7 @@ impl State {
         };
         let open = self.attempts_missing();
         self.connecting += open;
-        Choice::Wait { ticket, open, dead }
+        Choice::Wait { ticket, open }
     }
 
     /// The newest of this worker's own, or else the newest.
@@ -153,17 +154,10 @@ impl State {
     }
 
     /// A stream on the best connection, unless it is better to open another.
-    fn take_h2(&mut self, worker: Worker, now: Instant, dead: &mut Vec<Handle>) -> Option<(Handle, Permit)> {
+    fn take_h2(&mut self, worker: Worker, now: Instant) -> Option<(Handle, Permit)> {
         let max_requests = self.max_requests;
-        let mut place = 0;
-        while place < self.h2.len() {
-            let connection = &mut self.h2[place];
-            if connection.handle.is_usable() && connection.handle.opened() < max_requests {
-                place += 1;
-            } else {
-                dead.push(self.h2.swap_remove(place).handle);
-            }
-        }
+        // Dropping a handle only wakes its driver, which closes the connection after its last stream.
+        self.h2.retain_mut(|connection| connection.handle.is_usable() && connection.handle.opened() < max_requests);
         // Lower is better: without large streams first, then this worker's own, then the fullest (so that others empty).
         let best =
             self.h2.iter_mut().filter(|connection| connection.handle.capacity() > 0).min_by_key(|connection| {
@@ -206,7 +200,7 @@ impl State {
         self.waiters.front().map(|waiter| waiter.waker.clone())
     }
 
-    pub(super) fn made_h1(&mut self, connection: H1, worker: Worker, now: Instant) -> (Option<H1>, Option<Waker>) {
+    pub(super) fn made_h1(&mut self, connection: H1, now: Instant) -> (Option<H1>, Option<Waker>) {
         self.connecting -= 1;
         self.open += 1;
         self.expect = Proto::H1;
@@ -214,7 +208,7 @@ impl State {
         if self.draining {
             return (Some(connection), None);
         }
-        self.idle.push(Idle { connection, since: now, worker });
+        self.idle.push(Idle { worker: Worker::of(&connection), connection, since: now });
         (None, self.first_waker())
     }
 
@@ -249,11 +243,11 @@ impl State {
         wakers
     }
 
-    pub(super) fn give_back(&mut self, connection: H1, worker: Worker, now: Instant) -> (Option<H1>, Option<Waker>) {
+    pub(super) fn give_back(&mut self, connection: H1, now: Instant) -> (Option<H1>, Option<Waker>) {
         if self.draining || connection.served() >= self.max_requests {
             return (Some(connection), None);
         }
-        self.idle.push(Idle { connection, since: now, worker });
+        self.idle.push(Idle { worker: Worker::of(&connection), connection, since: now });
         (None, self.first_waker())
     }
 
