@@ -5,6 +5,7 @@
 //! opens a socket is a thin shell around them.
 
 pub mod admin;
+pub mod answer;
 pub mod balance;
 pub mod config;
 pub mod dns;

@@ -1,1 +1,602 @@
-//! TODO(skeleton).
+//! What this proxy knows of the mesh: a delta client, a subscription table, and the compiled snapshot that requests read
+//! (ARCHITECTURE.md "The wire contract"; SEMANTICS.md §1 "outbound lookup", "on-demand lookup").
+//!
+//! | file | what |
+//! |---|---|
+//! | `subscriptions.rs` | pure: names, aliases, states, least recently used; what to say next |
+//! | `compile.rs`, `compile_routes.rs` | pure: wire resource → tables, or the field that is wrong |
+//! | `model.rs` | the tables |
+//! | `store.rs` | the compiled resources, what refers to what, the snapshot |
+//! | `named.rs` | endpoints that are DNS names |
+//! | `client.rs` | the stream to the control plane |
+//! | `view.rs` | `/config` |
+//!
+//! [`Config`] ties them together. Readers load the snapshot without a lock. One mutex guards table and store; it is
+//! taken for each response and for a destination this proxy has not met (or that does not exist), never across an
+//! await, and the client task and the sweep are its only other users.
+//!
+//! Bound: see `subscriptions.rs`; direct backends are at most [`MAX_DIRECT`].
+
+mod client;
+mod compile;
+mod compile_routes;
+mod model;
+mod named;
+mod stats;
+mod store;
+mod subscriptions;
+#[cfg(test)]
+mod tests;
+mod view;
+
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use arc_swap::{ArcSwap, Guard};
+use ipnet::IpNet;
+use parking_lot::Mutex;
+use tokio::sync::{Notify, watch};
+use weft_proto::discovery::DeltaDiscoveryResponse;
+use weft_proto::{EndpointsName, MESH_SETTINGS, SELF, ServiceName, v1};
+
+pub use compile::CompileError;
+pub use model::{
+    Backend, InboundPolicy, MeshSettings, MtlsMode, OutboundPolicy, Protocol, Service, ServicePort, Workload,
+    WorkloadPort,
+};
+pub use stats::ConfigStats;
+pub use store::Snapshot;
+pub use subscriptions::{Bounds, Kind, LastUse, Request};
+pub use view::ConfigView;
+
+use crate::balance::EndpointKey;
+use crate::dns::Dns;
+use crate::identity::IdentityManager;
+use crate::reason::Reason;
+use compile::{
+    CompiledEndpoints, In, compile_endpoints, compile_inbound_policy, compile_service, compile_settings,
+    compile_trust_bundle, compile_workload,
+};
+use model::{BackendState, Policy};
+use stats::count;
+use store::{Interner, Store};
+use subscriptions::{Received, State, Subscriptions, Wanted};
+
+/// How long a connection may wait for an answer about its destination, in total (SEMANTICS.md §1).
+pub const LOOKUP_TIMEOUT: Duration = Duration::from_secs(1);
+/// Backends for traffic to workloads themselves. Least recently made go first; who uses one keeps it.
+const MAX_DIRECT: usize = 4096;
+/// Characters of a NACK's reasons: they go into a log line and a condition.
+const MAX_REASON: usize = 4096;
+
+/// What a sidecar tells of itself and decides for itself.
+#[derive(Debug, Clone, Default)]
+pub struct ConfigSettings {
+    /// The pod's address: who asks.
+    pub pod_address: String,
+    /// The node this proxy runs on, for `internalTrafficPolicy: Local`; empty where there are no nodes.
+    pub node: String,
+    /// The cluster's ranges, used until and unless the control plane names them (`--cluster-cidr`). None: every private
+    /// address counts as the cluster's.
+    pub cluster_cidrs: Vec<IpNet>,
+    /// Limits of the subscription table.
+    pub bounds: Bounds,
+}
+
+/// Where a connection goes.
+#[derive(Debug, Clone)]
+pub enum Destination {
+    /// A port of a service.
+    Service {
+        /// The service.
+        service: Arc<Service>,
+        /// Its port.
+        port: Arc<ServicePort>,
+    },
+    /// The address is this service's, and it has no such port.
+    NoPort(Arc<Service>),
+    /// A workload itself, without route rules; [`Config::direct`] gives its backend.
+    Workload(Arc<Workload>),
+    /// Not of the mesh, and policy lets it pass.
+    Outside,
+    /// Not of the mesh, and policy does not let it pass.
+    Refused(Reason),
+    /// It may be of the mesh, and nobody can say now: never passed through.
+    Unavailable,
+}
+
+struct Inner {
+    settings: ConfigSettings,
+    identity: IdentityManager,
+    dns: Dns,
+    epoch: Instant,
+    snapshot: ArcSwap<Snapshot>,
+    /// Changes after each response: wakes those who wait for an answer.
+    published: watch::Sender<()>,
+    tables: Mutex<Tables>,
+    /// There is something to ask for.
+    wake: Notify,
+    direct: Mutex<HashMap<EndpointKey, (u64, Arc<Backend>)>>,
+    stats: ConfigStats,
+}
+
+struct Tables {
+    subscriptions: Subscriptions,
+    store: Store,
+}
+
+/// The handle: cheap to clone, safe from any thread.
+#[derive(Clone)]
+pub struct Config(Arc<Inner>);
+
+impl Config {
+    /// Knows nothing yet: [`Config::run`] asks the control plane. Trust bundles go to `identity`.
+    pub fn new(settings: ConfigSettings, identity: IdentityManager, dns: Dns) -> Self {
+        let now = now();
+        let mut subscriptions = Subscriptions::new(settings.bounds, now);
+        let trust_domain = identity.identity().trust_domain();
+        for (kind, name) in [
+            (Kind::MeshSettings, MESH_SETTINGS),
+            (Kind::TrustBundle, trust_domain),
+            (Kind::InboundPolicy, SELF),
+            (Kind::Workload, SELF),
+        ] {
+            subscriptions.subscribe(kind, name, Wanted::Always, now);
+        }
+        let local = (!settings.cluster_cidrs.is_empty()).then(|| settings.cluster_cidrs.clone());
+        let store = Store::new(MeshSettings { cluster_cidrs: local, ..MeshSettings::default() });
+        Self(Arc::new(Inner {
+            settings,
+            identity,
+            dns,
+            epoch: now,
+            snapshot: ArcSwap::from_pointee(store.snapshot()),
+            published: watch::Sender::new(()),
+            tables: Mutex::new(Tables { subscriptions, store }),
+            wake: Notify::new(),
+            direct: Mutex::default(),
+            stats: ConfigStats::default(),
+        }))
+    }
+
+    /// The tables in use. No lock.
+    pub fn snapshot(&self) -> Guard<Arc<Snapshot>> {
+        self.0.snapshot.load()
+    }
+
+    /// This workload itself, once known.
+    pub fn own(&self) -> Option<Arc<Workload>> {
+        self.snapshot().own.clone()
+    }
+
+    /// Who may connect to this workload, once known.
+    pub fn inbound_policy(&self) -> Option<Arc<InboundPolicy>> {
+        self.snapshot().inbound.clone()
+    }
+
+    /// The mesh's settings, or defaults until they are known.
+    pub fn settings(&self) -> Arc<MeshSettings> {
+        Arc::clone(&self.snapshot().settings)
+    }
+
+    /// Waits until the control plane has said who this workload is and who may connect to it.
+    ///
+    /// # Cancel safety
+    /// Yes.
+    pub async fn ready(&self) {
+        let mut published = self.0.published.subscribe();
+        while self.snapshot().own.is_none() || self.snapshot().inbound.is_none() {
+            // The sender lives as long as `self`.
+            let _ = published.changed().await;
+        }
+    }
+
+    /// Follows the snapshots: changes after each one that is published.
+    pub fn changes(&self) -> watch::Receiver<()> {
+        self.0.published.subscribe()
+    }
+
+    /// What is counted here.
+    pub fn stats(&self) -> &ConfigStats {
+        &self.0.stats
+    }
+
+    /// Where a connection to this original destination goes. Asks the control plane when it is new and may be of the
+    /// mesh, and waits for the answer and for the endpoints behind it at most [`LOOKUP_TIMEOUT`] in total.
+    ///
+    /// # Cancel safety
+    /// Yes: the question stays asked.
+    pub async fn destination(&self, dst: SocketAddr) -> Destination {
+        let address = dst.ip().to_canonical();
+        let deadline = tokio::time::Instant::now() + LOOKUP_TIMEOUT;
+        let decide = || self.decide(address, dst.port());
+        let destination = match self.answer_by(deadline, decide).await {
+            Some(destination) => destination,
+            None => Destination::Unavailable,
+        };
+        if let Destination::Service { port, .. } = &destination {
+            wait_for_endpoints(port, deadline).await;
+        }
+        destination
+    }
+
+    /// The service that a Host or SNI names, if the mesh knows that host (`MeshSettings.known_hosts`): lower case, no
+    /// port. Waits like [`Self::destination`]; no answer in time is `None`.
+    ///
+    /// # Cancel safety
+    /// Yes: the question stays asked.
+    pub async fn host(&self, host: &str) -> Option<Arc<Service>> {
+        let deadline = tokio::time::Instant::now() + LOOKUP_TIMEOUT;
+        let service = self.answer_by(deadline, || self.decide_host(host)).await??;
+        for port in service.ports.values() {
+            wait_for_endpoints(port, deadline).await;
+        }
+        Some(service)
+    }
+
+    /// Marks a use of what this address leads to, so that it does not age out: for connections that live long.
+    /// [`Self::destination`] does it by itself.
+    pub fn touch(&self, dst: SocketAddr) {
+        let (snapshot, ms) = (self.snapshot(), self.ms());
+        if let Some(service) = snapshot.service_at(dst.ip()) {
+            service.used.mark(ms);
+        } else if let Some(used) = snapshot.workload_use(dst.ip()) {
+            used.mark(ms);
+        }
+    }
+
+    /// The backend for traffic to a workload itself: one endpoint. The same one each time, so that its latency and
+    /// counts mean something.
+    pub fn direct(&self, workload: &Workload, dst: SocketAddr) -> Arc<Backend> {
+        let addr = SocketAddr::new(dst.ip().to_canonical(), dst.port());
+        let endpoint = workload.endpoint(addr);
+        let ms = self.ms();
+        let mut direct = self.0.direct.lock();
+        if let Some((used, backend)) = direct.get_mut(&endpoint.key) {
+            *used = ms;
+            return Arc::clone(backend);
+        }
+        if direct.len() >= MAX_DIRECT {
+            let mut by_use: Vec<u64> = direct.values().map(|(used, _)| *used).collect();
+            let (_, median, _) = by_use.select_nth_unstable(MAX_DIRECT / 2);
+            let median = *median;
+            direct.retain(|_, (used, _)| *used > median);
+        }
+        let key = endpoint.key.clone();
+        let policy = Policy::default();
+        let state = BackendState::new(&policy);
+        state.set_endpoints(vec![endpoint], now());
+        let name = ServiceName::new(&*workload.namespace, &*workload.name).endpoints(addr.port());
+        let backend = Arc::new(Backend::new(name, workload.protocol(addr.port()), policy, state));
+        direct.insert(key, (ms, Arc::clone(&backend)));
+        backend
+    }
+
+    /// Runs `decide` after each response until it decides. `None`: not in time.
+    async fn answer_by<T>(&self, deadline: tokio::time::Instant, decide: impl Fn() -> Option<T>) -> Option<T> {
+        if let Some(decided) = decide() {
+            return Some(decided);
+        }
+        count(&self.0.stats.lookups, 1);
+        let mut published = self.0.published.subscribe();
+        loop {
+            // Subscribed before looking: an answer between the two is not missed.
+            if let Some(decided) = decide() {
+                return Some(decided);
+            }
+            if tokio::time::timeout_at(deadline, published.changed()).await.is_err() {
+                count(&self.0.stats.lookups_unanswered, 1);
+                return None;
+            }
+        }
+    }
+
+    /// SEMANTICS.md §1 "outbound lookup", steps 1, 2 and 4; `None` when it has been asked and not answered.
+    fn decide(&self, address: IpAddr, port: u16) -> Option<Destination> {
+        if let Some(known) = self.known(address, port) {
+            return Some(known);
+        }
+        let settings = self.settings();
+        let outside = match settings.outbound_policy {
+            OutboundPolicy::AllowAny => Destination::Outside,
+            OutboundPolicy::RegistryOnly => Destination::Refused(Reason::RegistryOnly),
+        };
+        if !settings.in_cluster(address) {
+            return Some(outside);
+        }
+        let name = address.to_string();
+        let mut tables = self.0.tables.lock();
+        let now = now();
+        let states = [Kind::Service, Kind::Workload].map(|kind| tables.subscriptions.state(kind, &name, now).cloned());
+        match states {
+            // Published between our two looks, or it answers to the name and lists no such address.
+            [Some(State::Present(_)), _] | [_, Some(State::Present(_))] => {
+                drop(tables);
+                Some(self.known(address, port).unwrap_or(Destination::Unavailable))
+            }
+            [Some(State::Refused), _] | [_, Some(State::Refused)] => Some(Destination::Unavailable),
+            [Some(State::Absent(_)), Some(State::Absent(_))] => Some(outside),
+            [Some(_), Some(_)] => None,
+            _ => {
+                tables.subscriptions.subscribe(Kind::Service, &name, Wanted::OnDemand, now);
+                tables.subscriptions.subscribe(Kind::Workload, &name, Wanted::OnDemand, now);
+                self.after_change(&mut tables, now);
+                None
+            }
+        }
+    }
+
+    fn known(&self, address: IpAddr, port: u16) -> Option<Destination> {
+        let snapshot = self.snapshot();
+        if let Some(service) = snapshot.service_at(address) {
+            service.used.mark(self.ms());
+            let service = Arc::clone(service);
+            return Some(match service.ports.get(&port).cloned() {
+                Some(port) => Destination::Service { service, port },
+                None => Destination::NoPort(service),
+            });
+        }
+        snapshot.workload_use(address)?.mark(self.ms());
+        Some(Destination::Workload(Arc::clone(snapshot.workload_at(address)?)))
+    }
+
+    /// Step 3. `None` when it has been asked and not answered.
+    fn decide_host(&self, host: &str) -> Option<Option<Arc<Service>>> {
+        let snapshot = self.snapshot();
+        // Only these: otherwise the answer would depend on what happened to be asked before.
+        if !snapshot.settings.knows_host(host) {
+            return Some(None);
+        }
+        if let Some(service) = snapshot.service_for_host(host) {
+            service.used.mark(self.ms());
+            return Some(Some(Arc::clone(service)));
+        }
+        let mut tables = self.0.tables.lock();
+        let now = now();
+        match tables.subscriptions.state(Kind::Service, host, now) {
+            Some(State::Asked) => None,
+            Some(State::Present(_)) => Some(self.snapshot().service_for_host(host).cloned()),
+            Some(State::Absent(_) | State::Refused) => Some(None),
+            None => {
+                tables.subscriptions.subscribe(Kind::Service, host, Wanted::OnDemand, now);
+                self.after_change(&mut tables, now);
+                None
+            }
+        }
+    }
+
+    fn ms(&self) -> u64 {
+        u64::try_from(now().saturating_duration_since(self.0.epoch).as_millis()).unwrap_or(u64::MAX)
+    }
+}
+
+/// What one resource of a response became.
+enum Compiled {
+    Service(Box<model::Service>),
+    Endpoints(EndpointsName, CompiledEndpoints),
+    Workload(Box<Workload>),
+    InboundPolicy(InboundPolicy),
+    TrustBundle,
+    MeshSettings(MeshSettings),
+}
+
+/// The seam between this room's decisions and the stream that carries them; `client.rs` is one user, a test that plays
+/// the control plane is another.
+impl Config {
+    /// A stream has opened: everything is asked for anew, naming the versions held.
+    pub fn on_connected(&self) {
+        self.0.tables.lock().subscriptions.on_connected();
+        self.0.wake.notify_one();
+    }
+
+    /// What to send next, in order.
+    pub fn next_request(&self) -> Option<Request> {
+        self.0.tables.lock().subscriptions.next_request()
+    }
+
+    /// Whether [`Self::next_request`] has something.
+    pub fn has_request(&self) -> bool {
+        self.0.tables.lock().subscriptions.has_request()
+    }
+
+    /// Waits until there may be something to ask for. For one caller at a time.
+    ///
+    /// # Cancel safety
+    /// Yes.
+    pub async fn requested(&self) {
+        self.0.wake.notified().await;
+    }
+
+    /// Takes a response: compiles each resource, keeps the good ones, publishes all of them in one snapshot. The answer
+    /// (ACK, or NACK naming each bad resource and field) comes out of [`Self::next_request`].
+    pub fn apply(&self, response: DeltaDiscoveryResponse) {
+        let Some(kind) = Kind::from_type_url(&response.type_url) else {
+            tracing::warn!(type_url = response.type_url, "the control plane sent resources of an unknown type");
+            return;
+        };
+        let stats = &self.0.stats;
+        count(&stats.resources_received[kind as usize], response.resources.len());
+        count(&stats.resources_removed, response.removed_resources.len());
+        let now = now();
+        let mut tables = self.0.tables.lock();
+        let Tables { subscriptions, store } = &mut *tables;
+
+        let mut received = Vec::with_capacity(response.resources.len());
+        let mut compiled = Vec::with_capacity(response.resources.len());
+        let mut interner = store.interner();
+        for resource in response.resources {
+            let payload = resource.resource.unwrap_or_default();
+            count(&stats.bytes_received, payload.value.len());
+            let result = if payload.type_url == kind.type_url() {
+                self.compile(kind, &resource.name, &payload.value, &mut interner)
+            } else {
+                Err(CompileError::new(format_args!("the payload is a `{}`", payload.type_url)))
+            };
+            let bad = result.as_ref().err().map(|error| {
+                tracing::warn!(kind = ?kind, name = resource.name, %error, "a resource does not compile");
+                error.to_string().chars().take(MAX_REASON).collect()
+            });
+            compiled.push(result.ok());
+            received.push(Received { name: resource.name, version: resource.version, aliases: resource.aliases, bad });
+        }
+        let bad = received.iter().filter(|received| received.bad.is_some()).count();
+        count(&stats.resources_refused, bad);
+        count(if bad == 0 { &stats.acks } else { &stats.nacks }, 1);
+
+        let wanted = subscriptions.on_response(kind, response.nonce, &received, &response.removed_resources, now);
+        for ((received, compiled), wanted) in received.iter().zip(compiled).zip(wanted) {
+            match compiled {
+                Some(compiled) if wanted => self.commit(subscriptions, store, received, compiled, now),
+                Some(_) => {}
+                None => refuse(subscriptions, store, kind, received, now),
+            }
+        }
+        if kind == Kind::Endpoints {
+            for name in &response.removed_resources {
+                if let Ok(name) = name.parse() {
+                    store.no_endpoints(&name, now);
+                }
+            }
+        }
+        self.after_change(&mut tables, now);
+        self.publish(&tables);
+    }
+
+    /// Gives up what is not used any more. To be called every few seconds.
+    pub fn sweep(&self) {
+        let now = now();
+        let mut tables = self.0.tables.lock();
+        tables.subscriptions.sweep(now);
+        self.after_change(&mut tables, now);
+        self.publish(&tables);
+    }
+
+    fn compile(
+        &self,
+        kind: Kind,
+        name: &str,
+        payload: &[u8],
+        backends: &mut Interner<'_>,
+    ) -> Result<Compiled, CompileError> {
+        fn decode<M: prost::Message + Default>(payload: &[u8]) -> Result<M, CompileError> {
+            M::decode(payload).map_err(|error| CompileError::new(format_args!("it does not decode: {error}")))
+        }
+        let settings = &self.0.settings;
+        Ok(match kind {
+            Kind::Service => Compiled::Service(compile_service(&decode(payload)?, &settings.node, backends)?.into()),
+            Kind::Endpoints => {
+                Compiled::Endpoints(name.parse().field("its own name")?, compile_endpoints(&decode(payload)?)?)
+            }
+            Kind::Workload => Compiled::Workload(compile_workload(&decode(payload)?)?.into()),
+            Kind::InboundPolicy => Compiled::InboundPolicy(compile_inbound_policy(&decode(payload)?)?),
+            Kind::TrustBundle => {
+                let trust_domain = self.0.identity.identity().trust_domain();
+                let roots = compile_trust_bundle(decode::<v1::TrustBundle>(payload)?, trust_domain)?;
+                self.0.identity.set_roots(roots).map_err(CompileError::new).field("roots")?;
+                Compiled::TrustBundle
+            }
+            Kind::MeshSettings => {
+                let local = Some(&*settings.cluster_cidrs).filter(|cidrs| !cidrs.is_empty());
+                Compiled::MeshSettings(compile_settings(&decode(payload)?, local)?)
+            }
+        })
+    }
+
+    fn commit(
+        &self,
+        subscriptions: &Subscriptions,
+        store: &mut Store,
+        received: &Received,
+        compiled: Compiled,
+        now: Instant,
+    ) {
+        let used = |kind| subscriptions.last_use(kind, &received.name).unwrap_or_default();
+        match compiled {
+            Compiled::Service(service) => {
+                store.commit_service(&received.name, *service, used(Kind::Service), &received.aliases);
+            }
+            Compiled::Endpoints(name, endpoints) => {
+                let dns = self.0.dns.clone();
+                store.commit_endpoints(&name, endpoints, now, |endpoints, state| named::follow(endpoints, state, dns));
+            }
+            Compiled::Workload(workload) => {
+                store.commit_workload(&received.name, *workload, &used(Kind::Workload), &received.aliases);
+                if let Some(State::Present(own)) = subscriptions.state(Kind::Workload, SELF, now)
+                    && **own == *received.name
+                {
+                    store.set_own(own);
+                }
+            }
+            Compiled::InboundPolicy(policy) => store.set_inbound(policy),
+            Compiled::TrustBundle => {}
+            Compiled::MeshSettings(settings) => store.set_settings(settings),
+        }
+    }
+
+    /// Drops what the table has given up and asks for what the store needs, until both agree.
+    fn after_change(&self, tables: &mut Tables, now: Instant) {
+        let Tables { subscriptions, store } = tables;
+        for (kind, resource) in subscriptions.take_gone() {
+            match kind {
+                Kind::Service => store.remove_service(&resource),
+                Kind::Workload => store.remove_workload(&resource),
+                Kind::Endpoints => {
+                    if let Ok(name) = resource.parse() {
+                        store.no_endpoints(&name, now);
+                    }
+                }
+                // What concerns this proxy itself stays in force while it drains after its pod is gone.
+                Kind::InboundPolicy | Kind::TrustBundle | Kind::MeshSettings => {}
+            }
+        }
+        let settled = store.settle();
+        for name in settled.wanted {
+            subscriptions.subscribe(Kind::Endpoints, &name.to_string(), Wanted::ByResource, now);
+        }
+        for name in settled.dropped {
+            subscriptions.unsubscribe(Kind::Endpoints, &name.to_string());
+        }
+        // Giving up endpoints leads to nothing further: the store has forgotten them already.
+        subscriptions.take_gone();
+        self.0.stats.subscriptions.store(subscriptions.len(), Ordering::Relaxed);
+        if subscriptions.has_request() {
+            self.0.wake.notify_one();
+        }
+    }
+
+    fn publish(&self, tables: &Tables) {
+        self.0.snapshot.store(Arc::new(tables.store.snapshot()));
+        self.0.published.send_replace(());
+    }
+}
+
+/// A resource that did not compile. Its last good version stays; where there is none, nobody shall wait for it, and
+/// what protects this workload fails closed (SEMANTICS.md §4).
+fn refuse(subscriptions: &Subscriptions, store: &mut Store, kind: Kind, received: &Received, now: Instant) {
+    match kind {
+        Kind::InboundPolicy if store.snapshot().inbound.is_none() => store.set_inbound(InboundPolicy::refuse_all()),
+        Kind::Endpoints if subscriptions.state(kind, &received.name, now) == Some(&State::Refused) => {
+            if let Ok(name) = received.name.parse()
+                && !store.knows_endpoints(&name)
+            {
+                store.no_endpoints(&name, now);
+            }
+        }
+        _ => {}
+    }
+}
+
+async fn wait_for_endpoints(port: &ServicePort, deadline: tokio::time::Instant) {
+    for backend in port.backends() {
+        if !backend.is_known() {
+            backend.endpoints_known(deadline.saturating_duration_since(tokio::time::Instant::now())).await;
+        }
+    }
+}
+
+fn now() -> Instant {
+    tokio::time::Instant::now().into_std()
+}

@@ -1,1 +1,70 @@
-//! TODO(skeleton).
+//! App → mesh: destination → route → backend → endpoint → connection (SEMANTICS.md §1, "outbound lookup").
+//!
+//! Life of a connection the app opened:
+//!
+//! ```text
+//! accepted, original destination read ── our own listener ─► closed
+//!   │ config.destination()
+//!   ├─ no such port on a VIP ──────────────────────────────► RST (`no-port`)
+//!   ├─ control plane did not say ──────────────────────────► 503 or RST (`config-unavailable`), never passed through
+//!   ├─ unknown, policy REGISTRY_ONLY ──────────────────────► 502 or RST (`registry-only`)
+//!   ├─ unknown, policy ALLOW_ANY ──────────────────────────► relayed as it is
+//!   └─ Service or Workload: what does the client speak? (`connection.rs`)
+//!        ├─ HTTP ─► each request: route, tries, response (`request.rs`, `tries.rs`)
+//!        └─ else ─► an endpoint picked, bytes relayed (`opaque.rs`)
+//! ```
+//!
+//! | file | what |
+//! |---|---|
+//! | `connection.rs` | destination and protocol of a connection; whoever speaks first |
+//! | `request.rs` | one request: match, filters, answer, what is counted |
+//! | `tries.rs` | one backend's tries: pick, send, judge, retry |
+//! | `upstream.rs` | connections to endpoints: dialling, mesh TLS, pools |
+//! | `opaque.rs` | bytes we do not understand |
+//!
+//! Decisions are in `route/`, `balance/` and `resilience/`; this room acts on them.
+//! Bounds: connections by the worker's file limit; pools by [`upstream::MAX_POOLS`].
+
+mod connection;
+mod opaque;
+mod request;
+mod tries;
+pub mod upstream;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use crate::config::Config;
+use crate::http::server::ServerSettings;
+use crate::inbound::Inbound;
+use crate::listen::drain;
+use crate::settings::Settings;
+use crate::telemetry::Telemetry;
+
+pub use upstream::Upstreams;
+
+/// Everything outbound traffic needs, shared by all workers.
+pub struct Outbound {
+    /// Settings.
+    pub settings: Arc<Settings>,
+    /// What the control plane said.
+    pub config: Config,
+    /// Connections to endpoints.
+    pub upstreams: Upstreams,
+    /// For calls to this very pod: policy applies once.
+    pub inbound: Arc<Inbound>,
+    /// What is counted and logged.
+    pub telemetry: Telemetry,
+    /// How downstream HTTP connections are served.
+    pub server: ServerSettings,
+    /// Told when outbound connections must end.
+    pub drain: drain::Watch,
+}
+
+impl Outbound {
+    /// Whether this address is this very pod's.
+    fn is_own(&self, addr: SocketAddr) -> bool {
+        addr.ip() == self.settings.args.pod_address
+            || self.config.own().is_some_and(|own| own.addresses.contains(&addr.ip()))
+    }
+}

@@ -1,1 +1,27 @@
-//! TODO(skeleton).
+//! What happens when a try does not go well: retries and their budget, timeouts and deadlines, limits
+//! (SEMANTICS.md §3).
+//!
+//! | file | decides |
+//! |---|---|
+//! | `retry.rs` | whether and when a request is tried again |
+//! | `budget.rs` | whether the backend can bear another retry |
+//! | `timeout.rs` | how long a request and a try may take, and what is passed on of it |
+//! | `limits.rs` | whether one more connection or request is let through |
+//!
+//! Pure: `now` and the random source are arguments; sleeping and dialling is `outbound/`'s. The counters are atomics
+//! that workers share, given out as guards, so that a count cannot outlive what it counts.
+//!
+//! Not here: which endpoint the next try goes to (`balance/`, by `PickRequest::avoid`), the body kept for it (`http/`),
+//! the answer's reason and status (`reason.rs`).
+//!
+//! Bound: four words per backend for the budget, three for the limits; nothing grows.
+
+mod budget;
+mod limits;
+mod retry;
+mod timeout;
+
+pub use budget::{ActiveGuard, Budget, BudgetPolicy, RetryPermit};
+pub use limits::{ConnectionGuard, Limit, Limiter, Limits, Overflow, PendingGuard, RequestGuard};
+pub use retry::{NextTry, Outcome, Retry, RetryOverride, RetryPolicy};
+pub use timeout::{Deadline, InvalidTimeout, Timeouts, format_grpc_timeout, parse_deadline_ms, parse_grpc_timeout};

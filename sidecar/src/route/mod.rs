@@ -1,1 +1,27 @@
-//! TODO(skeleton).
+//! Routing: which rule a request matches, which of its targets it gets, and what filters do to its headers
+//! (Gateway API HTTPRoute; SEMANTICS.md §2).
+//!
+//! | file | decides |
+//! |---|---|
+//! | `matching.rs` | whether a request fulfils one match |
+//! | `table.rs` | which rule that makes it, and which of its targets |
+//! | `filters.rs` | what filters may do to headers, and does it |
+//!
+//! Everything that can be wrong with a route is refused when it is compiled: after that a request meets only sums of
+//! weights above zero, regular expressions that compiled, and rules that exist.
+//!
+//! The **order** of matches is not decided here: precedence depends on the age and names of the objects, which only
+//! the control plane knows. Entries come sorted, and the first that matches wins.
+//!
+//! Not here: what a backend is (`config/`, as the type parameter `B`), timeouts and retries (`resilience/`).
+//!
+//! Bound: a lookup is one pass over the port's entries; regular expressions run in time linear in the request (their
+//! automata are limited in size, see `matching.rs`).
+
+mod filters;
+mod matching;
+mod table;
+
+pub use filters::{Filters, HeaderEdit, InvalidFilter};
+pub use matching::{InvalidMatch, KeyMatch, Match, PathMatch, RequestView, ValueMatch};
+pub use table::{FixedAnswer, InvalidTable, RouteTable, Rule, Target, WeightedTarget, WeightedTargets};

@@ -5,6 +5,7 @@
 
 pub mod access_log;
 pub mod metrics;
+pub mod record;
 pub mod spans;
 pub mod trace;
 

@@ -148,6 +148,11 @@ pub fn start(name: &'static str, incoming: Option<&Incoming>, headers: &mut Head
     span
 }
 
+/// The trace id of a span, for the access log.
+pub fn id_of(span: &tracing::Span) -> String {
+    span.context().span().span_context().trace_id().to_string()
+}
+
 fn write(format: Format, context: &SpanContext, headers: &mut HeaderMap) {
     let (trace, span) = (context.trace_id(), context.span_id());
     let mut set = |name: &'static str, text: String| {

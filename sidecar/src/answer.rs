@@ -1,0 +1,115 @@
+//! The one place that turns a [`Reason`] into what the client sees: an HTTP answer, or a gRPC status for gRPC requests
+//! (SEMANTICS.md §5). The reason travels in `x-weft-reason` only to trusted callers: the local app on outbound, a
+//! verified peer on inbound.
+
+use http::header::{CONTENT_TYPE, RETRY_AFTER};
+use http::{HeaderName, HeaderValue, StatusCode};
+use weft_proto::headers;
+
+use crate::http::{Body, Response};
+use crate::reason::Reason;
+
+/// An answer we make ourselves.
+#[derive(Debug, Clone)]
+pub struct OwnAnswer {
+    /// Why.
+    pub reason: Reason,
+    /// What a person reads in body and log: what to do about it.
+    pub detail: Box<str>,
+    /// `rule=…` and the like, for the header.
+    pub context: Box<str>,
+    /// Instead of the reason's own status (a route's fixed answer).
+    pub status: Option<StatusCode>,
+}
+
+impl OwnAnswer {
+    /// An answer with the reason's own status.
+    pub fn new(reason: Reason, detail: impl Into<Box<str>>) -> Self {
+        Self { reason, detail: detail.into(), context: "".into(), status: None }
+    }
+
+    /// Says which rule it was.
+    #[must_use]
+    pub fn with_context(mut self, context: impl Into<Box<str>>) -> Self {
+        self.context = context.into();
+        self
+    }
+
+    /// The HTTP status, whatever the protocol.
+    pub fn status(&self) -> StatusCode {
+        self.status.unwrap_or_else(|| self.reason.status())
+    }
+
+    /// The response. `grpc`: as a gRPC status in a trailers-only response (gRPC over HTTP/2, "Responses").
+    pub fn response(&self, grpc: bool, trusted: bool) -> Response {
+        let mut response = if grpc {
+            let mut response = Response::new(Body::empty());
+            let headers = response.headers_mut();
+            headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+            headers.insert(HeaderName::from_static("grpc-status"), HeaderValue::from(u16::from(self.reason.grpc_status())));
+            if let Ok(message) = HeaderValue::try_from(percent_encode(&self.detail)) {
+                headers.insert(HeaderName::from_static("grpc-message"), message);
+            }
+            response
+        } else {
+            let mut response = Response::new(Body::full(format!("{}: {}\n", self.reason, self.detail)));
+            *response.status_mut() = self.status();
+            response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+            response
+        };
+        let headers = response.headers_mut();
+        if trusted {
+            let value = if self.context.is_empty() {
+                HeaderValue::from_static(self.reason.code())
+            } else {
+                HeaderValue::try_from(format!("{}; {}", self.reason, self.context))
+                    .unwrap_or_else(|_| HeaderValue::from_static(self.reason.code()))
+            };
+            headers.insert(HeaderName::from_static(headers::REASON), value);
+        }
+        if self.reason == Reason::Overflow {
+            headers.insert(HeaderName::from_static(headers::OVERLOADED), HeaderValue::from_static("1"));
+            headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
+        }
+        response
+    }
+}
+
+/// `grpc-message` is percent-encoded: printable ASCII but `%` stays.
+fn percent_encode(text: &str) -> String {
+    let mut encoded = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        if matches!(byte, b' '..=b'~') && byte != b'%' {
+            encoded.push(char::from(byte));
+        } else {
+            encoded.push_str(&format!("%{byte:02X}"));
+        }
+    }
+    encoded
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_reason_has_an_http_and_a_grpc_answer() {
+        for reason in Reason::ALL {
+            let answer = OwnAnswer::new(reason, "détail").with_context("rule=HTTPRoute/shop/reviews#0");
+            let http = answer.response(false, true);
+            assert!(http.status().is_client_error() || http.status().is_server_error(), "{reason}");
+            assert!(http.headers()[headers::REASON].to_str().unwrap().starts_with(reason.code()), "{reason}");
+            let grpc = answer.response(true, true);
+            assert_eq!(grpc.status(), StatusCode::OK, "{reason}");
+            assert_ne!(grpc.headers()["grpc-status"], "0", "{reason}");
+            assert_eq!(grpc.headers()["grpc-message"], "d%C3%A9tail", "{reason}");
+        }
+    }
+
+    #[test]
+    fn strangers_are_not_told_the_reason() {
+        let answer = OwnAnswer::new(Reason::MtlsRequired, "x");
+        assert!(!answer.response(false, false).headers().contains_key(headers::REASON));
+        assert!(!answer.response(true, false).headers().contains_key(headers::REASON));
+    }
+}

@@ -1,0 +1,185 @@
+//! An endpoint: what the control plane says of it, and the state that outlives an update (kept by [`EndpointKey`]).
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use weft_proto::SpiffeId;
+
+use super::latency::Latency;
+use super::outlier::Standing;
+
+/// What tells one endpoint from another: state (latency, failures, ejection) is kept across updates by this key.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct EndpointKey {
+    /// Address and port.
+    pub addr: SocketAddr,
+    /// How it is reached.
+    pub reach: Reach,
+}
+
+/// How an endpoint is reached.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Reach {
+    /// Plain text: it has no sidecar (or not on this port).
+    Plain,
+    /// Mesh TLS, by the identity it must prove.
+    Mesh(SpiffeId),
+}
+
+/// A plain-text address: only [`Endpoint::plain`] makes one, so a meshed endpoint is never dialled in plain text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PlainAddr(SocketAddr);
+
+impl PlainAddr {
+    /// The address.
+    pub fn get(self) -> SocketAddr {
+        self.0
+    }
+
+    /// A destination outside the mesh that policy lets through: the control plane knows no endpoint there.
+    pub fn outside_mesh(addr: SocketAddr) -> Self {
+        Self(addr)
+    }
+}
+
+/// Whether an endpoint takes requests.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Health {
+    /// Yes.
+    Ready,
+    /// Terminating and still serving: only when nothing is ready.
+    Draining,
+    /// Only where the backend publishes addresses that are not ready.
+    NotReady,
+}
+
+/// An endpoint as configured.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EndpointSpec {
+    /// Its key.
+    pub key: EndpointKey,
+    /// `namespace/name` of the pod, for logs.
+    pub pod: Box<str>,
+    /// Whether it takes requests.
+    pub health: Health,
+    /// At least one; zero counts as one.
+    pub weight: u32,
+    /// Zone, or empty.
+    pub zone: Box<str>,
+    /// Node, or empty.
+    pub node: Box<str>,
+}
+
+/// What outlives an update of the spec. Shared by every [`Endpoint`] made for the same key while it stays in the set.
+#[derive(Debug, Default)]
+pub(super) struct State {
+    /// Requests between their pick and the end of their body.
+    in_flight: AtomicU32,
+    pub(super) latency: Latency,
+    pub(super) standing: Standing,
+}
+
+impl State {
+    pub(super) fn in_flight(&self) -> u32 {
+        // Relaxed: a load estimate, and nothing else is published through it.
+        self.in_flight.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn begin(&self) {
+        self.in_flight.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn end(&self) {
+        self.in_flight.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// One address and port that answers for a backend.
+#[derive(Debug)]
+pub struct Endpoint {
+    pub(super) spec: EndpointSpec,
+    pub(super) state: Arc<State>,
+}
+
+impl Endpoint {
+    /// What tells it from others.
+    pub fn key(&self) -> &EndpointKey {
+        &self.spec.key
+    }
+
+    /// Address and port. For logs and metrics: dialling takes [`plain`](Self::plain) or [`mesh`](Self::mesh).
+    pub fn addr(&self) -> SocketAddr {
+        self.spec.key.addr
+    }
+
+    /// Its address, if it is reached in plain text.
+    pub fn plain(&self) -> Option<PlainAddr> {
+        match self.spec.key.reach {
+            Reach::Plain => Some(PlainAddr(self.spec.key.addr)),
+            Reach::Mesh(_) => None,
+        }
+    }
+
+    /// Its address and the identity it must prove, if it is reached by mesh TLS.
+    pub fn mesh(&self) -> Option<(SocketAddr, &SpiffeId)> {
+        match &self.spec.key.reach {
+            Reach::Plain => None,
+            Reach::Mesh(identity) => Some((self.spec.key.addr, identity)),
+        }
+    }
+
+    /// `namespace/name` of its pod.
+    pub fn pod(&self) -> &str {
+        &self.spec.pod
+    }
+
+    /// Whether it takes requests, as configured: an ejected endpoint is still [`Health::Ready`] here.
+    pub fn health(&self) -> Health {
+        self.spec.health
+    }
+
+    /// Its zone, or empty.
+    pub fn zone(&self) -> &str {
+        &self.spec.zone
+    }
+
+    /// Its node, or empty.
+    pub fn node(&self) -> &str {
+        &self.spec.node
+    }
+
+    /// Its weight, at least one.
+    pub fn weight(&self) -> u32 {
+        self.spec.weight.max(1)
+    }
+
+    /// Requests picked for it whose [`Pick`](super::Pick) is not dropped yet.
+    pub fn in_flight(&self) -> u32 {
+        self.state.in_flight()
+    }
+}
+
+/// One endpoint as `/config` and the metrics show it.
+#[derive(Debug, Clone, PartialEq, serde::Serialize)]
+pub struct EndpointView {
+    /// Address and port.
+    pub addr: SocketAddr,
+    /// The identity it must prove; `None` is plain text.
+    pub identity: Option<String>,
+    /// `namespace/name` of its pod.
+    pub pod: String,
+    /// As configured.
+    pub health: Health,
+    /// At least one.
+    pub weight: u32,
+    /// Requests picked and not ended.
+    pub in_flight: u32,
+    /// Believed latency in milliseconds, decayed to the moment of the view; `None` before the first measurement.
+    pub ewma_ms: Option<f64>,
+    /// Failures since the last success.
+    pub consecutive_failures: u32,
+    /// Milliseconds until it may be probed, if it is ejected; zero: the next request, or a probe is under way.
+    pub ejected_ms: Option<u64>,
+}

@@ -1,0 +1,198 @@
+//! How slow an endpoint is believed to be: peak-EWMA, and what a failure is charged.
+//!
+//! - **Peak**: a measurement above the average replaces it at once; one below moves it by 1 − 2^(−age/10 s). An endpoint
+//!   that has become slow is left alone quickly and won back slowly.
+//! - **Decay**: read without a new measurement, the average halves every 10 s, so that an endpoint which nobody
+//!   measures any more is tried again.
+//! - **Failure**: charged as max(average, 1 s), so that an endpoint which fails fast does not attract traffic. The
+//!   charge lies beside the average, halves every second and is dropped when a probe succeeds. Were it written into the
+//!   average, one 503 would keep a 1 ms endpoint idle for ten half-lives, over a minute and a half.
+//!
+//! Two atomic words. Both are estimates: a lost update costs one measurement, so every access is relaxed.
+//!
+//! Time is milliseconds since the balancer's epoch, truncated to 32 bits: it wraps after 49 days, and an endpoint that
+//! nobody measured for exactly that long is believed for one request.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+/// An average that is not measured again halves in this time.
+const HALF_LIFE_MS: f32 = 10_000.0;
+
+/// What a failure is charged, in microseconds.
+const FAILURE_US: f32 = 1_000_000.0;
+
+/// The charge for a failure halves in this time: below 1 ms after 10 s.
+const FAILURE_HALF_LIFE_MS: f32 = 1_000.0;
+
+/// No time is cheaper than this, in microseconds: a cost of zero would hide the number in flight.
+const LEAST_US: f32 = 1.0;
+
+/// A value and the moment it was true: `f32` bits above, 32 bits of milliseconds below. All zero is "never".
+#[derive(Debug, Default)]
+struct Stamped(AtomicU64);
+
+impl Stamped {
+    fn pack(value: f32, at: u32) -> u64 {
+        (u64::from(value.to_bits()) << 32) | u64::from(at)
+    }
+
+    fn unpack(word: u64) -> Option<(f32, u32)> {
+        let value = f32::from_bits((word >> 32) as u32);
+        (word != 0).then_some((value, word as u32))
+    }
+
+    fn get(&self) -> Option<(f32, u32)> {
+        Self::unpack(self.0.load(Ordering::Relaxed))
+    }
+
+    /// The value halved once for each `half_life_ms` of its age.
+    fn decayed(&self, now: u32, half_life_ms: f32) -> Option<f32> {
+        self.get().map(|(value, at)| value * halvings(at, now, half_life_ms))
+    }
+
+    fn update(&self, now: u32, next: impl Fn(Option<(f32, u32)>) -> f32) {
+        // `next` never returns zero bits: values are at least LEAST_US.
+        let _ = self
+            .0
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |word| Some(Self::pack(next(Self::unpack(word)), now)));
+    }
+}
+
+/// 2^(−age/half-life). Workers read the clock apart, so `now` may lie a little before `at`: that is age zero.
+fn halvings(at: u32, now: u32, half_life_ms: f32) -> f32 {
+    let age = now.wrapping_sub(at);
+    if age > u32::MAX / 2 { 1.0 } else { (-(age as f32) / half_life_ms).exp2() }
+}
+
+/// One endpoint's latency.
+#[derive(Debug, Default)]
+pub(super) struct Latency {
+    average: Stamped,
+    failure: Stamped,
+}
+
+impl Latency {
+    /// A try succeeded after `latency`.
+    pub(super) fn on_success(&self, now_ms: u64, latency: Duration) {
+        let now = now_ms as u32;
+        let measured = (latency.as_secs_f32() * 1e6).max(LEAST_US);
+        self.average.update(now, |old| match old {
+            Some((average, at)) if average > measured => {
+                let keep = halvings(at, now, HALF_LIFE_MS);
+                average * keep + measured * (1.0 - keep)
+            }
+            _ => measured,
+        });
+    }
+
+    /// A try failed.
+    pub(super) fn on_failure(&self, now_ms: u64) {
+        let average = self.average.decayed(now_ms as u32, HALF_LIFE_MS).unwrap_or(0.0);
+        self.failure.update(now_ms as u32, |_| average.max(FAILURE_US));
+    }
+
+    /// The endpoint proved itself: failures are forgotten.
+    pub(super) fn forgive(&self) {
+        self.failure.0.store(0, Ordering::Relaxed);
+    }
+
+    /// The measured part, in microseconds; `None` before the first success.
+    pub(super) fn average_us(&self, now_ms: u64) -> Option<f32> {
+        self.average.decayed(now_ms as u32, HALF_LIFE_MS)
+    }
+
+    /// What the next request is expected to cost, in microseconds; `None` when nothing is known.
+    pub(super) fn expected_us(&self, now_ms: u64) -> Option<f32> {
+        let average = self.average_us(now_ms);
+        // Far in the past the charge has no say, and an endpoint that only ever failed is as good as unknown.
+        let failure = self.failure.decayed(now_ms as u32, FAILURE_HALF_LIFE_MS).filter(|us| *us > LEAST_US);
+        match (average, failure) {
+            (Some(average), Some(failure)) => Some(average.max(failure).max(LEAST_US)),
+            (Some(only), None) | (None, Some(only)) => Some(only.max(LEAST_US)),
+            (None, None) => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ms(value: u64) -> Duration {
+        Duration::from_millis(value)
+    }
+
+    fn near(got: Option<f32>, want_us: f32) -> bool {
+        got.is_some_and(|got| (got - want_us).abs() <= want_us * 0.01)
+    }
+
+    #[test]
+    fn nothing_is_known_before_the_first_result() {
+        assert_eq!(Latency::default().expected_us(5), None);
+    }
+
+    #[test]
+    fn a_slower_answer_counts_at_once_and_a_faster_one_slowly() {
+        let latency = Latency::default();
+        latency.on_success(0, ms(10));
+        latency.on_success(100, ms(80));
+        assert!(near(latency.expected_us(100), 80_000.0));
+        latency.on_success(100, ms(10));
+        assert!(near(latency.expected_us(100), 80_000.0), "no time has passed");
+        latency.on_success(10_100, ms(10));
+        assert!(near(latency.expected_us(10_100), 45_000.0), "half-way after a half-life");
+    }
+
+    #[test]
+    fn an_average_that_nobody_renews_halves_every_ten_seconds() {
+        let latency = Latency::default();
+        latency.on_success(0, ms(8));
+        assert!(near(latency.expected_us(10_000), 4_000.0));
+        assert!(near(latency.expected_us(30_000), 1_000.0));
+    }
+
+    #[test]
+    fn a_failure_costs_a_second_and_is_forgotten_within_ten() {
+        let latency = Latency::default();
+        latency.on_success(0, ms(4));
+        latency.on_failure(0);
+        assert!(near(latency.expected_us(0), 1_000_000.0));
+        assert!(near(latency.expected_us(1_000), 500_000.0));
+        assert!(latency.expected_us(10_000).is_some_and(|us| us < 4_000.0));
+    }
+
+    #[test]
+    fn a_failure_never_makes_a_slow_endpoint_look_faster() {
+        let latency = Latency::default();
+        latency.on_success(0, ms(7_000));
+        latency.on_failure(0);
+        assert!(near(latency.expected_us(0), 7_000_000.0));
+    }
+
+    #[test]
+    fn a_probe_that_succeeds_clears_the_charge() {
+        let latency = Latency::default();
+        latency.on_failure(0);
+        latency.on_success(1_000, ms(3));
+        latency.forgive();
+        assert!(near(latency.expected_us(1_000), 3_000.0));
+    }
+
+    #[test]
+    fn clocks_that_disagree_by_a_little_do_no_harm() {
+        let latency = Latency::default();
+        latency.on_success(50, ms(5));
+        assert!(near(latency.expected_us(48), 5_000.0));
+        latency.on_success(48, ms(1));
+        assert!(near(latency.expected_us(50), 5_000.0));
+    }
+
+    #[test]
+    fn the_clock_may_wrap() {
+        let latency = Latency::default();
+        let wrap = u64::from(u32::MAX);
+        latency.on_success(wrap - 4_999, ms(8));
+        assert!(near(latency.expected_us(wrap + 5_001), 4_000.0));
+    }
+}

@@ -1,0 +1,227 @@
+//! A port's routes: wire entries, rules and filters → a `RouteTable` (`route/`), the backends its rules name, and a
+//! readable form of both. Order and precedence are the control plane's; everything that can be wrong is found here.
+
+use std::fmt::Write;
+use std::sync::Arc;
+
+use http::{Method, StatusCode};
+use weft_proto::v1;
+
+use super::compile::{CompileError, In, Intern, compile_backend, span, status_codes};
+use super::model::{Backend, RuleView};
+use crate::resilience::RetryOverride;
+use crate::route::{
+    Filters, FixedAnswer, HeaderEdit, InvalidFilter, InvalidMatch, KeyMatch, Match, PathMatch, RouteTable, Rule,
+    Target, ValueMatch, WeightedTarget, WeightedTargets,
+};
+
+/// Most matches on one port: a lookup is one pass over them.
+const MAX_ENTRIES: usize = 10_000;
+
+pub(super) struct CompiledRoutes {
+    pub(super) table: RouteTable<Arc<Backend>>,
+    /// Each once, also those whose weight is zero: shifting weight to one must not wait for its endpoints.
+    pub(super) backends: Vec<Arc<Backend>>,
+    pub(super) rules: Vec<RuleView>,
+}
+
+impl From<InvalidMatch> for CompileError {
+    fn from(error: InvalidMatch) -> Self {
+        Self::new(error)
+    }
+}
+
+impl From<InvalidFilter> for CompileError {
+    fn from(error: InvalidFilter) -> Self {
+        Self::new(error)
+    }
+}
+
+pub(super) fn compile_routes(
+    port: &v1::ServicePort,
+    node: &str,
+    interned: &mut dyn Intern,
+) -> Result<CompiledRoutes, CompileError> {
+    if port.entries.len() > MAX_ENTRIES {
+        let why = format!("{} are more than {MAX_ENTRIES}", port.entries.len());
+        return Err(CompileError::new(why)).field("entries");
+    }
+    let mut rules = Vec::with_capacity(port.rules.len());
+    let mut views = Vec::with_capacity(port.rules.len());
+    let mut backends: Vec<Arc<Backend>> = Vec::new();
+    for (index, rule) in port.rules.iter().enumerate() {
+        let (rule, view) = compile_rule(rule, node, interned, &mut backends).field(format_args!("rules[{index}]"))?;
+        rules.push(rule);
+        views.push(view);
+    }
+    let mut entries = Vec::with_capacity(port.entries.len());
+    for (index, entry) in port.entries.iter().enumerate() {
+        let field = format_args!("entries[{index}]").to_string();
+        let default = v1::HttpMatch::default();
+        let wire = entry.r#match.as_ref().unwrap_or(&default);
+        let compiled = compile_match(wire).field("match").field(&field)?;
+        let rule = usize::try_from(entry.rule).ok().filter(|rule| *rule < rules.len());
+        let Some(rule) = rule else {
+            let why = format!("there is no rule {}, only {}", entry.rule, rules.len());
+            return Err(CompileError::new(why)).field("rule").field(field);
+        };
+        if let Some(view) = views.get_mut(rule) {
+            view.matches.push(format!("{index}: {}", readable(wire)));
+        }
+        entries.push((compiled, rule));
+    }
+    let table = RouteTable::new(entries, rules).map_err(CompileError::new).field("entries")?;
+    Ok(CompiledRoutes { table, backends, rules: views })
+}
+
+fn compile_rule(
+    rule: &v1::RouteRule,
+    node: &str,
+    interned: &mut dyn Intern,
+    backends: &mut Vec<Arc<Backend>>,
+) -> Result<(Rule<Arc<Backend>>, RuleView), CompileError> {
+    let mut view =
+        RuleView { route: rule.route.clone(), rule: rule.rule.clone(), matches: Vec::new(), targets: Vec::new() };
+    let mut targets = Vec::with_capacity(rule.targets.len());
+    for (index, wire) in rule.targets.iter().enumerate() {
+        let target = compile_target(wire, node, interned).field(format_args!("targets[{index}]"))?;
+        match &target.target {
+            Target::Backend(backend) => {
+                view.targets.push(format!("{}: {}", target.weight, backend.name));
+                if backends.iter().all(|known| known.name != backend.name) {
+                    backends.push(Arc::clone(backend));
+                }
+            }
+            Target::Answer(answer) => {
+                view.targets.push(format!("{}: {} ({})", target.weight, answer.status, answer.detail));
+            }
+        }
+        targets.push(target);
+    }
+    let retry = match &rule.retry {
+        None => None,
+        Some(retry) => Some(RetryOverride {
+            max_retries: Some(retry.max_retries),
+            status_codes: status_codes(&retry.status_codes).field("retry")?,
+            backoff: span(retry.backoff.as_ref()).field("retry.backoff")?,
+        }),
+    };
+    // Zero is off, and off is the default.
+    let timeout = |wire: &Option<v1::Millis>| Ok(span(wire.as_ref())?.filter(|span| !span.is_zero()));
+    let timeout = |wire, name| -> Result<_, CompileError> {
+        let result: Result<_, CompileError> = timeout(wire);
+        result.field(name)
+    };
+    let rule = Rule {
+        route: rule.route.as_str().into(),
+        name: rule.rule.as_str().into(),
+        filters: compile_filters(&rule.filters)?,
+        targets: WeightedTargets::new(targets),
+        request_timeout: timeout(&rule.request_timeout, "request_timeout")?,
+        backend_request_timeout: timeout(&rule.backend_request_timeout, "backend_request_timeout")?,
+        retry,
+    };
+    Ok((rule, view))
+}
+
+fn compile_target(
+    wire: &v1::WeightedTarget,
+    node: &str,
+    interned: &mut dyn Intern,
+) -> Result<WeightedTarget<Arc<Backend>>, CompileError> {
+    use v1::weighted_target::Target as Wire;
+    let target = match &wire.target {
+        Some(Wire::Backend(backend)) => Target::Backend(compile_backend(backend, node, interned).field("backend")?),
+        Some(Wire::Answer(answer)) => {
+            let status = u16::try_from(answer.status).ok().and_then(|status| StatusCode::from_u16(status).ok());
+            let status = status.filter(|status| status.is_client_error() || status.is_server_error());
+            let why = || CompileError::new(format_args!("{} is not an HTTP error status", answer.status));
+            let status = status.ok_or_else(why).field("answer.status")?;
+            Target::Answer(FixedAnswer { status, detail: answer.detail.as_str().into() })
+        }
+        None => return Err(CompileError::new("neither a backend nor an answer")).field("target"),
+    };
+    Ok(WeightedTarget { weight: wire.weight, target, filters: compile_filters(&wire.filters)? })
+}
+
+fn compile_filters(wire: &[v1::Filter]) -> Result<Filters, CompileError> {
+    use v1::filter::Kind as Wire;
+    let (mut request, mut response) = (Vec::new(), Vec::new());
+    for (index, filter) in wire.iter().enumerate() {
+        let (edits, modifier, name) = match &filter.kind {
+            Some(Wire::RequestHeaders(modifier)) => (&mut request, modifier, "request_headers"),
+            Some(Wire::ResponseHeaders(modifier)) => (&mut response, modifier, "response_headers"),
+            // Never dropped silently: a filter may be what keeps traffic safe.
+            None => {
+                let why = CompileError::new("a filter that this version of the sidecar does not know");
+                return Err(why).field(format_args!("filters[{index}]"));
+            }
+        };
+        edits.push(compile_modifier(modifier).field(name).field(format_args!("filters[{index}]"))?);
+    }
+    Ok(Filters::new(request, response))
+}
+
+fn compile_modifier(wire: &v1::HeaderModifier) -> Result<HeaderEdit, InvalidFilter> {
+    fn pairs(headers: &[v1::Header]) -> impl Iterator<Item = (&str, &str)> {
+        headers.iter().map(|header| (header.name.as_str(), header.value.as_str()))
+    }
+    HeaderEdit::new(wire.remove.iter().map(String::as_str), pairs(&wire.set), pairs(&wire.add))
+}
+
+fn compile_match(wire: &v1::HttpMatch) -> Result<Match, CompileError> {
+    use v1::key_match::Kind as Key;
+    use v1::path_match::Kind as Path;
+    let path = match wire.path.as_ref().map(|path| &path.kind) {
+        None => None,
+        Some(Some(Path::Exact(path))) => Some(PathMatch::Exact(path.clone())),
+        Some(Some(Path::Prefix(path))) => Some(PathMatch::Prefix(path.clone())),
+        Some(Some(Path::Regex(path))) => Some(PathMatch::Regex(path.clone())),
+        Some(None) => return Err(CompileError::new("a kind this version does not know")).field("path"),
+    };
+    let method = match wire.method.as_str() {
+        "" => None,
+        method => Some(Method::from_bytes(method.as_bytes()).field("method")?),
+    };
+    let keys = |wire: &[v1::KeyMatch], field: &str| -> Result<Vec<KeyMatch>, CompileError> {
+        let compile = |(index, key): (usize, &v1::KeyMatch)| {
+            let value = match &key.kind {
+                Some(Key::Exact(value)) => ValueMatch::Exact(value.clone()),
+                Some(Key::Regex(value)) => ValueMatch::Regex(value.clone()),
+                None => {
+                    let why = CompileError::new("a kind this version does not know");
+                    return Err(why).field(format_args!("{field}[{index}]"));
+                }
+            };
+            Ok(KeyMatch { name: key.name.clone(), value })
+        };
+        wire.iter().enumerate().map(compile).collect()
+    };
+    let (headers, query) = (keys(&wire.headers, "headers")?, keys(&wire.query_params, "query_params")?);
+    Ok(Match::new(path, method, headers, query)?)
+}
+
+fn readable(wire: &v1::HttpMatch) -> String {
+    use v1::key_match::Kind as Key;
+    use v1::path_match::Kind as Path;
+    let mut text = match wire.path.as_ref().and_then(|path| path.kind.as_ref()) {
+        None => "any path".to_owned(),
+        Some(Path::Exact(path)) => format!("path {path}"),
+        Some(Path::Prefix(path)) => format!("path {path}…"),
+        Some(Path::Regex(path)) => format!("path ~ {path}"),
+    };
+    if !wire.method.is_empty() {
+        text.insert_str(0, &format!("{} ", wire.method));
+    }
+    for (what, keys) in [("header", &wire.headers), ("query", &wire.query_params)] {
+        for key in keys {
+            // Writing to a String cannot fail.
+            let _ = match &key.kind {
+                Some(Key::Exact(value)) => write!(text, ", {what} {} = {value}", key.name),
+                Some(Key::Regex(value)) => write!(text, ", {what} {} ~ {value}", key.name),
+                None => Ok(()),
+            };
+        }
+    }
+    text
+}

@@ -1,0 +1,317 @@
+//! The compiled resources and the snapshot made of them.
+//!
+//! A [`Snapshot`] is immutable: its maps are shared with the store and copied only when the store changes one that a
+//! published snapshot still holds, so publishing costs a few pointers and a change at most one map. What changes most,
+//! endpoints, is not in it: a [`Backend`]'s balancer takes them in place.
+//!
+//! Everything here happens under the lock of `Config`, in the order of one response: compile (no effect) → commit →
+//! remove → settle (which backends are wanted now) → publish. So readers see all of a response or nothing of it.
+
+use std::collections::{BTreeSet, HashMap};
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Instant;
+
+use weft_proto::EndpointsName;
+
+use super::compile::{CompiledEndpoints, Intern};
+use super::model::{
+    Backend, BackendState, InboundPolicy, MeshSettings, Policy, Protocol, Service, Workload, wildcards,
+};
+use super::named::Follower;
+use super::subscriptions::LastUse;
+
+/// Everything requests need to know, at one moment.
+#[derive(Debug, Clone)]
+pub struct Snapshot {
+    by_address: Arc<HashMap<IpAddr, Arc<Service>>>,
+    by_host: Arc<HashMap<Box<str>, Arc<Service>>>,
+    workloads: Arc<HashMap<IpAddr, (Arc<Workload>, Arc<LastUse>)>>,
+    pub(super) own: Option<Arc<Workload>>,
+    pub(super) inbound: Option<Arc<InboundPolicy>>,
+    pub(super) settings: Arc<MeshSettings>,
+}
+
+impl Snapshot {
+    /// The service behind a VIP.
+    pub fn service_at(&self, address: IpAddr) -> Option<&Arc<Service>> {
+        self.by_address.get(&address.to_canonical())
+    }
+
+    /// The service that answers to a host (lower case, no port), exactly or by wildcard.
+    pub fn service_for_host(&self, host: &str) -> Option<&Arc<Service>> {
+        self.by_host.get(host).or_else(|| wildcards(host).find_map(|wildcard| self.by_host.get(wildcard.as_str())))
+    }
+
+    /// The workload with this address.
+    pub fn workload_at(&self, address: IpAddr) -> Option<&Arc<Workload>> {
+        self.workloads.get(&address.to_canonical()).map(|(workload, _)| workload)
+    }
+
+    pub(super) fn workload_use(&self, address: IpAddr) -> Option<&LastUse> {
+        self.workloads.get(&address.to_canonical()).map(|(_, used)| &**used)
+    }
+
+    /// This workload itself.
+    pub fn own(&self) -> Option<&Arc<Workload>> {
+        self.own.as_ref()
+    }
+
+    /// Who may connect to this workload; `None` until the control plane has said.
+    pub fn inbound_policy(&self) -> Option<&Arc<InboundPolicy>> {
+        self.inbound.as_ref()
+    }
+
+    /// The mesh's settings, or the defaults until they are known.
+    pub fn settings(&self) -> &Arc<MeshSettings> {
+        &self.settings
+    }
+}
+
+struct Interned {
+    state: Arc<BackendState>,
+    /// The last one committed.
+    latest: Option<Arc<Backend>>,
+    /// Services' ports that refer to it.
+    refs: usize,
+    /// Keeps endpoints that are names resolved.
+    follower: Option<Follower>,
+}
+
+/// A service in the store, and the addresses and hosts it was indexed by.
+struct Stored {
+    service: Arc<Service>,
+    addresses: Vec<IpAddr>,
+    hosts: Vec<Box<str>>,
+}
+
+/// See the module.
+pub(super) struct Store {
+    snapshot: Snapshot,
+    services: HashMap<Arc<str>, Stored>,
+    workloads: HashMap<Arc<str>, (Arc<Workload>, Vec<IpAddr>)>,
+    backends: HashMap<EndpointsName, Interned>,
+    /// Backends whose `refs` changed since the last [`Store::settle`].
+    touched: BTreeSet<EndpointsName>,
+}
+
+/// Endpoints to subscribe to and to give up.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Settled {
+    pub(super) wanted: Vec<EndpointsName>,
+    pub(super) dropped: Vec<EndpointsName>,
+}
+
+impl Store {
+    pub(super) fn new(settings: MeshSettings) -> Self {
+        let snapshot = Snapshot {
+            by_address: Arc::default(),
+            by_host: Arc::default(),
+            workloads: Arc::default(),
+            own: None,
+            inbound: None,
+            settings: Arc::new(settings),
+        };
+        Self {
+            snapshot,
+            services: HashMap::new(),
+            workloads: HashMap::new(),
+            backends: HashMap::new(),
+            touched: BTreeSet::new(),
+        }
+    }
+
+    pub(super) fn snapshot(&self) -> Snapshot {
+        self.snapshot.clone()
+    }
+
+    pub(super) fn services(&self) -> impl Iterator<Item = &Arc<Service>> {
+        self.services.values().map(|stored| &stored.service)
+    }
+
+    pub(super) fn workloads(&self) -> impl Iterator<Item = &Arc<Workload>> {
+        self.workloads.values().map(|(workload, _)| workload)
+    }
+
+    /// For the resources of one response: a backend two of them name is one backend.
+    pub(super) fn interner(&self) -> Interner<'_> {
+        Interner { store: self, states: HashMap::new(), made: HashMap::new() }
+    }
+
+    pub(super) fn set_settings(&mut self, settings: MeshSettings) {
+        self.snapshot.settings = Arc::new(settings);
+    }
+
+    pub(super) fn set_inbound(&mut self, inbound: InboundPolicy) {
+        self.snapshot.inbound = Some(Arc::new(inbound));
+    }
+
+    pub(super) fn set_own(&mut self, resource: &str) {
+        if let Some((workload, _)) = self.workloads.get(resource) {
+            self.snapshot.own = Some(Arc::clone(workload));
+        }
+    }
+
+    /// `names` are the resource's aliases: it answers to them as to the VIPs and hosts it lists.
+    pub(super) fn commit_service(
+        &mut self,
+        resource: &str,
+        mut service: Service,
+        used: Arc<LastUse>,
+        names: &[String],
+    ) {
+        service.used = used;
+        let service = Arc::new(service);
+        for backend in service.ports.values().flat_map(|port| port.backends()) {
+            let name = &backend.name;
+            let interned = self.backends.entry(name.clone()).or_insert_with(|| Interned {
+                state: Arc::clone(&backend.state),
+                latest: None,
+                refs: 0,
+                follower: None,
+            });
+            interned.refs += 1;
+            self.touched.insert(name.clone());
+            backend.balancer.set_policy(backend.balance.clone());
+            interned.latest = Some(Arc::clone(backend));
+        }
+        // After counting the new references: a backend named before and after is never dropped in between.
+        self.remove_service(resource);
+        let mut addresses = service.vips.clone();
+        let mut hosts = service.hosts.clone();
+        for name in names {
+            match name.parse::<IpAddr>() {
+                Ok(address) => addresses.push(address.to_canonical()),
+                Err(_) => hosts.push(name.to_ascii_lowercase().into()),
+            }
+        }
+        let by_address = Arc::make_mut(&mut self.snapshot.by_address);
+        by_address.extend(addresses.iter().map(|address| (*address, Arc::clone(&service))));
+        let by_host = Arc::make_mut(&mut self.snapshot.by_host);
+        by_host.extend(hosts.iter().map(|host| (host.clone(), Arc::clone(&service))));
+        self.services.insert(resource.into(), Stored { service, addresses, hosts });
+    }
+
+    pub(super) fn remove_service(&mut self, resource: &str) {
+        let Some(old) = self.services.remove(resource) else { return };
+        // An address may have moved to another service already.
+        let by_address = Arc::make_mut(&mut self.snapshot.by_address);
+        for address in &old.addresses {
+            if by_address.get(address).is_some_and(|now| Arc::ptr_eq(now, &old.service)) {
+                by_address.remove(address);
+            }
+        }
+        let by_host = Arc::make_mut(&mut self.snapshot.by_host);
+        for host in &old.hosts {
+            if by_host.get(host).is_some_and(|now| Arc::ptr_eq(now, &old.service)) {
+                by_host.remove(host);
+            }
+        }
+        for backend in old.service.ports.values().flat_map(|port| port.backends()) {
+            if let Some(interned) = self.backends.get_mut(&backend.name) {
+                interned.refs = interned.refs.saturating_sub(1);
+                self.touched.insert(backend.name.clone());
+            }
+        }
+    }
+
+    pub(super) fn commit_workload(
+        &mut self,
+        resource: &str,
+        workload: Workload,
+        used: &Arc<LastUse>,
+        names: &[String],
+    ) {
+        self.remove_workload(resource);
+        let named = names.iter().map(String::as_str).chain([resource]);
+        let mut addresses: Vec<IpAddr> = named.filter_map(|name| name.parse().ok()).collect();
+        addresses.extend(&workload.addresses);
+        let workload = Arc::new(workload);
+        let index = Arc::make_mut(&mut self.snapshot.workloads);
+        for address in &mut addresses {
+            *address = address.to_canonical();
+            index.insert(*address, (Arc::clone(&workload), Arc::clone(used)));
+        }
+        self.workloads.insert(resource.into(), (workload, addresses));
+    }
+
+    pub(super) fn remove_workload(&mut self, resource: &str) {
+        let Some((old, addresses)) = self.workloads.remove(resource) else { return };
+        let index = Arc::make_mut(&mut self.snapshot.workloads);
+        for address in addresses {
+            if index.get(&address).is_some_and(|(now, _)| Arc::ptr_eq(now, &old)) {
+                index.remove(&address);
+            }
+        }
+    }
+
+    /// The endpoints of a backend; ones nobody refers to any more are ignored. `follow` starts to resolve those that
+    /// are names.
+    pub(super) fn commit_endpoints(
+        &mut self,
+        name: &EndpointsName,
+        endpoints: CompiledEndpoints,
+        now: Instant,
+        follow: impl FnOnce(CompiledEndpoints, Arc<BackendState>) -> Follower,
+    ) {
+        let Some(interned) = self.backends.get_mut(name) else { return };
+        if endpoints.named.is_empty() {
+            interned.follower = None;
+            interned.state.set_endpoints(endpoints.endpoints, now);
+        } else {
+            interned.follower = Some(follow(endpoints, Arc::clone(&interned.state)));
+        }
+    }
+
+    /// There are none, as far as anybody can say.
+    pub(super) fn no_endpoints(&mut self, name: &EndpointsName, now: Instant) {
+        if let Some(interned) = self.backends.get_mut(name) {
+            interned.follower = None;
+            interned.state.set_endpoints(Vec::new(), now);
+        }
+    }
+
+    /// Whether a backend's endpoints have been answered.
+    pub(super) fn knows_endpoints(&self, name: &EndpointsName) -> bool {
+        self.backends.get(name).is_some_and(|interned| interned.state.is_known())
+    }
+
+    /// Which backends somebody refers to now. Those nobody does are forgotten, with what they learnt.
+    pub(super) fn settle(&mut self) -> Settled {
+        let mut settled = Settled::default();
+        for name in std::mem::take(&mut self.touched) {
+            if self.backends.get(&name).is_some_and(|interned| interned.refs > 0) {
+                settled.wanted.push(name);
+            } else if self.backends.remove(&name).is_some() {
+                settled.dropped.push(name);
+            }
+        }
+        settled
+    }
+}
+
+/// See [`Store::interner`].
+pub(super) struct Interner<'a> {
+    store: &'a Store,
+    states: HashMap<EndpointsName, Arc<BackendState>>,
+    made: HashMap<EndpointsName, Arc<Backend>>,
+}
+
+impl Intern for Interner<'_> {
+    fn intern(&mut self, name: EndpointsName, protocol: Protocol, policy: Policy) -> Arc<Backend> {
+        let interned = self.store.backends.get(&name);
+        let latest = self.made.get(&name).or_else(|| interned.and_then(|interned| interned.latest.as_ref()));
+        if let Some(latest) = latest
+            && latest.says(protocol, &policy)
+        {
+            return Arc::clone(latest);
+        }
+        let state = match interned {
+            Some(interned) => Arc::clone(&interned.state),
+            None => Arc::clone(self.states.entry(name.clone()).or_insert_with(|| BackendState::new(&policy))),
+        };
+        let backend = Arc::new(Backend::new(name.clone(), protocol, policy, state));
+        self.made.insert(name, Arc::clone(&backend));
+        backend
+    }
+}

@@ -1,0 +1,438 @@
+//! One upstream HTTP/1 connection: one request at a time, both directions at once.
+//!
+//! The request's body is written while the response head is awaited and while the response body streams: a server may
+//! answer before it has read everything (RFC 9112 §9.3), and may well read the rest. No task: [`Connection::send`] does
+//! both until the head is there, then the response's body owns the connection and does both. When both directions are
+//! over and the server keeps the connection, it goes home (to its pool) by itself; in every other case, and when the
+//! body is dropped early, it is closed.
+//!
+//! Interim responses: `100 Continue` lets the request body go; the rest (102, 103 …) are dropped, at most
+//! [`MAX_INTERIM`] of them. Bound: one read buffer (64 KiB of head, 32 KiB of body) and the writer's.
+
+use std::future::Future;
+use std::io;
+use std::pin::Pin;
+use std::sync::{Arc, Weak};
+use std::task::{Context, Poll, ready};
+use std::thread::ThreadId;
+
+use bytes::BytesMut;
+use http::header::{EXPECT, UPGRADE};
+use http::{Method, StatusCode};
+use http_body::{Body as _, Frame, SizeHint};
+use tokio::time::Sleep;
+
+use super::encode::{self, Framing, encode_request};
+use super::reader::{BODY_READ, HEAD_READ, poll_read};
+use super::writer::{Queue, WriteError, Writer};
+use super::{BodyLength, Decoded, Decoder, FramingError, HeadLimits, HeadScan, Progress, ResponseHead};
+use crate::http::body::{Body, PollFrame, Source};
+use crate::http::error::{BodyError, SendError, SendErrorKind};
+use crate::http::h2::client::CONTINUE_WAIT;
+use crate::http::io::{BoxedIo, Io, is_reusable};
+use crate::http::{Request, Response, Tunnel};
+
+/// Interim responses before the real one; more are a flood.
+const MAX_INTERIM: u32 = 16;
+
+/// Where a connection goes when it may be used again, and who counts it.
+pub(crate) trait Home: Send + Sync {
+    /// The connection is idle. It is not closed by coming home; the count goes on.
+    fn give_back(self: Arc<Self>, connection: Connection);
+    /// A connection of this home is gone.
+    fn closed(&self);
+}
+
+/// The connection's place in its home's count.
+struct Place(Weak<dyn Home>);
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        if let Some(home) = self.0.upgrade() {
+            home.closed();
+        }
+    }
+}
+
+/// An upstream connection that is not in use.
+pub struct Connection {
+    io: BoxedIo,
+    read: BytesMut,
+    queue: Queue,
+    limits: HeadLimits,
+    served: u64,
+    thread: ThreadId,
+    place: Option<Place>,
+}
+
+impl Connection {
+    /// A fresh connection.
+    pub fn new(io: impl Io, limits: HeadLimits) -> Self {
+        Self {
+            io: Box::new(io),
+            read: BytesMut::new(),
+            queue: Queue::default(),
+            limits,
+            served: 0,
+            thread: std::thread::current().id(),
+            place: None,
+        }
+    }
+
+    /// `home` gets it back after each exchange that leaves it usable, and hears of its end. Set before the first one.
+    pub(crate) fn at_home(mut self, home: Weak<dyn Home>) -> Self {
+        self.place = Some(Place(home));
+        self
+    }
+
+    /// Whose runtime hears of its events.
+    pub(crate) fn thread(&self) -> ThreadId {
+        self.thread
+    }
+
+    /// Requests it has served.
+    pub fn served(&self) -> u64 {
+        self.served
+    }
+
+    /// Whether it can take another request: the server has neither closed it nor said anything meanwhile.
+    pub fn is_reusable(&mut self) -> bool {
+        self.read.is_empty() && self.queue.is_empty() && is_reusable(&mut self.io)
+    }
+
+    /// Sends a request and waits for the response's head. An `Upgrade` field in the request is an offer to change the
+    /// protocol; if the server takes it (101), or accepts a CONNECT (2xx), the response has a [`Tunnel`] among its
+    /// extensions.
+    ///
+    /// # Errors
+    /// No response head came. The connection is closed.
+    ///
+    /// # Cancel safety
+    /// Dropping the future closes the connection.
+    pub async fn send(self, request: Request) -> Result<Response, SendError> {
+        let reused = self.served > 0;
+        let mut opening = match Opening::new(self, request) {
+            Ok(opening) => opening,
+            Err(kind) => return Err(SendError::not_processed(kind).on_reused(reused)),
+        };
+        match std::future::poll_fn(|cx| opening.poll(cx)).await {
+            Ok(head) => opening.finish(head).map_err(|kind| SendError::unknown(kind).on_reused(reused)),
+            Err(kind) => Err(if opening.written() == 0 {
+                SendError::not_processed(kind).on_reused(reused)
+            } else {
+                SendError::unknown(kind).on_reused(reused)
+            }),
+        }
+    }
+}
+
+impl std::fmt::Debug for Connection {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("h1::Connection").field("served", &self.served).finish_non_exhaustive()
+    }
+}
+
+/// An exchange without a response head so far.
+struct Opening {
+    connection: Option<Connection>,
+    writer: Option<Writer>,
+    /// The request expects `100 Continue`: its body is held until that, or this moment.
+    hold: Option<Pin<Box<Sleep>>>,
+    written_before: u64,
+    scan: HeadScan,
+    interim: u32,
+    method: Method,
+    upgrades: bool,
+    request_keeps_alive: bool,
+    upload_failed: bool,
+}
+
+impl Opening {
+    fn new(mut connection: Connection, request: Request) -> Result<Self, SendErrorKind> {
+        let (parts, body) = request.into_parts();
+        let declared = super::length::content_length(&parts.headers)
+            .map_err(|error| SendErrorKind::Unsendable(error.to_string().into()))?
+            .or_else(|| body.exact_len().filter(|length| *length > 0));
+        let upgrades = parts.headers.contains_key(UPGRADE);
+        let expects = !body.is_end_stream()
+            && parts.headers.get(EXPECT).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"));
+        let version = parts.version;
+        let keeps_alive = version != http::Version::HTTP_10;
+        let become_ = if upgrades { encode::Connection::Upgrade } else { encode::Connection::KeepAlive };
+        let framing = Framing::for_request(&parts.method, version, declared, body.is_end_stream())
+            .and_then(|framing| {
+                connection.queue.write(|dst| encode_request(dst, &parts, framing, become_)).map(|()| framing)
+            })
+            .map_err(|error| SendErrorKind::Unsendable(error.to_string().into()))?;
+        let mut writer = Writer::new(body, framing);
+        writer.hold(expects);
+        Ok(Self {
+            written_before: connection.queue.written(),
+            connection: Some(connection),
+            writer: Some(writer),
+            hold: expects.then(|| Box::pin(tokio::time::sleep(CONTINUE_WAIT))),
+            scan: HeadScan::default(),
+            interim: 0,
+            method: parts.method,
+            upgrades,
+            request_keeps_alive: keeps_alive,
+            upload_failed: false,
+        })
+    }
+
+    fn written(&self) -> u64 {
+        self.connection.as_ref().map_or(u64::MAX, |connection| connection.queue.written() - self.written_before)
+    }
+
+    fn release(&mut self) {
+        self.hold = None;
+        if let Some(writer) = &mut self.writer {
+            writer.hold(false);
+        }
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<ResponseHead, SendErrorKind>> {
+        if let Some(hold) = &mut self.hold
+            && hold.as_mut().poll(cx).is_ready()
+        {
+            self.release();
+        }
+        loop {
+            let Some(connection) = &mut self.connection else {
+                return Poll::Ready(Err(SendErrorKind::Lost(io::ErrorKind::NotConnected.into())));
+            };
+            if let Some(writer) = &mut self.writer {
+                match writer.poll(&mut connection.queue, &mut connection.io, cx) {
+                    Poll::Pending => {}
+                    Poll::Ready(Ok(())) => self.writer = None,
+                    Poll::Ready(Err(WriteError::Body(error))) => {
+                        // A reader of what was sent so far must not take it for the whole.
+                        connection.io.abort_on_drop();
+                        return Poll::Ready(Err(SendErrorKind::RequestBody(error)));
+                    }
+                    Poll::Ready(Err(WriteError::Io(error))) => {
+                        // It may have answered before it stopped reading: the read below finds out.
+                        tracing::debug!(%error, "a request could not be written in full");
+                        self.writer = None;
+                        self.upload_failed = true;
+                    }
+                }
+            }
+            let head = self
+                .scan
+                .read_response(&connection.read, &self.method, &connection.limits)
+                .map_err(|error| SendErrorKind::Protocol(error.to_string().into()));
+            match head? {
+                Progress::Complete(head) if is_interim(&head, self.upgrades) => {
+                    let _ = connection.read.split_to(head.len);
+                    self.scan = HeadScan::default();
+                    self.interim += 1;
+                    if self.interim > MAX_INTERIM {
+                        return Poll::Ready(Err(SendErrorKind::Protocol("a flood of interim responses".into())));
+                    }
+                    if head.status == StatusCode::SWITCHING_PROTOCOLS {
+                        return Poll::Ready(Err(SendErrorKind::Protocol("101 to a request without Upgrade".into())));
+                    }
+                    if head.status == StatusCode::CONTINUE {
+                        self.release();
+                    }
+                }
+                Progress::Complete(head) => {
+                    let _ = connection.read.split_to(head.len);
+                    return Poll::Ready(Ok(head));
+                }
+                Progress::Incomplete => {
+                    match ready!(poll_read(&mut connection.io, &mut connection.read, HEAD_READ, cx)) {
+                        Ok(0) => return Poll::Ready(Err(SendErrorKind::Lost(io::ErrorKind::UnexpectedEof.into()))),
+                        Ok(_) => {}
+                        Err(error) => return Poll::Ready(Err(SendErrorKind::Lost(error))),
+                    }
+                }
+            }
+        }
+    }
+
+    /// Makes the response out of its head and what is left to do.
+    fn finish(self, head: ResponseHead) -> Result<Response, SendErrorKind> {
+        let tunnels = head.status == StatusCode::SWITCHING_PROTOCOLS
+            || (self.method == Method::CONNECT && head.status.is_success());
+        let Some(mut connection) = self.connection else {
+            return Err(SendErrorKind::Lost(io::ErrorKind::NotConnected.into()));
+        };
+        connection.served += 1;
+        let mut response = http::Response::new(Body::empty());
+        *response.status_mut() = head.status;
+        *response.version_mut() = head.version;
+        *response.headers_mut() = head.headers;
+        if let Some(reason) = head.reason {
+            response.extensions_mut().insert(reason);
+        }
+        if tunnels {
+            if self.writer.is_some() {
+                return Err(SendErrorKind::Protocol("the protocol changed in the middle of a request body".into()));
+            }
+            let Connection { io, read, place, .. } = connection;
+            let guard = place.map(|place| Box::new(place) as Box<dyn Send>);
+            response.extensions_mut().insert(Tunnel::guarded(io, read.freeze(), guard));
+            return Ok(response);
+        }
+        let mut exchange = Exchange {
+            connection: Some(connection),
+            writer: self.writer,
+            decoder: Decoder::new(head.body),
+            length: if let BodyLength::Length(length) = head.body { Some(length) } else { None },
+            // Still held: it answered without asking for the body, so the body stays unsent and the connection ends.
+            keep_alive: head.keep_alive && self.request_keeps_alive && !self.upload_failed && self.hold.is_none(),
+            eof: false,
+            failed: None,
+        };
+        if self.hold.is_some() {
+            exchange.writer = None;
+        }
+        *response.body_mut() = exchange.into_body();
+        Ok(response)
+    }
+}
+
+/// Whether another head follows. 101 is final where it was asked for.
+fn is_interim(head: &ResponseHead, upgrades: bool) -> bool {
+    head.status.is_informational() && !(upgrades && head.status == StatusCode::SWITCHING_PROTOCOLS)
+}
+
+/// An exchange whose response head has come: the response's body, and what is left of the request's.
+struct Exchange {
+    connection: Option<Connection>,
+    writer: Option<Writer>,
+    decoder: Decoder,
+    /// Bytes still to come, where Content-Length said so.
+    length: Option<u64>,
+    keep_alive: bool,
+    eof: bool,
+    failed: Option<BodyError>,
+}
+
+impl Exchange {
+    /// A body that is here already needs no exchange any more.
+    fn into_body(mut self) -> Body {
+        if self.writer.is_none()
+            && let Some(connection) = &mut self.connection
+            && !connection.read.is_empty()
+            && !self.decoder.is_end()
+            && self.length.is_some_and(|length| length <= connection.read.len() as u64)
+            && let Ok(Decoded::Data(data)) = self.decoder.decode(&mut connection.read, false)
+        {
+            self.settle();
+            return Body::full(data);
+        }
+        self.settle();
+        if self.decoder.is_end() && self.writer.is_none() {
+            return Body::empty();
+        }
+        Body::from_source(self)
+    }
+
+    /// Carries the request on.
+    fn push(&mut self, cx: &mut Context<'_>) {
+        let (Some(writer), Some(connection)) = (&mut self.writer, &mut self.connection) else { return };
+        match writer.poll(&mut connection.queue, &mut connection.io, cx) {
+            Poll::Pending => return,
+            Poll::Ready(Ok(())) => {}
+            Poll::Ready(Err(WriteError::Io(error))) => {
+                tracing::debug!(%error, "the server stopped reading a request it had answered");
+                self.keep_alive = false;
+            }
+            Poll::Ready(Err(WriteError::Body(error))) => {
+                connection.io.abort_on_drop();
+                self.keep_alive = false;
+                self.failed = Some(error);
+            }
+        }
+        self.writer = None;
+        self.settle();
+    }
+
+    /// Once both directions are over, lets the connection go: home, or closed.
+    fn settle(&mut self) {
+        if !self.decoder.is_end() {
+            return;
+        }
+        if !self.keep_alive {
+            // The server is done with this connection: nobody reads the rest of the request (RFC 9112 §9.6).
+            self.writer = None;
+        }
+        if self.writer.is_some() {
+            return;
+        }
+        let Some(connection) = self.connection.take() else { return };
+        if self.keep_alive
+            && !self.eof
+            && connection.read.is_empty()
+            && let Some(home) = connection.place.as_ref().and_then(|place| place.0.upgrade())
+        {
+            // Idle connections hold no buffers worth the name.
+            home.give_back(Connection { read: BytesMut::new(), ..connection });
+        }
+    }
+
+    fn next(&mut self, cx: &mut Context<'_>) -> PollFrame {
+        loop {
+            // Without a connection both directions are over.
+            let Some(connection) = &mut self.connection else { return Poll::Ready(None) };
+            match self.decoder.decode(&mut connection.read, self.eof) {
+                Ok(Decoded::Data(data)) => {
+                    if let Some(length) = &mut self.length {
+                        *length -= data.len() as u64;
+                    }
+                    self.settle();
+                    return Poll::Ready(Some(Ok(Frame::data(data))));
+                }
+                Ok(Decoded::Trailers(trailers)) => {
+                    self.settle();
+                    return Poll::Ready(Some(Ok(Frame::trailers(trailers))));
+                }
+                Ok(Decoded::End) => {
+                    self.settle();
+                    return Poll::Ready(None);
+                }
+                Ok(Decoded::NeedMore) => {
+                    match ready!(poll_read(&mut connection.io, &mut connection.read, BODY_READ, cx)) {
+                        Ok(0) => self.eof = true,
+                        Ok(_) => {}
+                        Err(error) => return Poll::Ready(Some(Err(error.into()))),
+                    }
+                }
+                Err(FramingError::Truncated) => return Poll::Ready(Some(Err(BodyError::Truncated))),
+                Err(error) => return Poll::Ready(Some(Err(BodyError::Framing(error.to_string().into())))),
+            }
+        }
+    }
+}
+
+impl Source for Exchange {
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> PollFrame {
+        let this = self.get_mut();
+        this.push(cx);
+        if let Some(error) = this.failed.take() {
+            return Poll::Ready(Some(Err(error)));
+        }
+        this.next(cx)
+    }
+
+    fn poll_progress(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let this = self.get_mut();
+        this.push(cx);
+        if this.writer.is_none() { Poll::Ready(()) } else { Poll::Pending }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.failed.is_none() && self.decoder.is_end()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self.length {
+            Some(length) => SizeHint::with_exact(length),
+            None if self.decoder.is_end() => SizeHint::with_exact(0),
+            None => SizeHint::default(),
+        }
+    }
+}

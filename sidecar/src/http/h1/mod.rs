@@ -1,0 +1,29 @@
+//! HTTP/1.0 and HTTP/1.1 as bytes (RFC 9112): a strict reader and a plain writer, both pure; and on top of them the
+//! connections.
+//!
+//! This is a security boundary (SEMANTICS.md §6): what two parsers could read in two ways is refused here and never
+//! forwarded. A head is read into `http` types and written anew from them, so no byte of a peer's framing survives.
+//!
+//! * [`head`]: a request or response head, complete or not at all
+//! * [`target`]: request targets and the Host field
+//! * [`length`]: how long the body is (RFC 9112 §6.3)
+//! * [`body`]: the body's bytes, out of their framing
+//! * [`encode`]: heads, chunks and trailers, into their framing
+//! * [`server`], [`client`]: a downstream and an upstream connection, with their shared `writer`
+//!
+//! Not here: pools (`pool`), which headers may pass (`hygiene`), HTTP/2 (`translate`).
+
+pub mod body;
+pub mod client;
+pub mod encode;
+pub mod head;
+pub mod length;
+pub(crate) mod reader;
+pub(crate) mod server;
+pub mod target;
+pub(crate) mod writer;
+
+pub use body::{Decoded, Decoder, FramingError};
+pub use encode::{Connection, EncodeError, Framing};
+pub use head::{HeadError, HeadLimits, HeadScan, Progress, ReasonPhrase, RequestHead, ResponseHead, Upgrade};
+pub use length::BodyLength;

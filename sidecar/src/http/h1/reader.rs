@@ -1,0 +1,28 @@
+//! Reading into a buffer, with room to suit what is expected.
+
+use std::future::Future;
+use std::io;
+use std::pin::pin;
+use std::task::{Context, Poll};
+
+use bytes::BytesMut;
+use tokio::io::{AsyncRead, AsyncReadExt};
+
+/// Room for heads: most fit at once, and an idle connection holds no more.
+pub(crate) const HEAD_READ: usize = 4 * 1024;
+/// Room for bodies: two TLS records.
+pub(crate) const BODY_READ: usize = 32 * 1024;
+
+/// Appends what can be read to `buf`, at least a quarter of `room` having been made. `Ok(0)` is the end of the connection.
+pub(crate) fn poll_read<IO: AsyncRead + Unpin>(
+    io: &mut IO,
+    buf: &mut BytesMut,
+    room: usize,
+    cx: &mut Context<'_>,
+) -> Poll<io::Result<usize>> {
+    if buf.capacity() - buf.len() < room / 4 {
+        buf.reserve(room);
+    }
+    // The future holds nothing of its own between polls.
+    pin!(io.read_buf(buf)).poll(cx)
+}

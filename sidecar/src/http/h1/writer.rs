@@ -1,0 +1,231 @@
+//! Writes one message: its head, then its body in its framing, to a connection that may block at any byte.
+//!
+//! The same for requests (client) and responses (server). Small pieces are gathered and large ones written from where
+//! they are, in one vectored write. While the connection blocks, whatever the body keeps going is carried on, so that
+//! two directions that wait for each other's buffers cannot deadlock.
+//!
+//! A body that is not as long as declared is an error, and so is one that fails: the caller aborts the connection, since
+//! HTTP/1 has no other way to tell the reader. Bound: [`HIGH_WATER`] and one frame.
+
+use std::collections::VecDeque;
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use bytes::{Buf, Bytes, BytesMut};
+use http::HeaderMap;
+use http_body::{Body as _, Frame};
+use tokio::io::AsyncWrite;
+
+use super::encode::{CHUNK_END, Framing, encode_chunk_head, encode_last_chunk};
+use crate::http::body::Body;
+use crate::http::error::BodyError;
+
+/// No further frame is taken from a body while this many bytes wait to be written.
+pub(crate) const HIGH_WATER: usize = 64 * 1024;
+/// Pieces shorter than this are copied together; longer ones are written from where they are.
+const COPY_BELOW: usize = 1024;
+/// Pieces in one vectored write.
+const MAX_SLICES: usize = 16;
+
+/// Bytes waiting to be written.
+#[derive(Debug, Default)]
+pub(crate) struct Queue {
+    pieces: VecDeque<Bytes>,
+    /// After all pieces.
+    tail: BytesMut,
+    len: usize,
+    /// Bytes the connection has taken, ever.
+    written: u64,
+}
+
+impl Queue {
+    /// Lets `write` append.
+    pub(crate) fn write<T>(&mut self, write: impl FnOnce(&mut BytesMut) -> T) -> T {
+        let before = self.tail.len();
+        let result = write(&mut self.tail);
+        self.len += self.tail.len() - before;
+        result
+    }
+
+    fn push(&mut self, bytes: Bytes) {
+        if bytes.len() < COPY_BELOW {
+            self.write(|tail| tail.extend_from_slice(&bytes));
+            return;
+        }
+        if !self.tail.is_empty() {
+            self.pieces.push_back(self.tail.split().freeze());
+        }
+        self.len += bytes.len();
+        self.pieces.push_back(bytes);
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Bytes the connection has taken, ever.
+    pub(crate) fn written(&self) -> u64 {
+        self.written
+    }
+
+    /// Ready when all of it has been written and flushed.
+    pub(crate) fn poll_flush<IO: AsyncWrite + Unpin>(
+        &mut self,
+        io: &mut IO,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<()>> {
+        while self.len > 0 {
+            let mut slices = [IoSlice::new(&[]); MAX_SLICES];
+            let mut count = 0;
+            for piece in self.pieces.iter().take(MAX_SLICES) {
+                slices[count] = IoSlice::new(piece);
+                count += 1;
+            }
+            if count < MAX_SLICES && !self.tail.is_empty() {
+                slices[count] = IoSlice::new(&self.tail);
+                count += 1;
+            }
+            let written = if io.is_write_vectored() {
+                ready!(Pin::new(&mut *io).poll_write_vectored(cx, &slices[..count]))?
+            } else {
+                ready!(Pin::new(&mut *io).poll_write(cx, &slices[0]))?
+            };
+            if written == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            self.advance(written);
+        }
+        Pin::new(io).poll_flush(cx)
+    }
+
+    fn advance(&mut self, mut by: usize) {
+        self.written += by as u64;
+        self.len -= by;
+        while by > 0 {
+            match self.pieces.front_mut() {
+                Some(piece) if piece.len() > by => {
+                    piece.advance(by);
+                    return;
+                }
+                Some(piece) => {
+                    by -= piece.len();
+                    self.pieces.pop_front();
+                }
+                None => {
+                    self.tail.advance(by);
+                    return;
+                }
+            }
+        }
+    }
+}
+
+/// A body on its way out.
+#[derive(Debug)]
+pub(crate) struct Writer {
+    body: Body,
+    framing: Framing,
+    /// Bytes still owed, with [`Framing::Length`].
+    owed: u64,
+    ended: bool,
+    held: bool,
+}
+
+/// Why a message was not written in full.
+#[derive(Debug)]
+pub(crate) enum WriteError {
+    /// The connection failed.
+    Io(io::Error),
+    /// The body failed.
+    Body(BodyError),
+}
+
+impl Writer {
+    pub(crate) fn new(body: Body, framing: Framing) -> Self {
+        let owed = if let Framing::Length(length) = framing { length } else { 0 };
+        // With no content there is nothing to take from the body; it is kept for what it keeps going.
+        let ended = framing == Framing::None || (framing == Framing::Length(0) && body.is_end_stream());
+        Self { body, framing, owed, ended, held: false }
+    }
+
+    /// Holds the body back (`Expect: 100-continue`) or lets it go; what is queued is written either way.
+    pub(crate) fn hold(&mut self, held: bool) {
+        self.held = held;
+    }
+
+    /// What the body keeps going besides itself.
+    pub(crate) fn poll_progress(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.body.poll_progress(cx)
+    }
+
+    /// Ready when everything has been written and flushed.
+    pub(crate) fn poll<IO: AsyncWrite + Unpin>(
+        &mut self,
+        queue: &mut Queue,
+        io: &mut IO,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<(), WriteError>> {
+        loop {
+            let mut waiting = self.held;
+            while !self.ended && !waiting && queue.len < HIGH_WATER {
+                match self.body.poll_next(cx) {
+                    Poll::Pending => waiting = true,
+                    Poll::Ready(frame) => self.take(queue, frame).map_err(WriteError::Body)?,
+                }
+            }
+            match queue.poll_flush(io, cx).map_err(WriteError::Io)? {
+                Poll::Ready(()) if self.ended => return Poll::Ready(Ok(())),
+                Poll::Ready(()) if waiting => return Poll::Pending,
+                Poll::Ready(()) => {}
+                Poll::Pending => {
+                    // While this direction is blocked the other one must move on.
+                    let _ = self.body.poll_progress(cx);
+                    return Poll::Pending;
+                }
+            }
+        }
+    }
+
+    fn take(&mut self, queue: &mut Queue, frame: Option<Result<Frame<Bytes>, BodyError>>) -> Result<(), BodyError> {
+        let trailers = match frame {
+            None => None,
+            Some(frame) => match frame?.into_data() {
+                Ok(data) => return self.take_data(queue, data),
+                Err(frame) => frame.into_trailers().ok(),
+            },
+        };
+        self.end(queue, trailers)
+    }
+
+    fn take_data(&mut self, queue: &mut Queue, data: Bytes) -> Result<(), BodyError> {
+        if !data.is_empty() {
+            match self.framing {
+                Framing::Length(_) => {
+                    self.owed = self.owed.checked_sub(data.len() as u64).ok_or(BodyError::Length)?;
+                    queue.push(data);
+                }
+                Framing::Chunked => {
+                    queue.write(|tail| encode_chunk_head(tail, data.len() as u64));
+                    queue.push(data);
+                    queue.write(|tail| tail.extend_from_slice(CHUNK_END));
+                }
+                Framing::UntilClose => queue.push(data),
+                Framing::None => {}
+            }
+        }
+        // Known to be over: the end goes out with the last data, in one write.
+        if self.body.is_end_stream() { self.end(queue, None) } else { Ok(()) }
+    }
+
+    fn end(&mut self, queue: &mut Queue, trailers: Option<HeaderMap>) -> Result<(), BodyError> {
+        if self.owed > 0 {
+            return Err(BodyError::Length);
+        }
+        if self.framing == Framing::Chunked {
+            queue.write(|tail| encode_last_chunk(tail, trailers));
+        }
+        self.ended = true;
+        Ok(())
+    }
+}

@@ -1,0 +1,393 @@
+//! The connections to one endpoint, shared by all workers: which one a request goes out on, when another is opened, and
+//! who waits.
+//!
+//! * HTTP/1: idle connections, newest first, checked for a FIN or RST before reuse. One request, one connection.
+//! * HTTP/2: a connection with streams left; another is opened when streams run out, or when all are busy with large
+//!   streams (SEMANTICS.md §1, head of line).
+//! * Otherwise a connection is opened, or waited for. Attempts are tasks of their own: one belongs to all who wait, so
+//!   a requester that gives up takes nothing from the others, and many who want streams share one attempt.
+//! * Waiters are served in the order they came; newcomers go behind them.
+//!
+//! A limit is exact: connections are counted from before they are dialled until they are closed, tunnels included. Every
+//! connection lives on the worker that opened it; a worker prefers its own and, where the limit leaves no other way, uses
+//! another's. One lock, held for bookkeeping only: never across I/O or the end of an HTTP/1 connection.
+//!
+//! Bounds: [`PoolSettings::max_connections`] and [`PoolSettings::max_pending`].
+
+mod state;
+
+use std::future::Future;
+use std::sync::{Arc, Weak};
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::time::Instant;
+
+use self::state::{Choice, State, Worker};
+use super::error::{ConnectError, SendError, SendErrorKind};
+use super::h1::HeadLimits;
+use super::h1::client::{Connection as H1, Home};
+use super::h2::client::{ClientSettings, Connection as H2, Handle, Permit};
+use super::io::BoxedIo;
+use super::{Proto, Request, Response};
+
+/// How many connections, for how long.
+#[derive(Debug, Clone)]
+pub struct PoolSettings {
+    /// Connections at once, of all workers, those being opened included. Default 1024.
+    pub max_connections: usize,
+    /// Requests waiting for a connection at once; one more is refused with `overflow`. Default 1024.
+    pub max_pending: usize,
+    /// Requests after which a connection is not used again. Default: no limit.
+    pub max_requests_per_connection: Option<u64>,
+    /// How long a connection is kept without a request. 5 min to mesh peers (the default), 4 s to plain backends, 1 s to
+    /// the local app (SEMANTICS.md §3): apps close first, and a request on its way then is lost.
+    pub idle_timeout: Duration,
+    /// What the first connection is expected to speak; later the last one tells. With HTTP/2, requests that come while it
+    /// is opened wait for its streams instead of opening one each.
+    pub expect: Proto,
+    /// Each worker opens HTTP/2 connections of its own while the limit allows, rather than using another's, which costs a
+    /// wake-up across threads for every frame. Default true.
+    pub per_worker: bool,
+    /// Largest HTTP/1 response head.
+    pub head: HeadLimits,
+    /// HTTP/2 connections.
+    pub h2: ClientSettings,
+}
+
+impl Default for PoolSettings {
+    fn default() -> Self {
+        Self {
+            max_connections: 1024,
+            max_pending: 1024,
+            max_requests_per_connection: None,
+            idle_timeout: Duration::from_secs(300),
+            expect: Proto::H2,
+            per_worker: true,
+            head: HeadLimits::default(),
+            h2: ClientSettings::default(),
+        }
+    }
+}
+
+/// A connection just made, TLS and all.
+pub struct Connected {
+    /// Its bytes.
+    pub io: BoxedIo,
+    /// What was agreed to speak.
+    pub proto: Proto,
+}
+
+/// How full a pool is, for metrics.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Sizes {
+    /// Connections open, in use or not.
+    pub open: usize,
+    /// Connections being opened.
+    pub connecting: usize,
+    /// Of the open ones: HTTP/1 connections without a request.
+    pub idle: usize,
+    /// Of the open ones: HTTP/2 connections that take new streams.
+    pub h2: usize,
+    /// Streams open on these.
+    pub streams: usize,
+    /// Requests waiting.
+    pub pending: usize,
+}
+
+/// The connections to one endpoint. Clones share them; with the last one go the idle connections, while those in use close
+/// after what is on them.
+#[derive(Clone)]
+pub struct Pool(Arc<Shared>);
+
+struct Shared {
+    settings: PoolSettings,
+    state: Mutex<State>,
+    me: Weak<Shared>,
+}
+
+/// A place for one request.
+enum Lease {
+    H1(H1),
+    H2(Handle, Permit),
+}
+
+impl Pool {
+    /// An empty pool.
+    pub fn new(settings: PoolSettings) -> Self {
+        Self(Arc::new_cyclic(|me| Shared { state: Mutex::new(State::new(&settings)), settings, me: me.clone() }))
+    }
+
+    /// Sends a request on a connection of this pool, opening one with `connect` where needed. What `connect` makes may
+    /// serve another request, and outlives this one: it is run as a task, so it must bound itself in time. The request
+    /// must be ready for the protocol it will meet ([`translate`](super::translate)).
+    ///
+    /// # Errors
+    /// No response head came. A limit, a failed connect and a drain are [`Processed::No`](super::Processed::No).
+    ///
+    /// # Cancel safety
+    /// Dropping the future gives up its place among the waiters, or cancels the request (HTTP/1: closes its
+    /// connection; HTTP/2: resets its stream).
+    pub async fn send<C, F>(&self, request: Request, connect: C) -> Result<Response, SendError>
+    where
+        C: Fn() -> F + Send,
+        F: Future<Output = Result<Connected, ConnectError>> + Send + 'static,
+    {
+        let lease = {
+            let mut waiting = Waiting { shared: &self.0, ticket: None };
+            std::future::poll_fn(|cx| waiting.poll(&connect, cx)).await?
+        };
+        match lease {
+            Lease::H1(connection) => connection.send(request).await,
+            Lease::H2(handle, permit) => handle.send(permit, request).await,
+        }
+    }
+
+    /// Closes every connection without a request.
+    pub fn close_idle(&self) {
+        let closed = self.0.state.lock().take_idle(|_| true);
+        drop(closed);
+    }
+
+    /// Takes no more requests: idle connections close now, the others after what is on them. Waiters are told.
+    pub fn drain(&self) {
+        let (closed, wakers) = self.0.state.lock().drain();
+        drop(closed);
+        wakers.into_iter().for_each(Waker::wake);
+    }
+
+    /// How full it is.
+    pub fn sizes(&self) -> Sizes {
+        self.0.state.lock().sizes()
+    }
+}
+
+impl std::fmt::Debug for Pool {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Pool").field(&self.sizes()).finish()
+    }
+}
+
+/// A request waiting for its lease.
+struct Waiting<'a> {
+    shared: &'a Arc<Shared>,
+    /// Its place among the waiters, once it has one.
+    ticket: Option<u64>,
+}
+
+impl Waiting<'_> {
+    fn poll<C, F>(&mut self, connect: &C, cx: &mut Context<'_>) -> Poll<Result<Lease, SendError>>
+    where
+        C: Fn() -> F + Send,
+        F: Future<Output = Result<Connected, ConnectError>> + Send + 'static,
+    {
+        loop {
+            let mut state = self.shared.state.lock();
+            match state.choose(self.ticket, Worker::current(), cx.waker(), Instant::now()) {
+                Choice::H1(mut idle) => {
+                    drop(state);
+                    // A connection this young has not been anybody's yet.
+                    let fresh = idle.connection.served() == 0 && idle.since.elapsed() < Duration::from_secs(1);
+                    if fresh || idle.connection.is_reusable() {
+                        let next = self.served(&mut self.shared.state.lock());
+                        next.map(Waker::wake);
+                        return Poll::Ready(Ok(Lease::H1(idle.connection)));
+                    }
+                    // Closed by the server while it was idle: dropping it tells the count. Its place among the waiters is
+                    // kept, so that nobody overtakes while it looks again.
+                }
+                Choice::H2(handle, permit) => {
+                    let next = self.served(&mut state);
+                    drop(state);
+                    next.map(Waker::wake);
+                    return Poll::Ready(Ok(Lease::H2(handle, permit)));
+                }
+                Choice::Failed(error) => {
+                    let next = self.served(&mut state);
+                    drop(state);
+                    next.map(Waker::wake);
+                    return Poll::Ready(Err(SendError::not_processed(SendErrorKind::Connect(error))));
+                }
+                Choice::Draining => return Poll::Ready(Err(SendError::not_processed(SendErrorKind::Draining))),
+                Choice::Overflow => {
+                    let waiting = self.shared.settings.max_pending;
+                    return Poll::Ready(Err(SendError::not_processed(SendErrorKind::Overflow { waiting })));
+                }
+                Choice::Wait { ticket, open } => {
+                    self.ticket = Some(ticket);
+                    drop(state);
+                    for _ in 0..open {
+                        let attempt = Attempt(Some(Arc::clone(self.shared)));
+                        tokio::spawn(attempt.run(connect()));
+                    }
+                    return Poll::Pending;
+                }
+            }
+        }
+    }
+
+    /// Leaves the queue; whoever is first now may find something as well.
+    fn served(&mut self, state: &mut State) -> Option<Waker> {
+        state.leave(self.ticket.take());
+        state.first_waker()
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        if self.ticket.is_some() {
+            let waker = self.served(&mut self.shared.state.lock());
+            waker.map(Waker::wake);
+        }
+    }
+}
+
+/// A connection being opened. Dropped before its end (a panic, a runtime shut down), it counts as failed.
+struct Attempt(Option<Arc<Shared>>);
+
+impl Attempt {
+    async fn run(mut self, connect: impl Future<Output = Result<Connected, ConnectError>> + Send + 'static) {
+        let made = self.make(connect).await;
+        if let Some(shared) = self.0.take() {
+            shared.made(made);
+        }
+    }
+
+    async fn make(
+        &self,
+        connect: impl Future<Output = Result<Connected, ConnectError>> + Send + 'static,
+    ) -> Result<Made, ConnectError> {
+        let Connected { io, proto } = connect.await?;
+        let Some(shared) = &self.0 else { return Err(ConnectError::new("the attempt was abandoned")) };
+        match proto {
+            Proto::H1 => Ok(Made::H1(H1::new(io, shared.settings.head))),
+            Proto::H2 => {
+                let (handle, driver) = H2::handshake(io, &shared.settings.h2).await.map_err(ConnectError::new)?;
+                Ok(Made::H2(handle, Box::pin(driver)))
+            }
+        }
+    }
+}
+
+impl Drop for Attempt {
+    fn drop(&mut self) {
+        if let Some(shared) = self.0.take() {
+            shared.made(Err(ConnectError::new("the attempt was abandoned: its task panicked or its worker stopped")));
+        }
+    }
+}
+
+type Driver = std::pin::Pin<Box<dyn Future<Output = ()> + Send>>;
+
+enum Made {
+    H1(H1),
+    H2(Handle, Driver),
+}
+
+impl Shared {
+    /// An attempt ended.
+    fn made(&self, made: Result<Made, ConnectError>) {
+        let now = Instant::now();
+        match made {
+            Err(error) => {
+                let wakers = self.state.lock().failed(&error, now);
+                wakers.into_iter().for_each(Waker::wake);
+            }
+            Ok(Made::H1(connection)) => {
+                let connection = connection.at_home(self.me.clone() as Weak<dyn Home>);
+                let (refused, waker) = self.state.lock().made_h1(connection, now);
+                drop(refused);
+                waker.map(Waker::wake);
+                self.reap();
+            }
+            Ok(Made::H2(handle, driver)) => {
+                let (id, waker) = self.state.lock().made_h2(handle.clone(), Worker::current(), now);
+                let me = self.me.clone();
+                handle.on_free(move || {
+                    if let Some(shared) = me.upgrade() {
+                        shared.stream_ended(id);
+                    }
+                });
+                drop(handle);
+                let me = self.me.clone();
+                tokio::spawn(async move {
+                    driver.await;
+                    if let Some(shared) = me.upgrade() {
+                        shared.h2_closed(id);
+                    }
+                });
+                waker.map(Waker::wake);
+                self.reap();
+            }
+        }
+    }
+
+    fn stream_ended(&self, id: u64) {
+        let (idle, waker) = self.state.lock().stream_ended(id, Instant::now());
+        waker.map(Waker::wake);
+        if idle {
+            self.reap();
+        }
+    }
+
+    fn h2_closed(&self, id: u64) {
+        let (removed, waker) = {
+            let mut state = self.state.lock();
+            let removed = state.remove_h2(id);
+            state.closed();
+            (removed, state.first_waker())
+        };
+        drop(removed);
+        waker.map(Waker::wake);
+    }
+
+    /// Keeps a task while something is idle, which closes it in time.
+    fn reap(&self) {
+        // A body may be dropped anywhere, also where no task can be started any more.
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
+        if !self.state.lock().start_reaper() {
+            return;
+        }
+        let me = self.me.clone();
+        let timeout = self.settings.idle_timeout;
+        runtime.spawn(async move {
+            loop {
+                let Some(shared) = me.upgrade() else { return };
+                let now = Instant::now();
+                let (closed, next) = {
+                    let mut state = shared.state.lock();
+                    let closed = state.take_idle(|since| now >= since + timeout);
+                    (closed, state.next_expiry(timeout))
+                };
+                drop(closed);
+                drop(shared);
+                match next {
+                    Some(next) => tokio::time::sleep_until(next).await,
+                    None => return,
+                }
+            }
+        });
+    }
+}
+
+impl Home for Shared {
+    fn give_back(self: Arc<Self>, connection: H1) {
+        let (refused, waker) = self.state.lock().give_back(connection, Instant::now());
+        drop(refused);
+        waker.map(Waker::wake);
+        self.reap();
+    }
+
+    fn closed(&self) {
+        let waker = {
+            let mut state = self.state.lock();
+            state.closed();
+            state.first_waker()
+        };
+        waker.map(Waker::wake);
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,319 @@
+//! The pool's books: pure bookkeeping under its lock. Nothing here does I/O, wakes, or drops a connection; what has to
+//! be woken or dropped is returned, for the caller to do after the lock.
+
+use std::collections::VecDeque;
+use std::task::Waker;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::{PoolSettings, Sizes};
+use crate::http::Proto;
+use crate::http::error::ConnectError;
+use crate::http::h1::client::Connection as H1;
+use crate::http::h2::client::{Handle, Permit};
+
+/// After a connect failed: how long a request makes do with a connection it would rather not use.
+const MAKE_DO: Duration = Duration::from_secs(1);
+
+/// A thread that runs connections. Its own are cheapest to use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Worker(std::thread::ThreadId);
+
+impl Worker {
+    pub(super) fn current() -> Self {
+        Self(std::thread::current().id())
+    }
+
+    fn of(connection: &H1) -> Self {
+        Self(connection.thread())
+    }
+}
+
+/// An HTTP/1 connection without a request.
+pub(super) struct Idle {
+    pub(super) connection: H1,
+    pub(super) since: Instant,
+    worker: Worker,
+}
+
+/// An HTTP/2 connection that takes new streams.
+struct Shared {
+    id: u64,
+    handle: Handle,
+    worker: Worker,
+    idle_since: Option<Instant>,
+}
+
+struct Waiter {
+    ticket: u64,
+    waker: Waker,
+    failed: Option<ConnectError>,
+}
+
+pub(super) struct State {
+    max_connections: usize,
+    max_pending: usize,
+    max_requests: u64,
+    per_worker: bool,
+    streams_per_connection: usize,
+    expect: Proto,
+    /// Oldest first.
+    idle: Vec<Idle>,
+    h2: Vec<Shared>,
+    /// In the order they came.
+    waiters: VecDeque<Waiter>,
+    open: usize,
+    connecting: usize,
+    failed_at: Option<Instant>,
+    draining: bool,
+    reaping: bool,
+    next: u64,
+}
+
+/// What a request gets.
+pub(super) enum Choice {
+    H1(Idle),
+    H2(Handle, Permit),
+    /// The attempt it waited for failed.
+    Failed(ConnectError),
+    Draining,
+    Overflow,
+    Wait {
+        ticket: u64,
+        /// So many attempts are to be started; they are counted already.
+        open: usize,
+    },
+}
+
+/// Connections taken out, to be dropped after the lock.
+pub(super) type Taken = (Vec<Idle>, Vec<Handle>);
+
+impl State {
+    pub(super) fn new(settings: &PoolSettings) -> Self {
+        Self {
+            max_connections: settings.max_connections.max(1),
+            max_pending: settings.max_pending,
+            max_requests: settings.max_requests_per_connection.unwrap_or(u64::MAX).max(1),
+            per_worker: settings.per_worker,
+            streams_per_connection: settings.h2.max_streams.max(1),
+            expect: settings.expect,
+            idle: Vec::new(),
+            h2: Vec::new(),
+            waiters: VecDeque::new(),
+            open: 0,
+            connecting: 0,
+            failed_at: None,
+            draining: false,
+            reaping: false,
+            next: 0,
+        }
+    }
+
+    /// Finds a place for a request, or lets it wait. A request that got one, or an error, must [`State::leave`].
+    pub(super) fn choose(&mut self, ticket: Option<u64>, worker: Worker, waker: &Waker, now: Instant) -> Choice {
+        let place = ticket.and_then(|ticket| self.waiters.iter().position(|waiter| waiter.ticket == ticket));
+        if let Some(place) = place
+            && let Some(error) = self.waiters[place].failed.take()
+        {
+            return Choice::Failed(error);
+        }
+        if self.draining {
+            return Choice::Draining;
+        }
+        if place.unwrap_or(self.waiters.len()) == 0 {
+            if let Some(idle) = self.take_h1(worker) {
+                return Choice::H1(idle);
+            }
+            if let Some((handle, permit)) = self.take_h2(worker, now) {
+                return Choice::H2(handle, permit);
+            }
+        }
+        let ticket = match place {
+            Some(place) => {
+                self.waiters[place].waker.clone_from(waker);
+                self.waiters[place].ticket
+            }
+            None if self.waiters.len() >= self.max_pending => return Choice::Overflow,
+            None => {
+                self.next += 1;
+                self.waiters.push_back(Waiter { ticket: self.next, waker: waker.clone(), failed: None });
+                self.next
+            }
+        };
+        let open = self.attempts_missing();
+        self.connecting += open;
+        Choice::Wait { ticket, open }
+    }
+
+    /// The newest of this worker's own, or else the newest.
+    fn take_h1(&mut self, worker: Worker) -> Option<Idle> {
+        let own = self.idle.iter().rposition(|idle| idle.worker == worker);
+        let place = own.or(self.idle.len().checked_sub(1))?;
+        Some(self.idle.remove(place))
+    }
+
+    /// A stream on the best connection, unless it is better to open another.
+    fn take_h2(&mut self, worker: Worker, now: Instant) -> Option<(Handle, Permit)> {
+        let max_requests = self.max_requests;
+        // Dropping a handle only wakes its driver, which closes the connection after its last stream.
+        self.h2.retain_mut(|connection| connection.handle.is_usable() && connection.handle.opened() < max_requests);
+        // Lower is better: without large streams first, then this worker's own, then the fullest (so that others empty).
+        let best =
+            self.h2.iter_mut().filter(|connection| connection.handle.capacity() > 0).min_by_key(|connection| {
+                (connection.handle.is_busy_large(), connection.worker != worker, usize::MAX - connection.handle.open())
+            })?;
+        let unloved = best.handle.is_busy_large() || (self.per_worker && best.worker != worker);
+        let can_open = self.open + self.connecting < self.max_connections || self.connecting > 0;
+        let must_make_do = self.failed_at.is_some_and(|failed| now < failed + MAKE_DO);
+        if unloved && can_open && !must_make_do {
+            return None;
+        }
+        let permit = best.handle.reserve()?;
+        best.idle_since = None;
+        Some((best.handle.clone(), permit))
+    }
+
+    /// How many more connections the waiters need than are being opened, within the limit.
+    fn attempts_missing(&self) -> usize {
+        let room = self.max_connections.saturating_sub(self.open + self.connecting);
+        self.waiters.len().div_ceil(self.requests_per_attempt()).saturating_sub(self.connecting).min(room)
+    }
+
+    fn requests_per_attempt(&self) -> usize {
+        match self.expect {
+            Proto::H1 => 1,
+            Proto::H2 => self.streams_per_connection,
+        }
+    }
+
+    pub(super) fn leave(&mut self, ticket: Option<u64>) {
+        if let Some(ticket) = ticket
+            && let Some(place) = self.waiters.iter().position(|waiter| waiter.ticket == ticket)
+        {
+            self.waiters.remove(place);
+        }
+    }
+
+    /// Who is first now: to be woken whenever there may be something to have.
+    pub(super) fn first_waker(&self) -> Option<Waker> {
+        self.waiters.front().map(|waiter| waiter.waker.clone())
+    }
+
+    pub(super) fn made_h1(&mut self, connection: H1, now: Instant) -> (Option<H1>, Option<Waker>) {
+        self.connecting -= 1;
+        self.open += 1;
+        self.expect = Proto::H1;
+        self.failed_at = None;
+        if self.draining {
+            return (Some(connection), None);
+        }
+        self.idle.push(Idle { worker: Worker::of(&connection), connection, since: now });
+        (None, self.first_waker())
+    }
+
+    pub(super) fn made_h2(&mut self, handle: Handle, worker: Worker, now: Instant) -> (u64, Option<Waker>) {
+        self.connecting -= 1;
+        self.open += 1;
+        self.expect = Proto::H2;
+        self.failed_at = None;
+        self.next += 1;
+        if !self.draining {
+            self.h2.push(Shared { id: self.next, handle, worker, idle_since: Some(now) });
+        }
+        (self.next, self.first_waker())
+    }
+
+    /// An attempt failed. Those who counted on it are told, unless others make up for it.
+    pub(super) fn failed(&mut self, error: &ConnectError, now: Instant) -> Vec<Waker> {
+        self.connecting -= 1;
+        self.failed_at = Some(now);
+        let streams_left = self.h2.iter().map(|connection| connection.handle.capacity()).sum::<usize>();
+        let each = self.requests_per_attempt();
+        let hopeful = self.connecting * each + streams_left + self.idle.len();
+        let waiting = self.waiters.iter().filter(|waiter| waiter.failed.is_none()).count();
+        let told = waiting.saturating_sub(hopeful).min(each);
+        let mut wakers = Vec::with_capacity(told + 1);
+        for waiter in self.waiters.iter_mut().filter(|waiter| waiter.failed.is_none()).take(told) {
+            waiter.failed = Some(error.clone());
+            wakers.push(waiter.waker.clone());
+        }
+        // Of those not told, the first looks again: it may start another attempt.
+        wakers.extend(self.waiters.iter().find(|waiter| waiter.failed.is_none()).map(|waiter| waiter.waker.clone()));
+        wakers
+    }
+
+    pub(super) fn give_back(&mut self, connection: H1, now: Instant) -> (Option<H1>, Option<Waker>) {
+        if self.draining || connection.served() >= self.max_requests {
+            return (Some(connection), None);
+        }
+        self.idle.push(Idle { worker: Worker::of(&connection), connection, since: now });
+        (None, self.first_waker())
+    }
+
+    /// Whether that connection is idle now, and who may have the place.
+    pub(super) fn stream_ended(&mut self, id: u64, now: Instant) -> (bool, Option<Waker>) {
+        let mut idle = false;
+        if let Some(connection) = self.h2.iter_mut().find(|connection| connection.id == id)
+            && connection.handle.open() == 0
+        {
+            connection.idle_since = Some(now);
+            idle = true;
+        }
+        (idle, self.first_waker())
+    }
+
+    pub(super) fn remove_h2(&mut self, id: u64) -> Option<Handle> {
+        let place = self.h2.iter().position(|connection| connection.id == id)?;
+        Some(self.h2.swap_remove(place).handle)
+    }
+
+    /// A connection is gone.
+    pub(super) fn closed(&mut self) {
+        self.open = self.open.saturating_sub(1);
+    }
+
+    /// Takes out what has been idle since a moment that `expired` says is too long ago.
+    pub(super) fn take_idle(&mut self, expired: impl Fn(Instant) -> bool) -> Taken {
+        let idle = self.idle.extract_if(.., |idle| expired(idle.since)).collect();
+        let h2 = self
+            .h2
+            .extract_if(.., |connection| connection.idle_since.is_some_and(&expired))
+            .map(|connection| connection.handle)
+            .collect();
+        (idle, h2)
+    }
+
+    /// When the next idle connection expires; with none the reaper ends.
+    pub(super) fn next_expiry(&mut self, timeout: Duration) -> Option<Instant> {
+        let h1 = self.idle.iter().map(|idle| idle.since);
+        let h2 = self.h2.iter().filter_map(|connection| connection.idle_since);
+        let next = h1.chain(h2).min().map(|since| since + timeout);
+        self.reaping = next.is_some();
+        next
+    }
+
+    /// Whether a reaper is to be started: something is idle, and none runs.
+    pub(super) fn start_reaper(&mut self) -> bool {
+        let idle = !self.idle.is_empty() || self.h2.iter().any(|connection| connection.idle_since.is_some());
+        idle && !std::mem::replace(&mut self.reaping, true)
+    }
+
+    pub(super) fn drain(&mut self) -> (Taken, Vec<Waker>) {
+        self.draining = true;
+        let idle = std::mem::take(&mut self.idle);
+        let h2 = std::mem::take(&mut self.h2).into_iter().map(|connection| connection.handle).collect();
+        ((idle, h2), self.waiters.iter().map(|waiter| waiter.waker.clone()).collect())
+    }
+
+    pub(super) fn sizes(&self) -> Sizes {
+        Sizes {
+            open: self.open,
+            connecting: self.connecting,
+            idle: self.idle.len(),
+            h2: self.h2.len(),
+            streams: self.h2.iter().map(|connection| connection.handle.open()).sum(),
+            pending: self.waiters.len(),
+        }
+    }
+}

@@ -1,0 +1,189 @@
+//! A request body that can be sent again: what has streamed past is kept, up to a limit (SEMANTICS.md §3, body replay).
+//!
+//! The first try streams as if nothing were kept. [`Replay::body`] for the next try starts again with what was kept and
+//! goes on with the rest of the original, from wherever the try before got to. A body longer than the limit, or one that
+//! failed, cannot be replayed: from then on nothing is kept and `body` says `None`.
+//!
+//! Only the newest body reads: an older one that is polled again finds itself abandoned, so two tries can never
+//! share out the frames of one body between them. Bound: the limit, and one frame, per request.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http::HeaderMap;
+use http_body::{Body as _, Frame, SizeHint};
+use parking_lot::Mutex;
+
+use super::body::{Body, PollFrame, Source};
+use super::error::BodyError;
+
+/// The default limit: 64 KiB.
+pub const DEFAULT_LIMIT: usize = 64 * 1024;
+
+/// Counted for each frame kept, on top of its bytes.
+const FRAME_COST: usize = 64;
+
+/// Makes the bodies of one request's tries. Once it is dropped nothing is kept any more, and the body in use streams on:
+/// drop it when no retry can follow.
+#[derive(Debug)]
+pub struct Replay(Arc<Mutex<State>>);
+
+#[derive(Debug)]
+struct State {
+    /// What has not streamed past yet.
+    rest: Body,
+    /// What has.
+    kept: Vec<Bytes>,
+    kept_cost: usize,
+    trailers: Option<HeaderMap>,
+    rest_ended: bool,
+    limit: usize,
+    /// What has streamed past is gone: longer than the limit, or broken.
+    lost: bool,
+    /// The body that may read; older ones may not.
+    newest: u64,
+}
+
+/// One try's body.
+struct Try {
+    state: Arc<Mutex<State>>,
+    generation: u64,
+    /// How many of `kept` it has given.
+    given: usize,
+    gave_trailers: bool,
+}
+
+impl Replay {
+    /// Takes the request's body. At most `limit` bytes are kept.
+    pub fn new(body: Body, limit: usize) -> Self {
+        let rest_ended = body.is_end_stream();
+        Self(Arc::new(Mutex::new(State {
+            rest: body,
+            kept: Vec::new(),
+            kept_cost: 0,
+            trailers: None,
+            rest_ended,
+            limit,
+            lost: false,
+            newest: 0,
+        })))
+    }
+
+    /// A body for the next try, from the start; the one before is cut off. `None` when too much, or something broken,
+    /// has streamed past.
+    pub fn body(&self) -> Option<Body> {
+        let mut state = self.0.lock();
+        if state.lost {
+            return None;
+        }
+        if state.rest_ended && state.kept.is_empty() && state.trailers.is_none() {
+            return Some(Body::empty());
+        }
+        state.newest += 1;
+        let generation = state.newest;
+        drop(state);
+        Some(Body::from_source(Try { state: Arc::clone(&self.0), generation, given: 0, gave_trailers: false }))
+    }
+
+    /// Whether [`Replay::body`] would give one.
+    pub fn can_replay(&self) -> bool {
+        !self.0.lock().lost
+    }
+}
+
+impl Drop for Replay {
+    fn drop(&mut self) {
+        self.0.lock().limit = 0;
+    }
+}
+
+impl Source for Try {
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> PollFrame {
+        let this = self.get_mut();
+        let mut state = this.state.lock();
+        if state.newest != this.generation {
+            return Poll::Ready(Some(Err(BodyError::Abandoned)));
+        }
+        if let Some(bytes) = state.kept.get(this.given) {
+            this.given += 1;
+            return Poll::Ready(Some(Ok(Frame::data(bytes.clone()))));
+        }
+        if state.rest_ended {
+            return match state.trailers.clone() {
+                Some(trailers) if !this.gave_trailers => {
+                    this.gave_trailers = true;
+                    Poll::Ready(Some(Ok(Frame::trailers(trailers))))
+                }
+                _ => Poll::Ready(None),
+            };
+        }
+        let frame = std::task::ready!(state.rest.poll_next(cx));
+        match &frame {
+            None => state.rest_ended = true,
+            Some(Err(_)) => state.lose(),
+            Some(Ok(frame)) => {
+                if let Some(data) = frame.data_ref() {
+                    if state.keep(data) {
+                        this.given += 1;
+                    }
+                    state.rest_ended = state.rest.is_end_stream();
+                } else if let Some(trailers) = frame.trailers_ref() {
+                    if !state.lost {
+                        state.trailers = Some(trailers.clone());
+                    }
+                    this.gave_trailers = true;
+                    state.rest_ended = true;
+                }
+            }
+        }
+        Poll::Ready(frame)
+    }
+
+    fn poll_progress(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let mut state = self.state.lock();
+        if state.newest != self.generation { Poll::Ready(()) } else { state.rest.poll_progress(cx) }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        let state = self.state.lock();
+        state.newest == self.generation
+            && state.rest_ended
+            && self.given >= state.kept.len()
+            && (self.gave_trailers || state.trailers.is_none())
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        let state = self.state.lock();
+        let ahead: usize = state.kept.iter().skip(self.given).map(Bytes::len).sum();
+        match state.rest.exact_len() {
+            Some(rest) => SizeHint::with_exact(rest + ahead as u64),
+            None => SizeHint::default(),
+        }
+    }
+}
+
+impl State {
+    /// Says whether it was kept.
+    fn keep(&mut self, data: &Bytes) -> bool {
+        if self.lost {
+            return false;
+        }
+        // What keeping a frame costs besides its bytes counts too, or a drip of single bytes would cost megabytes.
+        let cost = data.len() + FRAME_COST;
+        if self.kept_cost + cost > self.limit {
+            self.lose();
+            return false;
+        }
+        self.kept_cost += cost;
+        self.kept.push(data.clone());
+        true
+    }
+
+    fn lose(&mut self) {
+        self.lost = true;
+        self.kept = Vec::new();
+        self.trailers = None;
+    }
+}

@@ -1,0 +1,230 @@
+//! Obtaining and renewing the SVID (SEMANTICS.md §4): key → CSR → `Certify` with the join token → answer checked →
+//! installed; again at 50–70 % of its life.
+//!
+//! An answer is believed only when its chain leads to a root, names us, fits the key we just made, and has not ended.
+//! When renewal fails the SVID in use stays until its end, and the back-off (0.5 s to 150 s) shrinks with the life
+//! that is left. The key pair is new each time and never leaves memory.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use rcgen::{CertificateParams, DistinguishedName, KeyPair, PKCS_ECDSA_P256_SHA256, SanType};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, UnixTime};
+use tokio::time::Instant;
+use tonic::metadata::{Ascii, MetadataValue};
+use weft_proto::identity::v1::CertifyRequest;
+use weft_proto::identity::v1::identity_client::IdentityClient;
+
+use super::control_plane::{ControlPlane, ControlPlaneError};
+use super::schedule::{Backoff, renew_after, within_remaining};
+use super::tls::certified_key;
+use super::verify::{PeerError, Role, Roots, RootsError, verify_peer};
+use super::{IdentityManager, Svid};
+
+/// One `Certify` call, from dialling to the answer.
+const CALL_TIMEOUT: Duration = Duration::from_secs(10);
+const FIRST_BACKOFF: Duration = Duration::from_millis(500);
+const LONGEST_BACKOFF: Duration = Duration::from_secs(150);
+/// How often the roots file is looked at, and the longest sleep before the wall clock is asked again (a suspended
+/// machine's monotonic clock stands still).
+const LOOK_EVERY: Duration = Duration::from_secs(5);
+/// A roots file or token larger than this is none.
+const MAX_FILE: u64 = 1 << 20;
+
+/// Why there is no new SVID.
+#[derive(Debug, thiserror::Error)]
+pub enum CertifyError {
+    /// A file that proves us, or the control plane, cannot be read.
+    #[error("{}: {why}", path.display())]
+    File {
+        /// Which.
+        path: PathBuf,
+        /// What happened.
+        why: io::Error,
+    },
+    /// The token file is empty or holds what no header can carry.
+    #[error("{}: not a token", .0.display())]
+    Token(PathBuf),
+    /// The roots file is not PEM certificates.
+    #[error("{}: not PEM: {why}", path.display())]
+    Pem {
+        /// Which.
+        path: PathBuf,
+        /// What is wrong.
+        why: String,
+    },
+    /// Roots, from the file or the answer, that cannot be used.
+    #[error("roots: {0}")]
+    Roots(#[from] RootsError),
+    /// Key or CSR could not be made.
+    #[error("the certificate request could not be made: {0}")]
+    Request(#[from] rcgen::Error),
+    /// No connection.
+    #[error(transparent)]
+    ControlPlane(#[from] ControlPlaneError),
+    /// The control plane said no.
+    #[error("the control plane did not certify us: {} ({:?})", .0.message(), .0.code())]
+    Refused(Box<tonic::Status>),
+    /// No answer in time.
+    #[error("the control plane did not answer within {0:?}")]
+    Timeout(Duration),
+    /// The answer's chain is empty, leads nowhere or is not ours.
+    #[error("the control plane's answer: {0}")]
+    Answer(#[from] PeerError),
+    /// The answer certifies another key.
+    #[error("the control plane's answer does not fit our key: {0}")]
+    Key(rustls::Error),
+}
+
+impl IdentityManager {
+    /// Keeps this proxy's SVID and roots fresh. Never returns; drop it to stop.
+    pub async fn run(&self, control_plane: &ControlPlane) {
+        let mut backoff = Backoff::new(FIRST_BACKOFF, LONGEST_BACKOFF);
+        let mut file = RootsFile::default();
+        loop {
+            let wait = match self.renew(control_plane, &mut file).await {
+                Ok(svid) => {
+                    backoff.reset();
+                    tracing::info!(identity = %svid.identity, "certified");
+                    renew_after(svid.issued, svid.not_after, &mut rand::rng())
+                }
+                Err(error) => {
+                    let left = self.svid().map(|svid| svid.not_after.duration_since(SystemTime::now()));
+                    let left = left.and_then(Result::ok).unwrap_or_default();
+                    let wait = within_remaining(backoff.after_failure(&mut rand::rng()), left);
+                    tracing::warn!(%error, ?wait, "no new certificate; trying again");
+                    wait
+                }
+            };
+            self.sleep_and_look(wait, &mut file).await;
+        }
+    }
+
+    /// Sleeps, and follows the roots file meanwhile.
+    async fn sleep_and_look(&self, wait: Duration, file: &mut RootsFile) {
+        let (due, wall_due) = (Instant::now() + wait, SystemTime::now() + wait);
+        loop {
+            let left = due.saturating_duration_since(Instant::now());
+            if left.is_zero() || SystemTime::now() >= wall_due {
+                return;
+            }
+            tokio::time::sleep(left.min(LOOK_EVERY)).await;
+            if let Err(error) = self.read_roots(file).await {
+                tracing::warn!(%error, "the roots file cannot be used; the roots in use stay");
+            }
+        }
+    }
+
+    pub(super) async fn renew(
+        &self,
+        control_plane: &ControlPlane,
+        file: &mut RootsFile,
+    ) -> Result<Arc<Svid>, CertifyError> {
+        // A broken file must not keep a proxy from renewing with the roots it has.
+        if let Err(error) = self.read_roots(file).await {
+            if self.0.roots.lock().for_control_plane().is_none() {
+                return Err(error);
+            }
+            tracing::warn!(%error, "the roots file cannot be used; the roots in use stay");
+        }
+        match tokio::time::timeout(CALL_TIMEOUT, self.certify(control_plane)).await {
+            Ok(result) => result,
+            Err(_) => Err(CertifyError::Timeout(CALL_TIMEOUT)),
+        }
+    }
+
+    async fn certify(&self, control_plane: &ControlPlane) -> Result<Arc<Svid>, CertifyError> {
+        let token = self.read_token().await?;
+        let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
+        let mut params = CertificateParams::default();
+        params.distinguished_name = DistinguishedName::new();
+        params.subject_alt_names = vec![SanType::URI(self.identity().as_str().try_into()?)];
+        let csr = params.serialize_request(&key)?.der().to_vec();
+
+        let mut request = tonic::Request::new(CertifyRequest { csr });
+        request.metadata_mut().insert("authorization", token);
+        let mut client = IdentityClient::new(control_plane.anonymous_channel().await?);
+        let answer = client.certify(request).await.map_err(|status| CertifyError::Refused(Box::new(status)))?;
+        let answer = answer.into_inner();
+
+        let certificates = |ders: Vec<Vec<u8>>| ders.into_iter().map(CertificateDer::from).collect::<Vec<_>>();
+        let roots = match certificates(answer.roots) {
+            none if none.is_empty() => self.0.roots.lock().for_control_plane().ok_or(ControlPlaneError::NoRoots)?,
+            roots => {
+                let roots = self.parse_roots(roots)?;
+                self.change_roots(|known| known.certified = Some(Arc::clone(&roots)));
+                roots
+            }
+        };
+        let svid = self.check(certificates(answer.chain), &key, &roots)?;
+        self.install(Arc::clone(&svid));
+        Ok(svid)
+    }
+
+    fn check(
+        &self,
+        chain: Vec<CertificateDer<'static>>,
+        key: &KeyPair,
+        roots: &Roots,
+    ) -> Result<Arc<Svid>, CertifyError> {
+        let (leaf, intermediates) = chain.split_first().ok_or(PeerError::NoCertificate)?;
+        let us = Some(self.identity());
+        // We are a server to some and a client to others.
+        verify_peer(leaf, intermediates, roots, Role::Client, us, UnixTime::now())?;
+        let leaf = verify_peer(leaf, intermediates, roots, Role::Server, us, UnixTime::now())?;
+        let der = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(key.serialize_der()));
+        let certified = certified_key(chain, der).map_err(CertifyError::Key)?;
+        Ok(Arc::new(Svid {
+            identity: leaf.identity().clone(),
+            issued: SystemTime::now(),
+            not_after: leaf.not_after(),
+            certified,
+        }))
+    }
+
+    async fn read_token(&self) -> Result<MetadataValue<Ascii>, CertifyError> {
+        let path = &self.0.settings.join_token;
+        let not_a_token = || CertifyError::Token(path.clone());
+        let text = String::from_utf8(read(path).await?).map_err(|_| not_a_token())?;
+        let token = text.trim();
+        if token.is_empty() {
+            return Err(not_a_token());
+        }
+        let mut value = MetadataValue::try_from(format!("Bearer {token}")).map_err(|_| not_a_token())?;
+        value.set_sensitive(true);
+        Ok(value)
+    }
+
+    async fn read_roots(&self, file: &mut RootsFile) -> Result<(), CertifyError> {
+        let path = &self.0.settings.ca_roots;
+        let pem = read(path).await?;
+        if file.contents.as_ref() == Some(&pem) {
+            return Ok(());
+        }
+        let certificates = CertificateDer::pem_slice_iter(&pem)
+            .collect::<Result<Vec<_>, _>>()
+            .map_err(|why| CertifyError::Pem { path: path.clone(), why: why.to_string() })?;
+        let roots = self.parse_roots(certificates)?;
+        self.change_roots(|known| known.file = Some(roots));
+        file.contents = Some(pem);
+        Ok(())
+    }
+}
+
+/// What the roots file held when it was last taken.
+#[derive(Default)]
+pub(super) struct RootsFile {
+    contents: Option<Vec<u8>>,
+}
+
+async fn read(path: &Path) -> Result<Vec<u8>, CertifyError> {
+    let failed = |why| CertifyError::File { path: path.to_owned(), why };
+    let length = tokio::fs::metadata(path).await.map_err(failed)?.len();
+    if length > MAX_FILE {
+        return Err(failed(io::Error::other("larger than 1 MiB")));
+    }
+    tokio::fs::read(path).await.map_err(failed)
+}

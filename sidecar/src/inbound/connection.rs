@@ -1,0 +1,334 @@
+//! One connection from the mesh: who it is, and what it speaks. The module's drawing is in `mod.rs`.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use bytes::BytesMut;
+use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, timeout_at};
+use weft_proto::SpiffeId;
+
+use super::Inbound;
+use super::request::RequestHandler;
+use crate::balance::PlainAddr;
+use crate::config::{MtlsMode, Protocol};
+use crate::http::server::{ServerSettings, serve};
+use crate::http::{Io, Proto};
+use crate::identity::MeshProtocol;
+use crate::listen::client_hello::{self, read_client_hello};
+use crate::listen::first::{FIRST_MESSAGE, SILENCE, detect_more};
+use crate::listen::{Detected, FirstSpeaker, Prefixed, drain, first_bytes, original_dst};
+use crate::reason::Reason;
+use crate::settings::is_own_port;
+use crate::tcp::{self, Abort, Counters};
+
+/// What a first message turned out to be.
+enum Hello {
+    /// A ClientHello that offers `weft/*`.
+    Mesh,
+    /// Any other ClientHello: the app's own TLS.
+    Other,
+    /// No ClientHello.
+    NotTls,
+}
+
+/// Where a connection was going, and who opened it.
+#[derive(Clone)]
+struct Visit {
+    client: SocketAddr,
+    destination: SocketAddr,
+    peer: Option<SpiffeId>,
+    protocol: Protocol,
+}
+
+impl Inbound {
+    /// Serves one connection to its end. What goes wrong costs this connection only.
+    pub async fn serve(self: Arc<Self>, stream: TcpStream, client: SocketAddr) {
+        let _guard = self.drain.guard();
+        let _open = self.telemetry.metrics.open();
+        tcp::options::tune(&stream);
+        let Ok(destination) = original_dst(&stream) else { return };
+        if is_own_port(destination.port()) {
+            self.refuse(stream, client, Reason::OwnListener);
+            return;
+        }
+        let protocol = self.config.own().map_or(Protocol::Auto, |own| own.protocol(destination.port()));
+        let opaque = self.config.settings().opaque_ports.contains(&destination.port());
+        let protocol = if protocol == Protocol::Auto && opaque { Protocol::Tcp } else { protocol };
+        let visit = Visit { client, destination, peer: None, protocol };
+        // A security object that is not there yet fails closed (SEMANTICS.md §4).
+        let mode = self.config.inbound_policy().map_or(MtlsMode::Refuse, |policy| policy.mode(destination.port()));
+        match mode {
+            MtlsMode::Refuse => self.refuse(stream, client, Reason::MtlsRequired),
+            MtlsMode::Disable => self.carry(stream, BytesMut::new(), visit).await,
+            MtlsMode::Strict => self.strict(stream, visit).await,
+            MtlsMode::Permissive => self.permissive(stream, visit).await,
+        }
+    }
+
+    /// Under STRICT refusing is a close, never an HTTP answer: there may be no HTTP.
+    fn refuse(&self, stream: TcpStream, client: SocketAddr, reason: Reason) {
+        tracing::debug!(%client, %reason, "inbound connection refused");
+        self.telemetry.metrics.refused("inbound", reason);
+        tcp::reset(stream);
+    }
+
+    async fn strict(self: Arc<Self>, mut stream: TcpStream, visit: Visit) {
+        let mut buf = BytesMut::with_capacity(2048);
+        match read_hello(&mut stream, &mut buf, Instant::now() + FIRST_MESSAGE).await {
+            Ok(Hello::Mesh) => self.mesh(stream, buf, visit).await,
+            Ok(Hello::Other | Hello::NotTls) | Err(_) => self.refuse(stream, visit.client, Reason::MtlsRequired),
+        }
+    }
+
+    async fn permissive(self: Arc<Self>, mut stream: TcpStream, visit: Visit) {
+        let mut buf = BytesMut::with_capacity(2048);
+        let http = is_http(visit.protocol);
+        let first = if http {
+            // Silence means nothing on a declared HTTP port.
+            stream.read_buf(&mut buf).await.map(|n| if n == 0 { FirstSpeaker::Eof } else { FirstSpeaker::Client })
+        } else {
+            first_bytes(&mut stream, &mut buf, SILENCE).await
+        };
+        match first {
+            Ok(FirstSpeaker::Eof) | Err(_) => {}
+            Ok(FirstSpeaker::Client) => self.permissive_spoke(stream, buf, visit, None).await,
+            Ok(FirstSpeaker::Silent) => {
+                // Whoever speaks first: the app may be the one, and until it has, a mesh ClientHello is still welcome.
+                let Some(mut app) = self.dial(&visit).await else {
+                    return self.refuse(stream, visit.client, Reason::ConnectFailed);
+                };
+                let mut said = BytesMut::with_capacity(2048);
+                tokio::select! {
+                    read = stream.read_buf(&mut buf) => match read {
+                        Ok(0) => self.relay(stream, app, &visit).await,
+                        Ok(_) => self.permissive_spoke(stream, buf, visit, Some(app)).await,
+                        Err(_) => {}
+                    },
+                    read = app.read_buf(&mut said) => match read {
+                        Ok(0) | Err(_) => {
+                            // It hung up on a silent connection: an HTTP client gets another one.
+                            if stream.read_buf(&mut buf).await.is_ok_and(|n| n > 0) {
+                                self.permissive_spoke(stream, buf, visit, None).await;
+                            }
+                        }
+                        Ok(_) => self.relay(stream, Prefixed::new(said, app), &visit).await,
+                    },
+                }
+            }
+        }
+    }
+
+    /// The client's first bytes are in `buf`.
+    async fn permissive_spoke(
+        self: Arc<Self>,
+        mut stream: TcpStream,
+        mut buf: BytesMut,
+        visit: Visit,
+        app: Option<TcpStream>,
+    ) {
+        match read_hello(&mut stream, &mut buf, Instant::now() + FIRST_MESSAGE).await {
+            Ok(Hello::Mesh) => {
+                drop(app);
+                self.mesh(stream, buf, visit).await;
+            }
+            Ok(Hello::Other) => {
+                let app = match app {
+                    Some(app) => app,
+                    None => match self.dial(&visit).await {
+                        Some(app) => app,
+                        None => return self.refuse(stream, visit.client, Reason::ConnectFailed),
+                    },
+                };
+                self.telemetry.metrics.connection("inbound", "tls", false);
+                self.relay(Prefixed::new(buf, stream), app, &visit).await;
+            }
+            Ok(Hello::NotTls) => self.spoke(stream, buf, visit, app).await,
+            Err(_) => {}
+        }
+    }
+
+    async fn mesh(self: Arc<Self>, stream: TcpStream, buf: BytesMut, mut visit: Visit) {
+        let (tls, peer) = match self.identity.accept(Prefixed::new(buf, stream)).await {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                tracing::debug!(client = %visit.client, %error, "mesh TLS handshake failed");
+                self.telemetry.metrics.handshake_failures.inc();
+                return;
+            }
+        };
+        visit.peer = Some(peer.identity().clone());
+        match peer.protocol() {
+            MeshProtocol::H2 => self.http(tls, visit, Proto::H2, Some(peer.not_after())).await,
+            MeshProtocol::H1 => self.http(tls, visit, Proto::H1, Some(peer.not_after())).await,
+            MeshProtocol::Tcp => self.carry(tls, BytesMut::new(), visit).await,
+        }
+    }
+
+    /// A stream whose client is who it is, and has said nothing yet: what does it speak?
+    async fn carry<IO>(self: Arc<Self>, mut io: IO, mut buf: BytesMut, visit: Visit)
+    where
+        IO: Io + Abort,
+    {
+        match visit.protocol {
+            Protocol::Tcp | Protocol::Tls => self.opaque(Prefixed::new(buf, io), &visit, None).await,
+            Protocol::Http | Protocol::Http2 | Protocol::Grpc => {
+                if io.read_buf(&mut buf).await.is_ok_and(|n| n > 0) {
+                    self.spoke(io, buf, visit, None).await;
+                }
+            }
+            Protocol::Auto => match first_bytes(&mut io, &mut buf, SILENCE).await {
+                Ok(FirstSpeaker::Eof) | Err(_) => {}
+                Ok(FirstSpeaker::Client) => self.spoke(io, buf, visit, None).await,
+                Ok(FirstSpeaker::Silent) => {
+                    let Some(mut app) = self.dial(&visit).await else { return io.abort_on_drop() };
+                    let mut said = BytesMut::with_capacity(2048);
+                    tokio::select! {
+                        read = io.read_buf(&mut buf) => match read {
+                            Ok(0) => self.relay(io, app, &visit).await,
+                            Ok(_) => self.spoke(io, buf, visit, Some(app)).await,
+                            Err(_) => {}
+                        },
+                        read = app.read_buf(&mut said) => match read {
+                            Ok(0) | Err(_) => {}
+                            Ok(_) => self.relay(io, Prefixed::new(said, app), &visit).await,
+                        },
+                    }
+                }
+            },
+        }
+    }
+
+    /// The client's first bytes are in `buf`, and they are no mesh TLS.
+    async fn spoke<IO>(self: Arc<Self>, mut io: IO, mut buf: BytesMut, visit: Visit, app: Option<TcpStream>)
+    where
+        IO: Io + Abort,
+    {
+        if matches!(visit.protocol, Protocol::Tcp | Protocol::Tls) {
+            return self.opaque(Prefixed::new(buf, io), &visit, app).await;
+        }
+        let Ok(detected) = detect_more(&mut io, &mut buf, Instant::now() + FIRST_MESSAGE).await else { return };
+        let proto = match detected {
+            Detected::Http1 => Proto::H1,
+            Detected::Http2 => Proto::H2,
+            // Declared HTTP, and it is not: the engine says so to the client.
+            Detected::Opaque | Detected::NeedMore if is_http(visit.protocol) => Proto::H1,
+            Detected::Tls | Detected::Opaque | Detected::NeedMore => {
+                return self.opaque(Prefixed::new(buf, io), &visit, app).await;
+            }
+        };
+        drop(app);
+        self.http(Prefixed::new(buf, io), visit, proto, None).await;
+    }
+
+    /// Requests, until the connection ends, the proxy drains, or the peer's certificate is about to expire.
+    async fn http<IO: Io>(self: Arc<Self>, io: IO, visit: Visit, proto: Proto, expiry: Option<SystemTime>) {
+        let meshed = visit.peer.is_some();
+        self.telemetry.metrics.connection("inbound", if proto == Proto::H1 { "http/1" } else { "http/2" }, meshed);
+        let settings: &ServerSettings = if meshed { &self.mesh_server } else { &self.server };
+        let (signal, watch) = drain::new();
+        let handler =
+            RequestHandler { inbound: Arc::clone(&self), destination: visit.destination, peer: visit.peer.clone() };
+        let served = serve(io, proto, handler, settings, watch);
+        tokio::pin!(served);
+        let ended = tokio::select! {
+            ended = &mut served => ended,
+            () = self.drain_due(expiry) => {
+                signal.start();
+                served.await
+            }
+        };
+        if let Err(error) = ended {
+            tracing::debug!(client = %visit.client, destination = %visit.destination, %error, "inbound connection ended");
+        }
+    }
+
+    /// When a connection has to begin its end: the proxy drains, or the peer's leaf has a tenth of its life left, at most
+    /// a minute (SEMANTICS.md §1: drained by the expiry).
+    async fn drain_due(&self, expiry: Option<SystemTime>) {
+        let expires = async {
+            match expiry {
+                None => std::future::pending().await,
+                Some(expiry) => {
+                    let left = expiry.duration_since(SystemTime::now()).unwrap_or_default();
+                    tokio::time::sleep(left.saturating_sub((left / 10).min(Duration::from_secs(60)))).await;
+                }
+            }
+        };
+        tokio::select! {
+            () = self.drain.draining() => {}
+            () = expires => {}
+        }
+    }
+
+    async fn opaque<IO>(&self, io: IO, visit: &Visit, app: Option<TcpStream>)
+    where
+        IO: Io + Abort,
+    {
+        let app = match app {
+            Some(app) => app,
+            None => match self.dial(visit).await {
+                Some(app) => app,
+                None => {
+                    self.telemetry.metrics.refused("inbound", Reason::ConnectFailed);
+                    return io.abort_on_drop();
+                }
+            },
+        };
+        self.relay(io, app, visit).await;
+    }
+
+    async fn dial(&self, visit: &Visit) -> Option<TcpStream> {
+        match tcp::dial_plain(PlainAddr::outside_mesh(visit.destination), self.settings.timeouts.connect).await {
+            Ok(app) => Some(app),
+            Err(error) => {
+                tracing::debug!(client = %visit.client, %error, "the app cannot be reached");
+                None
+            }
+        }
+    }
+
+    async fn relay<A, B>(&self, client: A, app: B, visit: &Visit)
+    where
+        A: tokio::io::AsyncRead + tokio::io::AsyncWrite + Abort + Unpin,
+        B: tokio::io::AsyncRead + tokio::io::AsyncWrite + Abort + Unpin,
+    {
+        self.telemetry.metrics.connection("inbound", "tcp", visit.peer.is_some());
+        let relayed = tcp::relay(client, app, Arc::new(Counters::default())).await;
+        self.telemetry.metrics.tcp_bytes.inc_by(relayed.a_to_b + relayed.b_to_a);
+        tracing::trace!(client = %visit.client, ?relayed, "opaque connection ended");
+    }
+}
+
+fn is_http(protocol: Protocol) -> bool {
+    matches!(protocol, Protocol::Http | Protocol::Http2 | Protocol::Grpc)
+}
+
+/// Reads until the first message is a whole ClientHello or cannot become one. It may span segments: the hybrid key share
+/// alone is larger than one.
+async fn read_hello<IO>(io: &mut IO, buf: &mut BytesMut, deadline: Instant) -> std::io::Result<Hello>
+where
+    IO: AsyncRead + Unpin,
+{
+    loop {
+        if !buf.is_empty() {
+            match read_client_hello(buf) {
+                Ok(client_hello::Progress::Complete(hello)) => {
+                    let mesh = MeshProtocol::ALL.iter().any(|protocol| hello.offers(protocol.alpn()));
+                    return Ok(if mesh { Hello::Mesh } else { Hello::Other });
+                }
+                Ok(client_hello::Progress::Incomplete) => {}
+                Err(_) => return Ok(Hello::NotTls),
+            }
+        }
+        buf.reserve(2048);
+        match timeout_at(deadline, io.read_buf(buf)).await {
+            Ok(Ok(n)) if n > 0 => {}
+            Ok(Ok(_)) => return Err(std::io::ErrorKind::UnexpectedEof.into()),
+            Ok(Err(error)) => return Err(error),
+            Err(_) => return Err(std::io::ErrorKind::TimedOut.into()),
+        }
+    }
+}

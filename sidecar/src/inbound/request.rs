@@ -1,0 +1,206 @@
+//! One request from the mesh: into the version its client spoke, to the app, and the answer or the truth back.
+//!
+//! | what happened | to a mesh peer | to a plain-text client |
+//! |---|---|---|
+//! | the app could not be reached, not one byte written | `REFUSED_STREAM` (on `weft/h1`: 503 + `x-weft-not-processed`) | 503 `connect-failed` |
+//! | the app was lost after a byte, before a response head | `INTERNAL_ERROR` | 502 `upstream-reset` |
+//! | a limit of ours | 503 `overflow` | the same |
+//! | the response broke the protocol | 502 `upstream-protocol` | the same |
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use http::header::{HeaderName, HeaderValue};
+use http::{Method, Version};
+use weft_proto::SpiffeId;
+
+use super::Inbound;
+use crate::answer::OwnAnswer;
+use crate::balance::PlainAddr;
+use crate::http::error::{ConnectError, Processed, SendErrorKind};
+use crate::http::pool::Connected;
+use crate::http::translate::{self, AppVersion};
+use crate::http::{Answer, Body, Handler, Proto, Request, Reset, Response, SendError, h1, hygiene};
+use crate::reason::Reason;
+use crate::resilience::Deadline;
+use crate::tcp;
+use crate::telemetry::record::{Direction, Record, Riding};
+
+const CLIENT_CERT: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
+
+/// Serves one downstream connection's requests.
+#[derive(Clone)]
+pub(super) struct RequestHandler {
+    pub(super) inbound: Arc<Inbound>,
+    pub(super) destination: SocketAddr,
+    /// The verified other end; `None` for plain text.
+    pub(super) peer: Option<SpiffeId>,
+}
+
+impl Handler for RequestHandler {
+    async fn handle(&self, request: Request) -> Answer {
+        Box::pin(self.answer(request)).await
+    }
+
+    fn answered(&self, reason: Reason) {
+        self.inbound.telemetry.metrics.refused("inbound", reason);
+        if reason == Reason::Internal {
+            self.inbound.telemetry.metrics.panics.inc();
+        }
+    }
+}
+
+/// No response: say it ourselves, or reset so that the peer's sidecar can draw its conclusions.
+enum Failure {
+    Own(OwnAnswer),
+    Reset(Reset, Reason),
+}
+
+impl RequestHandler {
+    async fn answer(&self, mut request: Request) -> Answer {
+        let inbound = &self.inbound;
+        if self.peer.is_none() {
+            hygiene::strip_untrusted(request.headers_mut(), false);
+        }
+        if inbound.settings.args.test_panic.is_on() && request.uri().path() == "/weft-panic" {
+            panic!("asked to by WEFT_TEST_PANIC");
+        }
+        let grpc = hygiene::is_grpc(request.headers());
+        // The client's sidecar decides whether to sample; a plain client's request begins here.
+        let per_10000 = if self.peer.is_some() { 0 } else { inbound.config.settings().tracing_sample_per_10000 };
+        let mut record = Record::of(&inbound.telemetry, Direction::Inbound, &mut request, per_10000);
+        record.mtls = self.peer.is_some();
+        record.tries = 1;
+        self.peer.as_ref().map_or("", SpiffeId::as_str).clone_into(&mut record.peer);
+        match self.deliver(request).await {
+            Ok(response) => {
+                record.status = response.status();
+                let (parts, body) = response.into_parts();
+                Answer::Response(Response::from_parts(parts, body.observed(Riding { record, _guards: () })))
+            }
+            Err(Failure::Own(own)) => {
+                inbound.telemetry.metrics.refused("inbound", own.reason);
+                tracing::debug!(reason = %own.reason, detail = %own.detail, "answered by the sidecar");
+                record.reason = Some(own.reason);
+                record.status = own.status();
+                let (parts, body) = own.response(grpc, self.peer.is_some()).into_parts();
+                Answer::Response(Response::from_parts(parts, body.observed(Riding { record, _guards: () })))
+            }
+            Err(Failure::Reset(reset, reason)) => {
+                inbound.telemetry.metrics.refused("inbound", reason);
+                record.reason = Some(reason);
+                record.status = reason.status();
+                Answer::Reset(reset)
+            }
+        }
+    }
+
+    async fn deliver(&self, request: Request) -> Result<Response, Failure> {
+        let now = tokio::time::Instant::now().into_std();
+        let deadline = Deadline::of_request(now, None, request.headers());
+        if deadline.is_spent(now) {
+            let detail = "the client's deadline had passed when the request arrived";
+            return Err(Failure::Own(OwnAnswer::new(Reason::Timeout, detail)));
+        }
+        let request = self.with_client_cert(request);
+        let sent = match deadline.at() {
+            None => to_app(&self.inbound, self.destination, request).await,
+            Some(at) => {
+                match tokio::time::timeout_at(at.into(), to_app(&self.inbound, self.destination, request)).await {
+                    Ok(sent) => sent,
+                    Err(_) => {
+                        let detail = "the app did not answer before the client's deadline";
+                        return Err(Failure::Own(OwnAnswer::new(Reason::Timeout, detail)));
+                    }
+                }
+            }
+        };
+        sent.map_err(|error| self.failure(&error))
+    }
+
+    /// The app may know its client: `x-forwarded-client-cert`, as Envoy writes it.
+    fn with_client_cert(&self, mut request: Request) -> Request {
+        request.headers_mut().remove(CLIENT_CERT);
+        if let Some(peer) = &self.peer {
+            let text = format!("By={};URI={}", self.inbound.settings.identity, peer);
+            // SPIFFE IDs hold only visible ASCII.
+            if let Ok(value) = HeaderValue::try_from(text) {
+                request.headers_mut().insert(CLIENT_CERT, value);
+            }
+        }
+        request
+    }
+
+    fn failure(&self, error: &SendError) -> Failure {
+        let own = |reason| Failure::Own(OwnAnswer::new(reason, format!("{}: {error}", self.destination)));
+        let meshed = self.peer.is_some();
+        tracing::debug!(destination = %self.destination, %error, processed = ?error.processed, "the app gave no response");
+        match (&error.kind, error.processed) {
+            (SendErrorKind::Overflow { .. }, _) => own(Reason::Overflow),
+            (SendErrorKind::Protocol(_), _) => own(Reason::UpstreamProtocol),
+            (SendErrorKind::Unsendable(_), _) => own(Reason::BadRequest),
+            (SendErrorKind::RequestBody(_), _) if meshed => Failure::Reset(Reset::Cancel, Reason::BadRequest),
+            (SendErrorKind::RequestBody(_), _) => own(Reason::BadRequest),
+            (_, Processed::No) if meshed => Failure::Reset(Reset::Refused, Reason::ConnectFailed),
+            (_, Processed::No) => own(Reason::ConnectFailed),
+            (_, Processed::Unknown) if meshed => Failure::Reset(Reset::Internal, Reason::UpstreamReset),
+            (_, Processed::Unknown) => own(Reason::UpstreamReset),
+        }
+    }
+}
+
+/// Sends a request to the app, in the version its client spoke, and makes the response ready to go back the same way.
+pub(super) async fn to_app(
+    inbound: &Inbound,
+    destination: SocketAddr,
+    request: Request,
+) -> Result<Response, SendError> {
+    let tunnels = request.method() == Method::CONNECT || hygiene::is_upgrade(request.headers());
+    if tunnels && request.version() != Version::HTTP_2 {
+        let io = dial(inbound, destination).await.map_err(|e| SendError { kind: SendErrorKind::Connect(e), processed: Processed::No, reused: false })?;
+        return h1::client::Connection::new(io, h1::HeadLimits::default()).send(request).await;
+    }
+    let from_h2 = request.version() == Version::HTTP_2;
+    let (parts, body) = request.into_parts();
+    let (parts, app) = if from_h2 {
+        translate::from_mesh_h2(parts).map_err(|conflict| unsendable(&conflict))?
+    } else {
+        let mut parts = parts;
+        hygiene::strip_hop_by_hop(&mut parts.headers);
+        let app = AppVersion::from(parts.version);
+        (parts, app)
+    };
+    let proto = if app == AppVersion::H2 { Proto::H2 } else { Proto::H1 };
+    let response = send(inbound, destination, proto, Request::from_parts(parts, body)).await?;
+    let (parts, body) = response.into_parts();
+    let parts = if from_h2 {
+        translate::response_to_mesh_h2(parts).map_err(|conflict| unsendable(&conflict))?
+    } else {
+        translate::response_from_mesh_h2(parts, app)
+    };
+    Ok(Response::from_parts(parts, body))
+}
+
+async fn send(
+    inbound: &Inbound,
+    destination: SocketAddr,
+    proto: Proto,
+    request: http::Request<Body>,
+) -> Result<Response, SendError> {
+    let timeout = inbound.settings.timeouts.connect;
+    let connect = move || async move {
+        let io = tcp::dial_plain(PlainAddr::outside_mesh(destination), timeout).await.map_err(ConnectError::new)?;
+        Ok(Connected { io: Box::new(io), proto })
+    };
+    inbound.pool(destination, proto).send(request, connect).await
+}
+
+async fn dial(inbound: &Inbound, destination: SocketAddr) -> Result<tokio::net::TcpStream, ConnectError> {
+    let addr = PlainAddr::outside_mesh(destination);
+    tcp::dial_plain(addr, inbound.settings.timeouts.connect).await.map_err(ConnectError::new)
+}
+
+fn unsendable(conflict: &translate::Conflict) -> SendError {
+    let kind = SendErrorKind::Unsendable(conflict.to_string().into());
+    SendError { kind, processed: Processed::No, reused: false }
+}

@@ -1,0 +1,180 @@
+//! Drain: no new work, finish what is in flight, close. One [`Signal`] starts it, any number of [`Watch`]es hear of it,
+//! and it is over when the last [`Guard`] is dropped.
+//!
+//! The contract:
+//!
+//! 1. Whoever does work that must finish holds a [`Guard`] for as long: one per connection is enough.
+//! 2. Who holds one also watches [`Watch::draining`], and when it resolves tells its peer (`Connection: close`, GOAWAY) and
+//!    ends as soon as nothing is in flight. It may take as long as its work takes; it is the caller of [`Signal::drain`] who
+//!    sets a limit, with a timeout around it.
+//! 3. Guards may be taken while draining: listeners keep accepting (SEMANTICS.md §3, "drain").
+//! 4. Draining does not end: there is no way back. A signal dropped without draining never drains.
+//!
+//! Bound: one word per guard's owner, none here.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use tokio::sync::{Notify, watch};
+
+/// Starts a drain and waits for its end.
+#[derive(Debug)]
+pub struct Signal {
+    draining: watch::Sender<bool>,
+    guards: Arc<Guards>,
+}
+
+/// Hears of a drain, and hands out guards.
+#[derive(Debug, Clone)]
+pub struct Watch {
+    draining: watch::Receiver<bool>,
+    guards: Arc<Guards>,
+}
+
+/// Work that a drain waits for.
+#[derive(Debug)]
+#[must_use = "a drain waits only while the guard is held"]
+pub struct Guard(Arc<Guards>);
+
+#[derive(Debug, Default)]
+struct Guards {
+    held: AtomicUsize,
+    /// Notified whenever `held` falls to zero.
+    none: Notify,
+}
+
+/// A signal and its first watch, of which further ones are clones.
+pub fn new() -> (Signal, Watch) {
+    let (sender, receiver) = watch::channel(false);
+    let guards = Arc::<Guards>::default();
+    (Signal { draining: sender, guards: guards.clone() }, Watch { draining: receiver, guards })
+}
+
+impl Signal {
+    /// Starts the drain; doing so again changes nothing.
+    pub fn start(&self) {
+        self.draining.send_if_modified(|draining| !std::mem::replace(draining, true));
+    }
+
+    /// Starts the drain and waits until no guard is held.
+    pub async fn drain(&self) {
+        self.start();
+        loop {
+            let none = self.guards.none.notified();
+            tokio::pin!(none);
+            // Registered before looking, so that a guard dropped in between is not missed.
+            none.as_mut().enable();
+            if self.held() == 0 {
+                return;
+            }
+            none.await;
+        }
+    }
+
+    /// Guards held now.
+    pub fn held(&self) -> usize {
+        self.guards.held.load(Ordering::Acquire)
+    }
+
+    /// Another watch.
+    pub fn watch(&self) -> Watch {
+        Watch { draining: self.draining.subscribe(), guards: self.guards.clone() }
+    }
+}
+
+impl Watch {
+    /// Whether the drain has started.
+    pub fn is_draining(&self) -> bool {
+        *self.draining.borrow()
+    }
+
+    /// Resolves when the drain starts, or at once if it has. Dropping the future loses nothing.
+    pub async fn draining(&self) {
+        let mut draining = self.draining.clone();
+        if draining.wait_for(|draining| *draining).await.is_err() {
+            // The signal is gone: nobody will ever drain.
+            std::future::pending::<()>().await;
+        }
+    }
+
+    /// Makes the drain wait until the guard is dropped.
+    pub fn guard(&self) -> Guard {
+        self.guards.held.fetch_add(1, Ordering::Relaxed);
+        Guard(self.guards.clone())
+    }
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        if self.0.held.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.0.none.notify_waiters();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::time::timeout;
+
+    use super::*;
+
+    const SOON: Duration = Duration::from_millis(1);
+
+    #[tokio::test(start_paused = true)]
+    async fn drain_waits_for_the_last_guard() {
+        let (signal, watch) = new();
+        let (first, second) = (watch.guard(), watch.clone().guard());
+        assert!(timeout(SOON, signal.drain()).await.is_err());
+        drop(first);
+        assert!(timeout(SOON, signal.drain()).await.is_err());
+        let release = tokio::spawn(async move {
+            tokio::time::sleep(Duration::from_secs(9)).await;
+            drop(second);
+        });
+        timeout(Duration::from_secs(10), signal.drain()).await.unwrap();
+        release.await.unwrap();
+        assert_eq!(signal.held(), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn without_guards_it_is_over_at_once() {
+        let (signal, watch) = new();
+        timeout(SOON, signal.drain()).await.unwrap();
+        assert!(watch.is_draining());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn every_watch_hears_of_it_before_and_after() {
+        let (signal, watch) = new();
+        assert!(!watch.is_draining());
+        assert!(timeout(SOON, watch.draining()).await.is_err());
+        let early = tokio::spawn({
+            let watch = watch.clone();
+            async move { watch.draining().await }
+        });
+        signal.start();
+        signal.start();
+        timeout(SOON, early).await.unwrap().unwrap();
+        timeout(SOON, watch.draining()).await.unwrap();
+        timeout(SOON, signal.watch().draining()).await.unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_guard_taken_while_draining_is_waited_for() {
+        let (signal, watch) = new();
+        signal.start();
+        let guard = watch.guard();
+        assert!(timeout(SOON, signal.drain()).await.is_err());
+        drop(guard);
+        timeout(SOON, signal.drain()).await.unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_signal_dropped_without_draining_never_drains() {
+        let (signal, watch) = new();
+        drop(signal);
+        assert!(timeout(Duration::from_secs(3600), watch.draining()).await.is_err());
+    }
+}

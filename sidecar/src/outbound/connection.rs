@@ -1,0 +1,280 @@
+//! One connection from the app: where it was going, and what it speaks (SEMANTICS.md §1 "outbound lookup", "protocol").
+//!
+//! A declared protocol is final. Otherwise whoever speaks first decides:
+//!
+//! ```text
+//! client bytes ──► HTTP/1, HTTP/2 or opaque (TLS among it)
+//! 10 ms silence ─► an endpoint is dialled without deciding; then
+//!                    client bytes first ─► HTTP: the early connection is closed, the request is routed
+//!                                          opaque: the early connection is used
+//!                    server bytes first ─► opaque, the early connection is used
+//! ```
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use bytes::BytesMut;
+use tokio::io::AsyncReadExt;
+use tokio::net::TcpStream;
+use tokio::time::Instant;
+
+use super::opaque::{self, Early};
+use super::request::{RequestHandler, refusal};
+use super::Outbound;
+use crate::answer::OwnAnswer;
+use crate::balance::PlainAddr;
+use crate::config::{Backend, Destination, Protocol};
+use crate::http::server::serve;
+use crate::http::{Answer, Handler, Proto, Request};
+use crate::listen::first::{FIRST_MESSAGE, SILENCE, detect_more};
+use crate::listen::{Detected, FirstSpeaker, Prefixed, first_bytes, original_dst};
+use crate::reason::Reason;
+use crate::settings::is_own_port;
+use crate::tcp;
+
+/// What a destination came to.
+enum Way {
+    /// Into the mesh.
+    Backend(Arc<Backend>, Protocol),
+    /// As it is.
+    Outside,
+    /// Nowhere: the answer says why.
+    Refused(OwnAnswer),
+}
+
+impl Outbound {
+    /// Serves one connection to its end. What goes wrong costs this connection only.
+    pub async fn serve(self: Arc<Self>, stream: TcpStream, client: SocketAddr) {
+        let _guard = self.drain.guard();
+        let _open = self.telemetry.metrics.open();
+        tcp::options::tune(&stream);
+        let destination = match original_dst(&stream) {
+            Ok(destination) => destination,
+            Err(error) => {
+                tracing::debug!(%client, %error, "outbound: the connection was gone before it was looked at");
+                return;
+            }
+        };
+        if is_own_port(destination.port()) && (destination.ip().is_loopback() || self.is_own(destination)) {
+            // Nobody redirected this one: relaying it would be a loop.
+            self.telemetry.metrics.refused("outbound", Reason::OwnListener);
+            tcp::reset(stream);
+            return;
+        }
+        let way = match self.config.destination(destination).await {
+            Destination::Service { port, .. } => {
+                let protocol = if port.routes.is_some() && port.protocol == Protocol::Auto {
+                    Protocol::Http
+                } else {
+                    port.protocol
+                };
+                Way::Backend(Arc::clone(&port.backend), protocol)
+            }
+            Destination::Workload(workload) => {
+                Way::Backend(self.config.direct(&workload, destination), workload.protocol(destination.port()))
+            }
+            Destination::Outside => Way::Outside,
+            other => Way::Refused(refusal(&other, destination)),
+        };
+        match way {
+            Way::Backend(backend, protocol) => self.into_mesh(stream, client, destination, &backend, protocol).await,
+            Way::Outside => self.pass_through(stream, destination).await,
+            Way::Refused(own) => self.refuse(stream, client, own).await,
+        }
+    }
+
+    async fn into_mesh(
+        self: Arc<Self>,
+        mut stream: TcpStream,
+        client: SocketAddr,
+        destination: SocketAddr,
+        backend: &Arc<Backend>,
+        protocol: Protocol,
+    ) {
+        let opaque_port = self.config.settings().opaque_ports.contains(&destination.port());
+        let mut buf = BytesMut::new();
+        match protocol {
+            Protocol::Tcp | Protocol::Tls => return self.opaque(stream, buf, client, backend, None).await,
+            Protocol::Auto if opaque_port => return self.opaque(stream, buf, client, backend, None).await,
+            Protocol::Http | Protocol::Http2 | Protocol::Grpc => {
+                // Declared, so silence means nothing: a throttled client keeps its routing. The server's own limits
+                // on a first head begin with its first byte.
+                match stream.read_buf(&mut buf).await {
+                    Ok(0) | Err(_) => return,
+                    Ok(_) => {}
+                }
+            }
+            Protocol::Auto => match first_bytes(&mut stream, &mut buf, SILENCE).await {
+                Ok(FirstSpeaker::Client) => {}
+                Ok(FirstSpeaker::Eof) | Err(_) => return,
+                Ok(FirstSpeaker::Silent) => {
+                    match self.whoever_speaks_first(&mut stream, &mut buf, client, backend).await {
+                        First::Client(early) => {
+                            let deadline = Instant::now() + FIRST_MESSAGE;
+                            let Ok(detected) = detect_more(&mut stream, &mut buf, deadline).await else { return };
+                            if proto_of(&detected).is_none() {
+                                return self.opaque(stream, buf, client, backend, early).await;
+                            }
+                            drop(early);
+                        }
+                        First::Server(early) => return self.opaque(stream, buf, client, backend, Some(early)).await,
+                        First::Over => return,
+                    }
+                }
+            },
+        }
+        let Ok(detected) = detect_more(&mut stream, &mut buf, Instant::now() + FIRST_MESSAGE).await else { return };
+        match proto_of(&detected) {
+            Some(proto) => self.http(stream, buf, client, destination, proto).await,
+            // Declared HTTP, and it is not: the engine says so to the client.
+            None if protocol != Protocol::Auto && !matches!(detected, Detected::Tls) => {
+                self.http(stream, buf, client, destination, Proto::H1).await;
+            }
+            None => self.opaque(stream, buf, client, backend, None).await,
+        }
+    }
+
+    /// Dials without deciding; see the module's drawing.
+    async fn whoever_speaks_first(
+        &self,
+        stream: &mut TcpStream,
+        buf: &mut BytesMut,
+        client: SocketAddr,
+        backend: &Arc<Backend>,
+    ) -> First {
+        let dial = opaque::dial(self, backend, client);
+        tokio::pin!(dial);
+        let mut early = tokio::select! {
+            read = stream.read_buf(buf) => return match read {
+                Ok(0) | Err(_) => First::Over,
+                Ok(_) => First::Client(None),
+            },
+            dialled = &mut dial => match dialled {
+                Ok(early) => early,
+                // An HTTP client deserves an answer rather than a reset: it may only have been slow to speak.
+                Err(_) => return match stream.read_buf(buf).await {
+                    Ok(0) | Err(_) => First::Over,
+                    Ok(_) => First::Client(None),
+                },
+            },
+        };
+        let mut first = BytesMut::with_capacity(4096);
+        tokio::select! {
+            read = stream.read_buf(buf) => match read {
+                Err(_) => First::Over,
+                // The client ended without a word; the server may still have something to say.
+                Ok(0) => First::Server(early),
+                Ok(_) => First::Client(Some(early)),
+            },
+            read = early.io.read_buf(&mut first) => match read {
+                Ok(0) | Err(_) => {
+                    // The server hung up before anybody spoke: the client may be an HTTP client yet.
+                    match stream.read_buf(buf).await {
+                        Ok(0) | Err(_) => First::Over,
+                        Ok(_) => First::Client(None),
+                    }
+                }
+                Ok(_) => {
+                    early.said = first;
+                    First::Server(early)
+                }
+            },
+        }
+    }
+
+    async fn http(
+        self: Arc<Self>,
+        stream: TcpStream,
+        buf: BytesMut,
+        client: SocketAddr,
+        destination: SocketAddr,
+        proto: Proto,
+    ) {
+        self.telemetry.metrics.connection("outbound", if proto == Proto::H1 { "http/1" } else { "http/2" }, false);
+        let handler = RequestHandler { outbound: Arc::clone(&self), destination, client };
+        let served = serve(Prefixed::new(buf, stream), proto, handler, &self.server, self.drain.clone()).await;
+        if let Err(error) = served {
+            tracing::debug!(%client, %destination, %error, "outbound connection ended");
+        }
+    }
+
+    async fn pass_through(&self, stream: TcpStream, destination: SocketAddr) {
+        self.telemetry.metrics.connection("outbound", "outside", false);
+        match tcp::dial_plain(PlainAddr::outside_mesh(destination), self.settings.timeouts.connect).await {
+            Ok(upstream) => opaque::relay_counted(&self.telemetry, stream, upstream).await,
+            Err(error) => {
+                tracing::debug!(%destination, %error, "outside destination");
+                self.telemetry.metrics.refused("outbound", Reason::ConnectFailed);
+                tcp::reset(stream);
+            }
+        }
+    }
+
+    /// HTTP clients get an answer, everybody else a reset.
+    async fn refuse(self: Arc<Self>, mut stream: TcpStream, client: SocketAddr, own: OwnAnswer) {
+        tracing::debug!(%client, reason = %own.reason, detail = %own.detail, "outbound connection refused");
+        self.telemetry.metrics.refused("outbound", own.reason);
+        let mut buf = BytesMut::new();
+        let silent = own.reason == Reason::NoPort
+            || !matches!(first_bytes(&mut stream, &mut buf, SILENCE).await, Ok(FirstSpeaker::Client));
+        let proto = if silent { None } else { proto_of(&crate::listen::detect(&buf)) };
+        let Some(proto) = proto else {
+            tcp::reset(stream);
+            return;
+        };
+        let stream = Prefixed::new(buf, stream);
+        if let Err(error) = serve(stream, proto, Refusal(own.into()), &self.server, self.drain.clone()).await {
+            tracing::debug!(%client, %error, "outbound connection ended");
+        }
+    }
+
+    async fn opaque(
+        &self,
+        stream: TcpStream,
+        buf: BytesMut,
+        client: SocketAddr,
+        backend: &Arc<Backend>,
+        early: Option<Early>,
+    ) {
+        let early = match early {
+            Some(early) => early,
+            None => match opaque::dial(self, backend, client).await {
+                Ok(early) => early,
+                Err(own) => {
+                    tracing::debug!(%client, backend = %backend.name, detail = %own.detail, "opaque connection refused");
+                    self.telemetry.metrics.refused("outbound", own.reason);
+                    tcp::reset(stream);
+                    return;
+                }
+            },
+        };
+        self.telemetry.metrics.connection("outbound", "tcp", early.meshed);
+        let Early { io, said, held, .. } = early;
+        opaque::relay_counted(&self.telemetry, Prefixed::new(buf, stream), Prefixed::new(said, io)).await;
+        drop(held);
+    }
+}
+
+enum First {
+    Client(Option<Early>),
+    Server(Early),
+    Over,
+}
+
+fn proto_of(detected: &Detected) -> Option<Proto> {
+    match detected {
+        Detected::Http1 => Some(Proto::H1),
+        Detected::Http2 => Some(Proto::H2),
+        Detected::Tls | Detected::Opaque | Detected::NeedMore => None,
+    }
+}
+
+/// Answers every request of a connection that leads nowhere.
+#[derive(Clone)]
+struct Refusal(Arc<OwnAnswer>);
+
+impl Handler for Refusal {
+    async fn handle(&self, request: Request) -> Answer {
+        Answer::Response(self.0.response(crate::http::hygiene::is_grpc(request.headers()), true))
+    }
+}

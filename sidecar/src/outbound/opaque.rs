@@ -1,0 +1,83 @@
+//! Bytes we do not understand: an endpoint is picked, dialled (another one if that fails: nothing has been sent yet, so
+//! that is always safe) and the bytes are relayed both ways with half-close.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use bytes::BytesMut;
+use smallvec::SmallVec;
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use super::Outbound;
+use crate::answer::OwnAnswer;
+use crate::balance::{EndpointKey, Pick, PickRequest, PlainAddr, TryResult};
+use crate::config::Backend;
+use crate::http::BoxedIo;
+use crate::reason::Reason;
+use crate::tcp::{self, Abort, Counters};
+use crate::telemetry::Telemetry;
+
+/// Connections tried before the client is told.
+const TRIES: usize = 3;
+
+/// A connection made before, or instead of, knowing what travels on it.
+pub(super) struct Early {
+    pub(super) io: BoxedIo,
+    /// What the server has said already.
+    pub(super) said: BytesMut,
+    pub(super) meshed: bool,
+    /// The endpoint's load.
+    pub(super) held: Pick,
+}
+
+/// Connects to an endpoint of `backend` for opaque bytes.
+pub(super) async fn dial(outbound: &Outbound, backend: &Arc<Backend>, client: SocketAddr) -> Result<Early, OwnAnswer> {
+    let mut tried: SmallVec<[EndpointKey; TRIES]> = SmallVec::new();
+    loop {
+        let now = tokio::time::Instant::now().into_std();
+        let request = PickRequest { avoid: &tried, client: Some(client.ip()) };
+        let pick = backend
+            .balancer
+            .pick(now, &mut rand::rng(), request)
+            .map_err(|none| OwnAnswer::new(Reason::NoEndpoints, format!("{}: {none}", backend.name)))?;
+        let endpoint = pick.endpoint();
+        let own = outbound.is_own(endpoint.addr());
+        let dialled = if own {
+            // This very pod: nobody to authenticate to but ourselves.
+            let addr = PlainAddr::outside_mesh(endpoint.addr());
+            tcp::dial_plain(addr, backend.connect_timeout).await.map(|io| -> BoxedIo { Box::new(io) }).map_err(Into::into)
+        } else {
+            outbound.upstreams.dial_opaque(endpoint, backend).await
+        };
+        let took = tokio::time::Instant::now().into_std();
+        let latency = took.saturating_duration_since(now);
+        match dialled {
+            Ok(io) => {
+                let _ = pick.record(took, latency, TryResult::Success);
+                let meshed = !own && endpoint.mesh().is_some();
+                return Ok(Early { io, said: BytesMut::new(), meshed, held: pick });
+            }
+            Err(error) => {
+                let _ = pick.record(took, latency, TryResult::Failure);
+                tried.push(endpoint.key().clone());
+                if tried.len() == TRIES || !outbound.settings.args.retries.is_on() {
+                    return Err(OwnAnswer::new(Reason::ConnectFailed, error.to_string()));
+                }
+            }
+        }
+    }
+}
+
+/// Relays to the end and counts the bytes.
+pub(super) async fn relay_counted<A, B>(telemetry: &Telemetry, a: A, b: B)
+where
+    A: AsyncRead + AsyncWrite + Abort + Unpin,
+    B: AsyncRead + AsyncWrite + Abort + Unpin,
+{
+    let counters = Arc::new(Counters::default());
+    let relayed = tcp::relay(a, b, Arc::clone(&counters)).await;
+    let bytes = counters.a_to_b.load(Ordering::Relaxed) + counters.b_to_a.load(Ordering::Relaxed);
+    telemetry.metrics.tcp_bytes.inc_by(bytes);
+    tracing::trace!(?relayed, "opaque connection ended");
+}

@@ -1,0 +1,180 @@
+//! One request from the app: what it asks for, which rule and backend that is, and the answer.
+//!
+//! ```text
+//! request ─► trusted headers only ─► destination ─► entry that matches ─► filters ─► target by weight
+//!                                       │                │                            ├─ fixed answer (500)
+//!                                       └ own answer     └ none: 404 `no-route`       └─ backend: tries (`tries.rs`)
+//! response ◄─ filters ◄─ own headers off ◄─ the try that was kept
+//! ```
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use weft_proto::headers;
+
+use super::Outbound;
+use super::tries::{Kept, Plan, Tries};
+use crate::answer::OwnAnswer;
+use crate::config::{Backend, Destination};
+use crate::http::{Answer, Handler, Request, Response, hygiene};
+use crate::reason::Reason;
+use crate::resilience::Deadline;
+use crate::route::{RequestView, RouteTable, Rule, Target};
+use crate::telemetry::record::{Direction, Record, Riding};
+
+/// Serves one downstream connection's requests. The destination is looked up again for each request, so that a changed
+/// weight acts on the next request of a connection that is already open.
+#[derive(Clone)]
+pub(super) struct RequestHandler {
+    pub(super) outbound: Arc<Outbound>,
+    pub(super) destination: SocketAddr,
+    pub(super) client: SocketAddr,
+}
+
+impl Handler for RequestHandler {
+    async fn handle(&self, request: Request) -> Answer {
+        Answer::Response(Box::pin(self.answer(request)).await)
+    }
+
+    fn answered(&self, reason: Reason) {
+        self.outbound.telemetry.metrics.refused("outbound", reason);
+        if reason == Reason::Internal {
+            self.outbound.telemetry.metrics.panics.inc();
+        }
+    }
+}
+
+impl RequestHandler {
+    async fn answer(&self, mut request: Request) -> Response {
+        // From the local app only the deadline is believed (SEMANTICS.md §6).
+        hygiene::strip_untrusted(request.headers_mut(), true);
+        let grpc = hygiene::is_grpc(request.headers());
+        let per_10000 = self.outbound.config.settings().tracing_sample_per_10000;
+        let mut record = Record::of(&self.outbound.telemetry, Direction::Outbound, &mut request, per_10000);
+        match self.forward(request, &mut record).await {
+            Ok(Kept { response, guards }) => {
+                record.status = response.status();
+                let (parts, body) = response.into_parts();
+                Response::from_parts(parts, body.observed(Riding { record, _guards: guards }))
+            }
+            Err(own) => {
+                tracing::debug!(reason = %own.reason, detail = %own.detail, service = record.service, "answered by the sidecar");
+                record.reason = Some(own.reason);
+                record.status = own.status();
+                self.outbound.telemetry.metrics.refused("outbound", own.reason);
+                let response = own.response(grpc, true);
+                let (parts, body) = response.into_parts();
+                Response::from_parts(parts, body.observed(Riding { record, _guards: () }))
+            }
+        }
+    }
+
+    async fn forward(&self, mut request: Request, record: &mut Record) -> Result<Kept, OwnAnswer> {
+        let now = tokio::time::Instant::now().into_std();
+        let (service, port) = match self.outbound.config.destination(self.destination).await {
+            Destination::Service { service, port } => (service, port),
+            Destination::Workload(workload) => {
+                record.service = format!("{}/{}", workload.namespace, workload.name);
+                let backend = self.outbound.config.direct(&workload, self.destination);
+                let deadline = request_deadline(&request, None, now)?;
+                let plan = Plan { backend: &backend, deadline, per_try: None, retry: None };
+                return self.try_backend(plan, request, record).await.map(for_the_app);
+            }
+            other => return Err(refusal(&other, self.destination)),
+        };
+        record.service = service.name.to_string();
+        let Some(routes) = &port.routes else {
+            let deadline = request_deadline(&request, None, now)?;
+            let plan = Plan { backend: &port.backend, deadline, per_try: None, retry: None };
+            return self.try_backend(plan, request, record).await.map(for_the_app);
+        };
+        let rule = find(routes, &request).ok_or_else(|| {
+            let detail = format!("no rule of the routes attached to {} matches this request", service.name);
+            OwnAnswer::new(Reason::NoRoute, detail)
+        })?;
+        record.route = rule.route.to_string();
+        let context = || format!("rule={}#{}", rule.route, rule.name);
+        rule.filters.apply_request(request.headers_mut());
+        let (target, target_filters) = rule.choose(&mut rand::rng());
+        let backend = match target {
+            Target::Backend(backend) => backend,
+            Target::Answer(fixed) => {
+                let mut own = OwnAnswer::new(Reason::InvalidBackend, fixed.detail.clone()).with_context(context());
+                own.status = Some(fixed.status);
+                return Err(own);
+            }
+        };
+        target_filters.apply_request(request.headers_mut());
+        let deadline = request_deadline(&request, rule.request_timeout, now)?;
+        let plan = Plan { backend, deadline, per_try: rule.backend_request_timeout, retry: rule.retry.as_ref() };
+        let kept = self.try_backend(plan, request, record).await.map_err(|own| own.with_context(context()))?;
+        let mut kept = for_the_app(kept);
+        target_filters.apply_response(kept.response.headers_mut());
+        rule.filters.apply_response(kept.response.headers_mut());
+        Ok(kept)
+    }
+
+    async fn try_backend(&self, plan: Plan<'_>, request: Request, record: &mut Record) -> Result<Kept, OwnAnswer> {
+        record.backend = plan.backend.name.to_string();
+        Tries { outbound: &self.outbound, client: self.client, plan }.run(request, record).await
+    }
+}
+
+/// What a mesh peer's sidecar says about itself is for us; the app is told only why (`x-weft-reason`).
+fn for_the_app(mut kept: Kept) -> Kept {
+    let headers = kept.response.headers_mut();
+    let reason = headers.get(headers::REASON).cloned();
+    hygiene::strip_untrusted(headers, false);
+    if let Some(reason) = reason {
+        headers.insert(headers::REASON, reason);
+    }
+    kept
+}
+
+fn find<'a>(
+    routes: &'a RouteTable<Arc<Backend>>,
+    request: &Request,
+) -> Option<&'a Rule<Arc<Backend>>> {
+    routes.find(&RequestView {
+        method: request.method(),
+        path: request.uri().path(),
+        query: request.uri().query(),
+        headers: request.headers(),
+    })
+}
+
+/// The earlier of the route's request timeout and what the client is willing to wait. Spent already: 504 without calling.
+fn request_deadline(
+    request: &Request,
+    timeout: Option<std::time::Duration>,
+    now: std::time::Instant,
+) -> Result<Deadline, OwnAnswer> {
+    let timeout = timeout.filter(|timeout| !timeout.is_zero());
+    let deadline = Deadline::of_request(now, timeout, request.headers());
+    if deadline.is_spent(now) {
+        return Err(OwnAnswer::new(Reason::Timeout, "the client's deadline had passed when the request arrived"));
+    }
+    Ok(deadline)
+}
+
+/// The answer where there is no backend to try.
+pub(super) fn refusal(destination: &Destination, addr: SocketAddr) -> OwnAnswer {
+    match destination {
+        Destination::NoPort(service) => OwnAnswer::new(
+            Reason::NoPort,
+            format!("Service {} has no port {}: check its spec.ports", service.name, addr.port()),
+        ),
+        Destination::Refused(reason) => OwnAnswer::new(
+            *reason,
+            format!("{addr} is not known to the mesh and outbound policy is REGISTRY_ONLY: declare it, or allow any"),
+        ),
+        Destination::Unavailable => OwnAnswer::new(
+            Reason::ConfigUnavailable,
+            format!("the control plane did not say in time what {addr} is; is it running?"),
+        ),
+        Destination::Outside | Destination::Service { .. } | Destination::Workload(_) => OwnAnswer::new(
+            Reason::ConfigUnavailable,
+            format!("what {addr} is has just changed: try again"),
+        ),
+    }
+}

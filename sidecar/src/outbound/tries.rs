@@ -1,0 +1,240 @@
+//! The tries of one request against one backend: pick an endpoint, send, judge what came of it, and let
+//! `resilience::Retry` decide whether another try is safe. This file only acts: what counts as what is in [`judge`], and
+//! every row of it is a row of SEMANTICS.md §3 ("retries", "outlier detection") or §1 ("telling the truth").
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::request::Parts;
+use http::{Method, StatusCode};
+use smallvec::SmallVec;
+use weft_proto::{SpiffeId, headers};
+
+use super::Outbound;
+use super::upstream::Exchange;
+use crate::answer::OwnAnswer;
+use crate::balance::{EndpointKey, Finished, Pick, PickRequest, TryResult};
+use crate::config::Backend;
+use crate::http::error::{Processed, SendError, SendErrorKind};
+use crate::http::replay::Replay;
+use crate::http::{Body, Request, Response, hygiene};
+use crate::reason::Reason;
+use crate::resilience::{ActiveGuard, Deadline, NextTry, Outcome, RequestGuard, Retry, RetryOverride, RetryPolicy};
+use crate::telemetry::record::Record;
+
+/// What is asked of one backend.
+pub(super) struct Plan<'a> {
+    pub(super) backend: &'a Arc<Backend>,
+    pub(super) deadline: Deadline,
+    pub(super) per_try: Option<Duration>,
+    /// What the rule says about retries.
+    pub(super) retry: Option<&'a RetryOverride>,
+}
+
+/// The tries of one request.
+pub(super) struct Tries<'a> {
+    pub(super) outbound: &'a Arc<Outbound>,
+    pub(super) client: SocketAddr,
+    pub(super) plan: Plan<'a>,
+}
+
+/// The response that is passed on, and what must live until its last byte.
+pub(super) struct Kept {
+    pub(super) response: Response,
+    pub(super) guards: Guards,
+}
+
+/// Load and limits are counted until these are dropped.
+pub(super) struct Guards {
+    _pick: Pick,
+    _active: ActiveGuard,
+    _request: RequestGuard,
+    /// Holds the permit of the retry under way.
+    _retry: Retry,
+}
+
+/// What one try came to.
+struct Judged {
+    outcome: Outcome,
+    /// For the endpoint's record.
+    result: TryResult,
+    /// What the client gets if this was the last try.
+    end: Result<Response, OwnAnswer>,
+}
+
+impl Tries<'_> {
+    pub(super) async fn run(self, request: Request, record: &mut Record) -> Result<Kept, OwnAnswer> {
+        let Some(at) = self.plan.deadline.at() else { return self.tries(request, record).await };
+        match tokio::time::timeout_at(at.into(), self.tries(request, record)).await {
+            Ok(result) => result,
+            Err(_) => Err(OwnAnswer::new(Reason::Timeout, "no response within the request timeout")),
+        }
+    }
+
+    async fn tries(&self, request: Request, record: &mut Record) -> Result<Kept, OwnAnswer> {
+        let backend = self.plan.backend;
+        let settings = &self.outbound.settings.args;
+        let request_guard =
+            backend.limits.request().map_err(|full| OwnAnswer::new(Reason::Overflow, format!("{}: {full}", backend.name)))?;
+        let active = backend.budget.begin();
+        let policy = match self.plan.retry {
+            _ if !settings.retries.is_on() => RetryPolicy { max_retries: 0, ..backend.retry.clone() },
+            Some(rule) => backend.retry.with(rule),
+            None => backend.retry.clone(),
+        };
+        let mut retry = Retry::new(&policy, request.method(), hygiene::is_grpc(request.headers()));
+        let (parts, body) = request.into_parts();
+        let tunnels = parts.method == Method::CONNECT || hygiene::is_upgrade(&parts.headers);
+        let replay = Replay::new(body, if retry.may_retry() { settings.replay_limit } else { 0 });
+        let mut tried: SmallVec<[EndpointKey; 3]> = SmallVec::new();
+        loop {
+            let now = tokio::time::Instant::now().into_std();
+            let request = PickRequest { avoid: &tried, client: Some(self.client.ip()) };
+            let pick = backend
+                .balancer
+                .pick(now, &mut rand::rng(), request)
+                .map_err(|none| OwnAnswer::new(Reason::NoEndpoints, format!("{}: {none}", backend.name)))?;
+            self.describe(&pick, record);
+            let Some(body) = replay.body() else {
+                // `next_try` is told that the body cannot be replayed, so it never asks for this.
+                return Err(OwnAnswer::new(Reason::Internal, "a request body was to be sent twice: please report it"));
+            };
+            let judged = self.once(&pick, &parts, body, tunnels).await;
+            let ended = tokio::time::Instant::now().into_std();
+            self.note(&pick, pick.record(ended, ended.saturating_duration_since(now), judged.result));
+            let spent = backend.budget.spent_total();
+            let replayable = replay.can_replay();
+            let next = retry.next_try(&judged.outcome, replayable, &backend.budget, ended, &mut rand::rng());
+            match next {
+                NextTry::Return => {
+                    if backend.budget.spent_total() > spent {
+                        let metrics = &self.outbound.telemetry.metrics;
+                        metrics.of_backend(&metrics.retries_over_budget, &backend.name.to_string());
+                    }
+                    let guards = Guards { _pick: pick, _active: active, _request: request_guard, _retry: retry };
+                    return judged.end.map(|response| Kept { response, guards });
+                }
+                NextTry::At { when } => {
+                    tracing::debug!(backend = %backend.name, endpoint = record.endpoint, outcome = ?judged.outcome, "retrying");
+                    let metrics = &self.outbound.telemetry.metrics;
+                    metrics.of_backend(&metrics.retries, &backend.name.to_string());
+                    tried.push(pick.endpoint().key().clone());
+                    // The endpoint is no longer busy with us while we wait.
+                    drop((pick, judged));
+                    tokio::time::sleep_until(when.into()).await;
+                }
+            }
+        }
+    }
+
+    fn describe(&self, pick: &Pick, record: &mut Record) {
+        record.tries += 1;
+        record.endpoint = pick.endpoint().addr().to_string();
+        let identity = pick.endpoint().mesh().map(|(_, identity)| identity);
+        record.mtls = identity.is_some();
+        identity.map_or("", SpiffeId::as_str).clone_into(&mut record.peer);
+    }
+
+    /// One go at one endpoint.
+    async fn once(&self, pick: &Pick, parts: &Parts, body: Body, tunnels: bool) -> Judged {
+        let mut parts = clone_parts(parts);
+        let now = tokio::time::Instant::now().into_std();
+        self.plan.deadline.shorten_headers(now, &mut parts.headers);
+        let exchange = Exchange { outbound: self.outbound, backend: self.plan.backend, tunnels };
+        let send = exchange.send(pick.endpoint(), Request::from_parts(parts, body));
+        let sent = match self.plan.per_try.filter(|per_try| !per_try.is_zero()) {
+            None => send.await,
+            Some(per_try) => match tokio::time::timeout(per_try, send).await {
+                Ok(sent) => sent,
+                Err(_) => {
+                    let detail = format!("no response from {} within {per_try:?}", pick.endpoint().addr());
+                    return Judged {
+                        outcome: Outcome::PerTryTimeout,
+                        result: TryResult::Failure,
+                        end: Err(OwnAnswer::new(Reason::PerTryTimeout, detail)),
+                    };
+                }
+            },
+        };
+        judge(sent, pick.endpoint().addr())
+    }
+
+    fn note(&self, pick: &Pick, finished: Finished) {
+        if let Finished::Ejected { until } = finished {
+            let seconds = until.saturating_duration_since(tokio::time::Instant::now().into_std()).as_secs_f32();
+            tracing::info!(backend = %self.plan.backend.name, endpoint = %pick.endpoint().addr(), seconds, "endpoint ejected");
+            let metrics = &self.outbound.telemetry.metrics;
+            metrics.of_backend(&metrics.ejections, &self.plan.backend.name.to_string());
+        }
+    }
+}
+
+/// `Parts` cannot be cloned whole, since extensions may not be; none of ours matter to a second try.
+fn clone_parts(parts: &Parts) -> Parts {
+    let (mut copy, ()) = http::Request::new(()).into_parts();
+    copy.method.clone_from(&parts.method);
+    copy.uri.clone_from(&parts.uri);
+    copy.version = parts.version;
+    copy.headers.clone_from(&parts.headers);
+    copy
+}
+
+/// What a try means, for the retry, for the endpoint and for the client.
+fn judge(sent: Result<Response, SendError>, endpoint: SocketAddr) -> Judged {
+    let error = match sent {
+        Ok(response) => return judge_response(response),
+        Err(error) => error,
+    };
+    let not_processed = error.processed == Processed::No;
+    let lost = if not_processed { Outcome::NotProcessed } else { Outcome::LostBeforeHead };
+    let own = |reason| Err(OwnAnswer::new(reason, format!("{endpoint}: {error}")));
+    let (outcome, result, end) = match &error.kind {
+        SendErrorKind::Connect(_) => (Outcome::NotProcessed, TryResult::Failure, own(Reason::ConnectFailed)),
+        SendErrorKind::Overflow { .. } => (Outcome::Overflow, TryResult::Neutral, own(Reason::Overflow)),
+        // It goes away politely: another connection, or another endpoint, will do.
+        SendErrorKind::Draining | SendErrorKind::GoAway(_) => {
+            (lost, TryResult::Neutral, own(Reason::UpstreamReset))
+        }
+        // Servers close idle connections just as a request is on its way: that says nothing about their health.
+        SendErrorKind::Lost(_) if error.reused && not_processed => {
+            (lost, TryResult::Neutral, own(Reason::UpstreamReset))
+        }
+        // The peer's sidecar vouches that its app saw nothing: the app cannot be reached.
+        SendErrorKind::Reset(_) if not_processed => (lost, TryResult::Failure, own(Reason::ConnectFailed)),
+        SendErrorKind::Lost(_) | SendErrorKind::Reset(_) | SendErrorKind::Silent => {
+            (lost, TryResult::Failure, own(Reason::UpstreamReset))
+        }
+        SendErrorKind::Protocol(_) => (Outcome::Other, TryResult::Failure, own(Reason::UpstreamProtocol)),
+        SendErrorKind::RequestBody(_) => (Outcome::Other, TryResult::Neutral, own(Reason::BadRequest)),
+        SendErrorKind::Unsendable(_) => (Outcome::Other, TryResult::Neutral, own(Reason::BadRequest)),
+    };
+    Judged { outcome, result, end }
+}
+
+fn judge_response(response: Response) -> Judged {
+    let headers = response.headers();
+    let status = response.status();
+    // On `weft/h1`, where a stream cannot be refused, the peer's sidecar says it in words.
+    if headers.get(headers::NOT_PROCESSED).is_some_and(|value| value == "1") {
+        return Judged { outcome: Outcome::NotProcessed, result: TryResult::Failure, end: Ok(response) };
+    }
+    let gateway_error =
+        matches!(status, StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT);
+    // An answer the peer's sidecar made for reasons of policy says nothing about its app.
+    let result = match headers.get(headers::REASON) {
+        None if gateway_error => TryResult::Failure,
+        Some(reason) if gateway_error && is_about_the_app(reason.as_bytes()) => TryResult::Failure,
+        Some(_) => TryResult::Neutral,
+        None => TryResult::Success,
+    };
+    Judged { outcome: Outcome::Response(status), result, end: Ok(response) }
+}
+
+/// `overflow`, `denied`, `rate-limited` and `fault` never count against an endpoint (SEMANTICS.md §1).
+fn is_about_the_app(reason: &[u8]) -> bool {
+    let code = reason.split(|&b| b == b';').next().unwrap_or_default();
+    [Reason::ConnectFailed, Reason::UpstreamReset, Reason::UpstreamProtocol, Reason::Timeout]
+        .iter()
+        .any(|reason| reason.code().as_bytes() == code)
+}

@@ -1,0 +1,192 @@
+//! The retry budget: how many retries a backend has to bear at a time (SEMANTICS.md §3 "retry budget").
+//!
+//! 20 % of the requests active and pending, and at least 3, counted per backend and proxy. A backend in trouble is so
+//! asked at most a fifth more than it would be without retries, however many requests fail. When it is spent, the last
+//! answer is returned as it is.
+//!
+//! Not here: whether a request may be retried at all (`retry.rs`).
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+/// A budget's numbers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BudgetPolicy {
+    /// Retries at a time, in percent of the requests active and pending. Default 20.
+    pub percent: u32,
+    /// Retries at a time that are always allowed. Default 3.
+    pub min_concurrent: u32,
+}
+
+impl Default for BudgetPolicy {
+    fn default() -> Self {
+        Self { percent: 20, min_concurrent: 3 }
+    }
+}
+
+/// One backend's budget. Clones share it.
+#[derive(Debug, Clone, Default)]
+pub struct Budget {
+    counts: Arc<Counts>,
+    policy: BudgetPolicy,
+}
+
+#[derive(Debug, Default)]
+struct Counts {
+    active: AtomicU32,
+    retries: AtomicU32,
+    spent: AtomicU64,
+}
+
+impl Budget {
+    /// With nothing active.
+    pub fn new(policy: BudgetPolicy) -> Self {
+        Self { counts: Arc::default(), policy }
+    }
+
+    /// The same counts under other numbers: requests under way keep counting when the policy changes.
+    #[must_use]
+    pub fn with_policy(&self, policy: BudgetPolicy) -> Self {
+        Self { counts: Arc::clone(&self.counts), policy }
+    }
+
+    /// A request begins (waiting for a connection counts); it is active until the guard is dropped.
+    pub fn begin(&self) -> ActiveGuard {
+        self.counts.active.fetch_add(1, Ordering::Relaxed);
+        ActiveGuard(Arc::clone(&self.counts))
+    }
+
+    /// Room for one retry, or `None` when the budget is spent (which is counted).
+    pub fn try_retry(&self) -> Option<RetryPermit> {
+        // Relaxed throughout: the count itself is the only thing that is shared, and the compare-and-swap keeps it
+        // from being exceeded.
+        let active = self.counts.active.load(Ordering::Relaxed);
+        let share = u64::from(active) * u64::from(self.policy.percent) / 100;
+        let allowed = share.max(u64::from(self.policy.min_concurrent));
+        let taken = self.counts.retries.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |retries| {
+            (u64::from(retries) < allowed).then_some(retries + 1)
+        });
+        if taken.is_err() {
+            self.counts.spent.fetch_add(1, Ordering::Relaxed);
+            return None;
+        }
+        Some(RetryPermit(Arc::clone(&self.counts)))
+    }
+
+    /// Requests active and pending.
+    pub fn active(&self) -> u32 {
+        self.counts.active.load(Ordering::Relaxed)
+    }
+
+    /// Retries under way.
+    pub fn retries(&self) -> u32 {
+        self.counts.retries.load(Ordering::Relaxed)
+    }
+
+    /// Retries not made because the budget was spent, since the start.
+    pub fn spent_total(&self) -> u64 {
+        self.counts.spent.load(Ordering::Relaxed)
+    }
+}
+
+/// A request counts as active until this is dropped.
+#[derive(Debug)]
+#[must_use = "dropping it ends the request"]
+pub struct ActiveGuard(Arc<Counts>);
+
+impl Drop for ActiveGuard {
+    fn drop(&mut self) {
+        self.0.active.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// A retry counts against the budget until this is dropped.
+#[derive(Debug)]
+#[must_use = "dropping it ends the retry"]
+pub struct RetryPermit(Arc<Counts>);
+
+impl Drop for RetryPermit {
+    fn drop(&mut self) {
+        self.0.retries.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn a_fifth_of_what_is_active_and_never_less_than_three() {
+        let rows = [(0, 3), (1, 3), (15, 3), (19, 3), (20, 4), (100, 20), (104, 20), (105, 21)];
+        for (active, want) in rows {
+            let budget = Budget::default();
+            let _active: Vec<_> = (0..active).map(|_| budget.begin()).collect();
+            let permits: Vec<_> = std::iter::from_fn(|| budget.try_retry()).take(1_000).collect();
+            assert_eq!(permits.len(), want, "{active} active");
+            assert_eq!(budget.spent_total(), 1, "{active} active");
+        }
+    }
+
+    #[test]
+    fn a_new_policy_keeps_the_counts() {
+        let budget = Budget::default();
+        let _held: Vec<_> = std::iter::from_fn(|| budget.try_retry()).collect();
+        let wider = budget.with_policy(BudgetPolicy { percent: 20, min_concurrent: 4 });
+        let _one_more = wider.try_retry();
+        assert_eq!((_one_more.is_some(), wider.retries(), budget.retries()), (true, 4, 4));
+        assert!(wider.try_retry().is_none());
+    }
+
+    #[test]
+    fn no_policy_overflows() {
+        let budget = Budget::new(BudgetPolicy { percent: u32::MAX, min_concurrent: 0 });
+        assert!(budget.try_retry().is_none());
+        let _active = budget.begin();
+        assert!(budget.try_retry().is_some());
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        #[test]
+        fn the_budget_is_never_exceeded_and_returns_to_zero(steps in prop::collection::vec(0u8..4, 0..300)) {
+            let budget = Budget::default();
+            let (mut active, mut permits) = (Vec::new(), Vec::new());
+            for step in steps {
+                match step {
+                    0 => active.push(budget.begin()),
+                    1 => drop(active.pop()),
+                    2 => {
+                        let allowed = 3.max(active.len() / 5);
+                        let got = budget.try_retry();
+                        prop_assert_eq!(got.is_some(), permits.len() < allowed);
+                        permits.extend(got);
+                    }
+                    _ => drop(permits.pop()),
+                }
+            }
+            drop((active, permits));
+            prop_assert_eq!((budget.active(), budget.retries()), (0, 0));
+        }
+    }
+
+    #[test]
+    fn workers_together_do_not_exceed_it() {
+        let budget = Budget::default();
+        let most = std::sync::atomic::AtomicU32::new(0);
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    for _ in 0..2_000 {
+                        if let Some(_permit) = budget.try_retry() {
+                            most.fetch_max(budget.retries(), Ordering::Relaxed);
+                        }
+                    }
+                });
+            }
+        });
+        assert!(most.into_inner() <= 3);
+        assert_eq!(budget.retries(), 0);
+    }
+}

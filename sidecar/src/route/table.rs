@@ -1,0 +1,165 @@
+//! Which rule a request gets, and which of that rule's targets (Gateway API `HTTPRouteRule`, `HTTPBackendRef.weight`).
+//!
+//! Weights: a target's share is its weight over the sum, zero gets nothing, and an invalid backendRef keeps its share
+//! as a [`Target::Answer`]. A rule with no target of weight above zero answers 500: that is settled when it is
+//! compiled, so that no request has to ask.
+
+use std::time::Duration;
+
+use http::StatusCode;
+use rand::Rng;
+
+use super::filters::Filters;
+use super::matching::{Match, RequestView};
+use crate::resilience::RetryOverride;
+
+/// A service port's routes. Immutable; made anew when they change. `B` is the handle of a backend.
+#[derive(Debug)]
+pub struct RouteTable<B> {
+    entries: Box<[(Match, usize)]>,
+    rules: Box<[Rule<B>]>,
+}
+
+/// A table cannot be compiled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidTable {
+    /// An entry points nowhere.
+    #[error("entry {entry} points at rule {rule}, and there are {rules}")]
+    NoSuchRule {
+        /// Which entry.
+        entry: usize,
+        /// Where it points.
+        rule: usize,
+        /// How many rules there are.
+        rules: usize,
+    },
+}
+
+impl<B> RouteTable<B> {
+    /// `entries` in the order of precedence, each with the index of its rule.
+    ///
+    /// # Errors
+    /// When an entry points at a rule that is not there.
+    pub fn new(entries: Vec<(Match, usize)>, rules: Vec<Rule<B>>) -> Result<Self, InvalidTable> {
+        let out = entries.iter().enumerate().find(|(_, (_, rule))| *rule >= rules.len());
+        if let Some((entry, (_, rule))) = out {
+            return Err(InvalidTable::NoSuchRule { entry, rule: *rule, rules: rules.len() });
+        }
+        Ok(Self { entries: entries.into(), rules: rules.into() })
+    }
+
+    /// The rule of the first entry that matches. `None` where routes are attached is a 404.
+    pub fn find(&self, request: &RequestView<'_>) -> Option<&Rule<B>> {
+        let (_, rule) = self.entries.iter().find(|(entry, _)| entry.matches(request))?;
+        self.rules.get(*rule)
+    }
+
+    /// Every rule, in the order given.
+    pub fn rules(&self) -> &[Rule<B>] {
+        &self.rules
+    }
+}
+
+/// What happens to the requests of one rule.
+#[derive(Debug)]
+pub struct Rule<B> {
+    /// `HTTPRoute/namespace/name`: what logs and metrics call its route.
+    pub route: Box<str>,
+    /// Its own name, or its index in the route.
+    pub name: Box<str>,
+    /// For every target.
+    pub filters: Filters,
+    /// Where requests go.
+    pub targets: WeightedTargets<B>,
+    /// All tries and the back-off between them. `None` is off.
+    pub request_timeout: Option<Duration>,
+    /// One try. `None` is off.
+    pub backend_request_timeout: Option<Duration>,
+    /// What it says about retries.
+    pub retry: Option<RetryOverride>,
+}
+
+impl<B> Rule<B> {
+    /// One request's target, by weight, and that target's own filters. Chosen once per request: retries stay.
+    pub fn choose<R: Rng + ?Sized>(&self, rng: &mut R) -> (&Target<B>, &Filters) {
+        self.targets.choose(rng)
+    }
+}
+
+/// What a rule chooses.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Target<B> {
+    /// A backend.
+    Backend(B),
+    /// This answer: the backendRef is not valid.
+    Answer(FixedAnswer),
+}
+
+/// An answer that is known beforehand.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FixedAnswer {
+    /// For HTTP; a gRPC request gets the status that its reason stands for.
+    pub status: StatusCode,
+    /// Why, for the log.
+    pub detail: Box<str>,
+}
+
+/// One share of a rule's requests, as configured.
+#[derive(Debug, Clone)]
+pub struct WeightedTarget<B> {
+    /// Share = weight / sum of weights. Zero gets nothing.
+    pub weight: u32,
+    /// Where this share goes.
+    pub target: Target<B>,
+    /// For this share only, after the rule's.
+    pub filters: Filters,
+}
+
+/// A rule's shares: at least one, and all above zero.
+#[derive(Debug)]
+pub struct WeightedTargets<B> {
+    /// Each with the sum of the weights up to and including its own.
+    shares: Box<[(u64, Target<B>, Filters)]>,
+    /// The answer where no share is above zero.
+    otherwise: (Target<B>, Filters),
+    sum: u64,
+}
+
+impl<B> WeightedTargets<B> {
+    /// Compiles. With no weight above zero, every request is answered 500.
+    pub fn new(targets: Vec<WeightedTarget<B>>) -> Self {
+        let detail = if targets.is_empty() { "the rule has no backendRefs" } else { "all weights are zero" };
+        let mut sum = 0;
+        let shares = targets
+            .into_iter()
+            .filter(|target| target.weight > 0)
+            .map(|WeightedTarget { weight, target, filters }| {
+                sum += u64::from(weight);
+                (sum, target, filters)
+            })
+            .collect();
+        let answer = FixedAnswer { status: StatusCode::INTERNAL_SERVER_ERROR, detail: detail.into() };
+        Self { shares, otherwise: (Target::Answer(answer), Filters::default()), sum }
+    }
+
+    /// Every target that gets requests, with its weight, in the order listed.
+    pub fn iter(&self) -> impl Iterator<Item = (u64, &Target<B>)> {
+        let mut before = 0;
+        self.shares.iter().map(move |(sum, target, _)| (sum - std::mem::replace(&mut before, *sum), target))
+    }
+
+    fn choose<R: Rng + ?Sized>(&self, rng: &mut R) -> (&Target<B>, &Filters) {
+        let share = match &*self.shares {
+            [] => None,
+            [only] => Some(only),
+            shares => {
+                let point = rng.random_range(0..self.sum);
+                shares.get(shares.partition_point(|(sum, ..)| *sum <= point))
+            }
+        };
+        match share {
+            Some((_, target, filters)) => (target, filters),
+            None => (&self.otherwise.0, &self.otherwise.1),
+        }
+    }
+}

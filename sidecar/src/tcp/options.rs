@@ -1,0 +1,44 @@
+//! Socket options of every TCP connection we accept or open (SEMANTICS.md §3, "connections").
+
+use std::io;
+use std::time::Duration;
+
+use socket2::{SockRef, TcpKeepalive};
+use tokio::net::{TcpSocket, TcpStream};
+
+/// Silence after which the kernel asks whether the peer is still there; also the pause between its questions. Opaque
+/// connections have no other idle limit.
+pub const KEEP_ALIVE: Duration = Duration::from_secs(60);
+/// How long sent data may stay unacknowledged before the kernel gives the connection up (`TCP_USER_TIMEOUT`).
+pub const USER_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// Sets them on a connection. One that is gone already keeps what it had: the first read or write will say so.
+pub fn tune(stream: &TcpStream) {
+    if let Err(error) = apply(&SockRef::from(stream)) {
+        tracing::debug!(%error, "cannot set socket options: the connection is gone?");
+    }
+}
+
+/// Sets them on a socket that is not connected yet.
+pub(super) fn tune_socket(socket: &TcpSocket) -> io::Result<()> {
+    apply(&SockRef::from(socket))
+}
+
+fn apply(socket: &SockRef<'_>) -> io::Result<()> {
+    // Requests are written whole; waiting for more only delays them.
+    socket.set_tcp_nodelay(true)?;
+    socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEP_ALIVE).with_interval(KEEP_ALIVE))?;
+    socket.set_tcp_user_timeout(Some(USER_TIMEOUT))
+}
+
+/// Closes the connection with a RST, so that the peer sees an abrupt end and not a clean one.
+pub fn reset(stream: TcpStream) {
+    abort_on_drop(&stream);
+}
+
+/// Makes dropping the stream send a RST.
+pub(super) fn abort_on_drop(stream: &TcpStream) {
+    if let Err(error) = stream.set_zero_linger() {
+        tracing::debug!(%error, "cannot reset: the connection is gone already?");
+    }
+}

@@ -1,0 +1,206 @@
+//! What is noted when a response has ended: one metric, one log line, one span. The record travels inside the response's
+//! body, so that durations reach to the last byte and guards (the endpoint's load, limits, the budget) live exactly as
+//! long as the exchange.
+
+use std::time::Instant;
+
+
+use http::header::{HOST, HeaderValue};
+use http::{StatusCode, Version};
+use time::format_description::well_known::Rfc3339;
+
+use crate::http::body::Observer;
+use crate::http::error::BodyError;
+use crate::http::{Request, hygiene};
+use crate::reason::Reason;
+use super::access_log::Entry;
+use super::metrics::OutboundLabels;
+use super::{Telemetry, trace};
+
+/// Which way a request went, seen from the pod.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Direction {
+    /// Mesh → app.
+    Inbound,
+    /// App → mesh.
+    Outbound,
+}
+
+impl Direction {
+    /// As in metrics and log.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Inbound => "inbound",
+            Self::Outbound => "outbound",
+        }
+    }
+}
+
+/// One request as it will be reported.
+pub struct Record {
+    telemetry: Telemetry,
+    direction: Direction,
+    started: Instant,
+    began: std::time::SystemTime,
+    span: Option<tracing::Span>,
+    /// Only read when the access log is on; empty otherwise.
+    pub(crate) method: String,
+    pub(crate) path: String,
+    pub(crate) authority: String,
+    pub(crate) protocol: &'static str,
+    pub(crate) service: String,
+    pub(crate) backend: String,
+    pub(crate) route: String,
+    pub(crate) endpoint: String,
+    pub(crate) peer: String,
+    pub(crate) mtls: bool,
+    pub(crate) tries: u32,
+    pub(crate) reason: Option<Reason>,
+    pub(crate) status: StatusCode,
+    done: bool,
+}
+
+impl Record {
+    pub(crate) fn new(telemetry: &Telemetry, direction: Direction, protocol: &'static str, span: Option<tracing::Span>) -> Self {
+        Self {
+            telemetry: telemetry.clone(),
+            direction,
+            started: tokio::time::Instant::now().into_std(),
+            began: std::time::SystemTime::now(),
+            span,
+            method: String::new(),
+            path: String::new(),
+            authority: String::new(),
+            protocol,
+            service: String::new(),
+            backend: String::new(),
+            route: String::new(),
+            endpoint: String::new(),
+            peer: String::new(),
+            mtls: false,
+            tries: 0,
+            reason: None,
+            // 499 as nginx has it: the client went away before there was an answer.
+            status: StatusCode::from_u16(499).unwrap_or(StatusCode::BAD_REQUEST),
+            done: false,
+        }
+    }
+
+    /// Starts the record of `request` and, where one is due, its span.
+    pub(crate) fn of(telemetry: &Telemetry, direction: Direction, request: &mut Request, sample_per_10000: u32) -> Self {
+        let grpc = hygiene::is_grpc(request.headers());
+        let mut span = None;
+        if telemetry.spans {
+            let incoming = trace::read(request.headers());
+            if trace::sample(incoming.as_ref(), sample_per_10000, &mut rand::rng()) {
+                let started = trace::start(direction.name(), incoming.as_ref(), request.headers_mut());
+                started.record("http.request.method", request.method().as_str());
+                started.record("url.path", request.uri().path());
+                span = Some(started);
+            }
+        }
+        let mut record = Self::new(telemetry, direction, protocol_label(request.version(), grpc), span);
+        if telemetry.access_log.is_some() {
+            record.method = request.method().to_string();
+            record.path = request.uri().path().to_owned();
+            record.authority = authority(request);
+        }
+        record
+    }
+
+    fn report(&mut self) {
+        if std::mem::replace(&mut self.done, true) {
+            return;
+        }
+        let flags = self.reason.map_or("", Reason::code);
+        let elapsed = tokio::time::Instant::now().into_std().saturating_duration_since(self.started);
+        match self.direction {
+            Direction::Inbound => {
+                let local = &self.telemetry.local;
+                self.telemetry.metrics.inbound(&local.namespace, &local.pod, self.status.as_u16(), elapsed);
+            }
+            Direction::Outbound => self.telemetry.metrics.outbound(OutboundLabels {
+                source_workload: self.telemetry.local.workload.clone(),
+                destination_service: self.service.clone(),
+                backend: self.backend.clone(),
+                route: self.route.clone(),
+                protocol: self.protocol,
+                response_code: self.status.as_u16(),
+                response_flags: flags,
+                mtls: if self.mtls { "true" } else { "false" },
+            }),
+        }
+        if let Some(span) = &self.span {
+            span.record("http.response.status_code", self.status.as_u16());
+            span.record("weft.service", self.service.as_str());
+            span.record("weft.endpoint", self.endpoint.as_str());
+            span.record("weft.reason", flags);
+            if self.status.is_server_error() {
+                span.record("otel.status_code", "ERROR");
+            }
+        }
+        if let Some(log) = &self.telemetry.access_log {
+            log.log(Entry {
+                time: time::OffsetDateTime::from(self.began).format(&Rfc3339).unwrap_or_default(),
+                direction: self.direction.name(),
+                method: std::mem::take(&mut self.method),
+                path: std::mem::take(&mut self.path),
+                authority: std::mem::take(&mut self.authority),
+                protocol: self.protocol,
+                status: self.status.as_u16(),
+                reason: self.reason.map(Reason::code),
+                duration_ms: elapsed.as_secs_f64() * 1e3,
+                service: std::mem::take(&mut self.service),
+                route: std::mem::take(&mut self.route),
+                endpoint: std::mem::take(&mut self.endpoint),
+                peer: std::mem::take(&mut self.peer),
+                tries: self.tries,
+                mtls: self.mtls,
+                trace_id: self.span.as_ref().map(trace::id_of).unwrap_or_default(),
+            });
+        }
+    }
+}
+
+impl Drop for Record {
+    fn drop(&mut self) {
+        self.report();
+    }
+}
+
+/// Rides in the response body: the record, and whatever must live as long as the exchange.
+pub(crate) struct Riding<G> {
+    pub(crate) record: Record,
+    /// Held, never read.
+    pub(crate) _guards: G,
+}
+
+impl<G: Send> Observer for Riding<G> {
+    fn end(&mut self, result: Result<(), &BodyError>) {
+        if result.is_err() {
+            self.record.reason.get_or_insert(Reason::UpstreamReset);
+        }
+        self.record.report();
+    }
+}
+
+/// What metrics and log call the client's protocol.
+fn protocol_label(version: Version, grpc: bool) -> &'static str {
+    match version {
+        _ if grpc => "grpc",
+        Version::HTTP_10 => "http/1.0",
+        Version::HTTP_11 => "http/1.1",
+        _ => "http/2",
+    }
+}
+
+/// `:authority`, or Host.
+fn authority(request: &Request) -> String {
+    match request.uri().authority() {
+        Some(authority) => authority.to_string(),
+        None => {
+            let host = request.headers().get(HOST).map(HeaderValue::as_bytes);
+            String::from_utf8_lossy(host.unwrap_or_default()).into_owned()
+        }
+    }
+}
