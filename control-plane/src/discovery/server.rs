@@ -2,7 +2,7 @@
 //!
 //! Each connection is a task: handshake (3 s), HTTP/2, then an end that is planned from the start. After 30 min ± 20 %,
 //! so that proxies spread over replicas, or when the peer's certificate ends, whichever is first, its streams are
-//! told to end and it gets a GOAWAY; five seconds later it is closed. A handshake that fails costs only itself.
+//! told to end and it gets a GOAWAY; five seconds later it is closed. One without a client certificate lives a minute. A handshake that fails costs only itself.
 //!
 //! tonic's own server cannot end one connection by its peer's certificate, so hyper is driven here and tonic's services
 //! are called by path.
@@ -51,6 +51,8 @@ pub struct Ages {
     pub handshake: Duration,
     /// A connection's age, ± 20 %. Default 30 min (SEMANTICS.md §4).
     pub connection: Duration,
+    /// The age of a connection without a client certificate, which is good for one `Certify`. Default 60 s.
+    pub anonymous: Duration,
     /// From GOAWAY to the end. Default 5 s.
     pub drain: Duration,
     /// Silence before a PING. Default 20 s.
@@ -64,6 +66,7 @@ impl Default for Ages {
         Self {
             handshake: Duration::from_secs(3),
             connection: Duration::from_secs(30 * 60),
+            anonymous: Duration::from_secs(60),
             drain: Duration::from_secs(5),
             keepalive: Duration::from_secs(20),
             keepalive_timeout: Duration::from_secs(10),
@@ -182,9 +185,9 @@ impl Server {
 
     /// How old a connection may get.
     fn age(&self, peer: Option<&Peer>) -> Duration {
+        let Some(peer) = peer else { return self.ages.anonymous };
         let age = self.ages.connection * rand::rng().random_range(800..=1200_u32) / 1000;
-        let valid = peer.map(|peer| peer.not_after.duration_since(SystemTime::now()).unwrap_or_default());
-        valid.map_or(age, |valid| valid.min(age))
+        age.min(peer.not_after.duration_since(SystemTime::now()).unwrap_or_default())
     }
 
     /// Hands a call to the service its path names.

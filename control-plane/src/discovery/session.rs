@@ -165,7 +165,7 @@ impl Session {
             }
         }
         for name in &request.resource_names_unsubscribe {
-            self.subscriptions -= usize::from(typed.tracked.unsubscribe(name));
+            self.subscriptions -= usize::from(typed.tracked.unsubscribe(name, typed.outstanding.is_some()));
         }
         for name in &request.resource_names_subscribe {
             self.subscriptions += usize::from(typed.tracked.subscribe(name));

@@ -149,10 +149,16 @@ impl Discovery {
             };
             match event {
                 Event::Request(request) => stream.on_request(*request)?,
-                Event::Changed(touched) => stream.session.on_change(&touched, address),
+                Event::Changed(touched) => {
+                    if touched.own.contains(&address) {
+                        self.still_admitted(&peer, &node_id)?;
+                    }
+                    stream.session.on_change(&touched, address);
+                }
                 Event::Lagged(missed) => {
                     self.metrics.lagged.inc();
                     tracing::debug!(%address, missed, "a stream missed changes; comparing everything");
+                    self.still_admitted(&peer, &node_id)?;
                     stream.session.on_lag();
                 }
                 Event::End => return Ok(()),
@@ -191,6 +197,19 @@ impl Discovery {
             tracing::warn!(identity = %peer.id, reason = %denied, "discovery stream denied");
             Status::permission_denied(denied.to_string())
         })
+    }
+
+    /// Addresses are reused: a stream ends when its pod's address has become somebody else's. It goes on while the address
+    /// is nobody's, because a pod that is being deleted still serves.
+    fn still_admitted(&self, peer: &Peer, node_id: &str) -> Result<(), Status> {
+        match admit(&peer.id, node_id, &self.feed.latest()) {
+            Err(denied @ Denied::OtherPod { .. }) => {
+                self.metrics.on_denied();
+                tracing::warn!(identity = %peer.id, reason = %denied, "discovery stream ended");
+                Err(Status::permission_denied(denied.to_string()))
+            }
+            _ => Ok(()),
+        }
     }
 
     fn open(&self, peer: &Peer, address: IpAddr) -> Open<'_> {

@@ -8,15 +8,15 @@
 //! Rules (xDS delta; ARCHITECTURE.md "The wire contract"):
 //! - found, and not the version the proxy has: sent with its canonical name and all aliases;
 //! - found, and the version it has: not sent, unless it just subscribed to that name by itself (the protocol wants every
-//!   subscription answered, because the proxy may have dropped its copy). The first subscription that claims a
-//!   copy named in `initial_resource_versions` is a reconnect, not such a question;
+//!   subscription answered, because the proxy may have dropped its copy). The first subscription by a name that means a
+//!   copy announced in `initial_resource_versions` is a reconnect, not such a question;
 //! - absent: the name as asked goes into `removed_resources`, and so does the canonical name of a copy that vanished;
 //! - held: neither;
 //! - a name that moves between services: one response has both services' new forms, however large that makes it. The copy
 //!   that lost its last asked name so (a *stray*) stays known to the proxy under its other names, so it is kept current.
 //!
 //! Not here: nonces, ACK and NACK (`session.rs`). Bound: names asked and copies announced are limited by the session;
-//! strays by [`MAX_STRAYS`].
+//! strays by [`MAX_STRAYS`]; doubtful ones by what was asked for.
 
 use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
@@ -24,7 +24,7 @@ use std::sync::Arc;
 use crate::translate::{Lookup, Resource};
 
 /// What the truth is for one proxy: its view and its own pod are part of the question.
-pub trait Catalog {
+pub(super) trait Catalog {
     /// What `name` means now.
     fn lookup(&self, name: &str) -> Lookup;
 }
@@ -57,7 +57,7 @@ struct Copy {
     sent: Option<Arc<Resource>>,
     /// The asked names that mean it.
     asked_as: BTreeSet<Name>,
-    /// Announced on reconnect and not yet claimed by a subscription.
+    /// Announced on reconnect and not sent since: subscriptions to new names that mean it are part of the reconnect.
     announced: bool,
     verdict: Verdict,
 }
@@ -79,6 +79,12 @@ pub(super) struct Tracked {
     due: VecDeque<Name>,
     insist: HashMap<Name, bool>,
     strays: VecDeque<Name>,
+    /// Copies whose last name was unsubscribed from while something was still to be said: whether the proxy takes them to
+    /// be meant by another of its names depends on that, so they are removed by name in the next response.
+    doubtful: Vec<Name>,
+    /// A name was given up before it was answered: the proxy may have dropped an announced copy with it, nobody knows
+    /// which. From then on every subscription is answered.
+    blurred: bool,
     acked: usize,
     nacked: usize,
     sent_total: u64,
@@ -137,16 +143,25 @@ impl Tracked {
         new
     }
 
-    /// Takes in the end of a subscription; returns whether there was one.
-    pub(super) fn unsubscribe(&mut self, name: &str) -> bool {
+    /// Takes in the end of a subscription; returns whether there was one. A copy that nothing else means is dropped on
+    /// both sides: without a word when both sides agree on what every name means, because no response is `outstanding`,
+    /// nothing is due and nothing was refused; else with one, in the next response.
+    pub(super) fn unsubscribe(&mut self, name: &str, outstanding: bool) -> bool {
+        let agreed = !outstanding && self.due.is_empty() && self.nacked == 0;
         match self.asked.remove_entry(name) {
             Some((name, told)) => {
+                self.blurred |= told == Told::Nothing;
                 if let Told::Means(canonical) = told
                     && let Some(copy) = self.copies.get_mut(&canonical)
                 {
                     copy.asked_as.remove(&name);
-                    if copy.asked_as.is_empty() {
-                        self.forget(&canonical);
+                    match (copy.asked_as.is_empty(), agreed) {
+                        (true, false) => {
+                            copy.announced = false;
+                            self.doubtful.push(canonical);
+                        }
+                        (true, true) => drop(self.forget(&canonical)),
+                        (false, _) => {}
                     }
                 }
                 true
@@ -179,7 +194,7 @@ impl Tracked {
     }
 
     pub(super) fn has_due(&self) -> bool {
-        !self.due.is_empty()
+        !(self.due.is_empty() && self.doubtful.is_empty())
     }
 
     /// Compares what is due with the truth.
@@ -195,7 +210,13 @@ impl Tracked {
             self.settle(name, insist, truth, &mut answer);
         }
         self.due = later;
-        self.shed_strays(&mut answer);
+        for name in std::mem::take(&mut self.doubtful) {
+            self.remove_stray(name, &mut answer);
+        }
+        while self.strays.len() > MAX_STRAYS {
+            let Some(name) = self.strays.pop_front() else { break };
+            self.remove_stray(name, &mut answer);
+        }
         answer
     }
 
@@ -301,7 +322,7 @@ impl Tracked {
                 let claims = match self.copies.get_mut(&canonical) {
                     Some(copy) => {
                         copy.asked_as.insert(name);
-                        std::mem::take(&mut copy.announced)
+                        copy.announced && told == Told::Nothing && !self.blurred
                     }
                     None => {
                         let copy = Copy {
@@ -369,18 +390,18 @@ impl Tracked {
                 let before = std::mem::replace(&mut copy.verdict, Verdict::Pending);
                 copy.version.clone_from(&resource.version);
                 copy.sent = Some(resource);
+                copy.announced = false;
                 self.count(before, -1);
             }
         }
     }
 
-    fn shed_strays(&mut self, answer: &mut Answer) {
-        while self.strays.len() > MAX_STRAYS {
-            let Some(name) = self.strays.pop_front() else { return };
-            if self.copies.get(&name).is_some_and(|copy| copy.asked_as.is_empty()) && !answer.names.contains(&name) {
-                self.forget(&name);
-                answer.remove(name);
-            }
+    /// Removes a copy that nothing means, unless it is just being sent.
+    fn remove_stray(&mut self, name: Name, answer: &mut Answer) {
+        let stray = self.copies.get(&name).is_some_and(|copy| copy.asked_as.is_empty());
+        if stray && !answer.names.contains(&name) {
+            self.forget(&name);
+            answer.remove(name);
         }
     }
 
