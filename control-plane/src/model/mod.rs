@@ -1,24 +1,10 @@
 //! The indexed store of objects: what `source/` yields goes in, `translate/` asks.
+//!
+//! `objects` has the objects, `store` the [`Model`] that holds them and answers "which routes name this Service?" without a
+//! scan. It decides nothing: what the objects mean is `translate/`'s. Bound: proportional to the objects held.
 
 mod objects;
+mod store;
 
 pub use objects::*;
-
-/// The key of an object.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct ObjectKey {
-    /// Its kind.
-    pub kind: Kind,
-    /// Its name.
-    pub name: ObjectName,
-}
-
-/// What changed at once: seen by proxies together or not at all. Removals come first, so an object that is in both is
-/// there afterwards; of two upserts of one object the later counts.
-#[derive(Debug, Clone, PartialEq, Default)]
-pub struct Batch {
-    /// Objects that are gone.
-    pub removes: Vec<ObjectKey>,
-    /// Objects that are new or changed. Unchanged ones cost a comparison.
-    pub upserts: Vec<Object>,
-}
+pub use store::{Batch, Change, Model, ObjectKey, selects};

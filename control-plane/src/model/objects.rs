@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use weft_proto::v1::Protocol;
 
-use super::ObjectKey;
+use super::store::ObjectKey;
 
 /// `namespace/name` of an object. Cluster-scoped objects have an empty namespace.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -16,7 +16,10 @@
 //! Not here: where objects come from (`source/`), who is told what (`discovery/`), how conditions are written (`status/`).
 //! Bound: the outcome is proportional to the objects; a Service has one more form per namespace with consumer routes.
 
+mod gateway_api;
 mod incremental;
+mod kubernetes;
+mod peer_authentication;
 mod settings;
 mod shards;
 mod translated;
