@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::{core::v1 as core_v1, discovery::v1 as discovery_v1};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1 as meta_v1;
 
 use super::documents::Document;
 use super::field::{Field, Flaw, Flaws};
@@ -78,7 +79,9 @@ fn decode_node(node: &Node, path: String, out: &mut Vec<Decoded>) {
         Identified::Object(kind, meta) => {
             let key = (kind, meta.name.clone());
             let outcome = match read(kind, meta, &document) {
-                Some(object) if !flaws.refused() => Outcome::Good(Box::new(object), node.digest(&["metadata", "status"])),
+                Some(object) if !flaws.refused() => {
+                    Outcome::Good(Box::new(object), node.digest(&["metadata", "status"]))
+                }
                 _ if flaws.refused() => Outcome::Bad,
                 _ => Outcome::Ignored,
             };
@@ -114,10 +117,21 @@ fn read(kind: Kind, meta: Meta, document: &Field<'_>) -> Option<Object> {
             super::schema::check::<discovery_v1::EndpointSlice>(document);
             core::endpoint_slice(meta, document).map(Object::EndpointSlice)
         }
-        Kind::HttpRoute => route::http_route(meta, document).map(Object::HttpRoute),
+        Kind::HttpRoute => {
+            check_metadata(document);
+            route::http_route(meta, document).map(Object::HttpRoute)
+        }
         Kind::PeerAuthentication => {
+            check_metadata(document);
             peer_authentication::peer_authentication(meta, document).map(Object::PeerAuthentication)
         }
+    }
+}
+
+/// Metadata is of a core type in kinds of CRDs too.
+fn check_metadata(document: &Field<'_>) {
+    if let Some(metadata) = document.get("metadata") {
+        super::schema::check::<meta_v1::ObjectMeta>(&metadata);
     }
 }
 
@@ -144,9 +158,7 @@ const GROUPS: &[(&str, &[&str])] = &[
     ("discovery.k8s.io", &[]),
     (
         "gateway.networking.k8s.io",
-        &[
-            "BackendTLSPolicy Gateway GatewayClass GRPCRoute ListenerSet ReferenceGrant TCPRoute TLSRoute UDPRoute",
-        ],
+        &["BackendTLSPolicy Gateway GatewayClass GRPCRoute ListenerSet ReferenceGrant TCPRoute TLSRoute UDPRoute"],
     ),
     ("security.istio.io", &["AuthorizationPolicy RequestAuthentication"]),
 ];
@@ -179,9 +191,10 @@ fn identify(document: &Field<'_>) -> Identified {
     let Some((kind, group, versions)) = KINDS.iter().find(|(known, ..)| kind_name(*known) == kind) else {
         let Some((api_version, _)) = api_version else { return Identified::Nobody };
         let group = api_version.split_once('/').map_or("", |(group, _)| group);
-        let misspelt = GROUPS.iter().find(|(known, _)| *known == group).is_some_and(|(_, kinds)| {
-            !kinds.iter().flat_map(|line| line.split(' ')).any(|known| known == kind)
-        });
+        let misspelt = GROUPS
+            .iter()
+            .find(|(known, _)| *known == group)
+            .is_some_and(|(_, kinds)| !kinds.iter().flat_map(|line| line.split(' ')).any(|known| known == kind));
         if misspelt {
             kind_field.error(format_args!("there is no kind {kind:?} in {api_version}"));
             return Identified::Nobody;
@@ -216,46 +229,35 @@ fn is_another_projects(group: &str) -> bool {
     group.contains('.') && !group.ends_with(".k8s.io") && !group.ends_with(".istio.io")
 }
 
-/// The key as soon as a name can be read, and the metadata if all of it is right.
+/// The key, and the metadata if all of it is right. A name that no object can have is no key: it is more likely a slip
+/// in the name of an object that is there than a new one.
 fn metadata(kind: Kind, document: &Field<'_>) -> Option<(Key, Option<Meta>)> {
     let metadata = document.require("metadata").filter(Field::is_mapping)?;
     let name_field = metadata.require("name")?;
     let cluster_scoped = matches!(kind, Kind::Namespace | Kind::Node);
-    let name = name_field.text()?;
-    let name_ok = match kind {
+    let name = match kind {
         Kind::Namespace | Kind::Service => values::dns_label(&name_field),
         _ => values::dns_subdomain(&name_field),
     };
-    let namespace_field = metadata.get("namespace");
-    let mut namespace_ok = true;
-    let namespace = match &namespace_field {
-        None if cluster_scoped => "",
-        None => "default",
+    let namespace = match metadata.get("namespace") {
+        None if cluster_scoped => Some(""),
+        None => Some("default"),
         Some(field) if cluster_scoped => {
             field.warn(format_args!("has no effect: a {} is in no namespace", kind_name(kind)));
-            ""
+            Some("")
         }
-        Some(field) => match values::dns_label(field) {
-            Some(namespace) => namespace,
-            None => {
-                namespace_ok = false;
-                field.text()?
-            }
-        },
+        Some(field) => values::dns_label(&field),
     };
-    let name = ObjectName { namespace: namespace.to_owned(), name: name.to_owned() };
     let labels = string_map(&metadata, "labels", true);
     let annotations = string_map(&metadata, "annotations", false);
-    let meta = match (name_ok, namespace_ok, labels, annotations) {
-        (Some(_), true, Some(labels), Some(annotations)) => Some(Meta {
-            name: name.clone(),
-            labels,
-            annotations,
-            generation: 0,
-            age: Age(0, String::new(), 0),
-        }),
-        _ => None,
-    };
+    let name = ObjectName { namespace: namespace?.to_owned(), name: name?.to_owned() };
+    let meta = labels.zip(annotations).map(|(labels, annotations)| Meta {
+        name: name.clone(),
+        labels,
+        annotations,
+        generation: 0,
+        age: Age(0, String::new(), 0),
+    });
     Some(((kind, name), meta))
 }
 

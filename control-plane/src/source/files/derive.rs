@@ -9,9 +9,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::decode::SERVICE_NAME_LABEL;
-use crate::model::{
-    EndpointSlice, Meta, ObjectName, Pod, Service, ServiceKind, SliceEndpoint, SlicePort, TargetPort,
-};
+use crate::model::{EndpointSlice, Meta, ObjectName, Pod, Service, ServiceKind, SliceEndpoint, SlicePort, TargetPort};
 
 /// What one namespace holds that matters here.
 #[derive(Debug, Default)]

@@ -71,7 +71,11 @@ mod tests {
             ("one, marker first", "---\na: 1\n", &[(1, "---\na: 1\n")]),
             ("two", "a: 1\n---\nb: 2\n", &[(1, "a: 1\n"), (2, "---\nb: 2\n")]),
             ("an empty one between", "a: 1\n---\n---\nb: 2", &[(1, "a: 1\n"), (3, "---\nb: 2")]),
-            ("content on the marker's line", "--- {a: 1}\n--- # c\nb: 2\n", &[(1, "--- {a: 1}\n"), (2, "--- # c\nb: 2\n")]),
+            (
+                "content on the marker's line",
+                "--- {a: 1}\n--- # c\nb: 2\n",
+                &[(1, "--- {a: 1}\n"), (2, "--- # c\nb: 2\n")],
+            ),
             ("an end marker", "a: 1\n...\nb: 2\n", &[(1, "a: 1\n...\n"), (3, "b: 2\n")]),
             ("a directive", "%YAML 1.2\n---\na: 1\n", &[(2, "---\na: 1\n")]),
             ("dashes inside a line", "a: ---\nb:\n  ---\n", &[(1, "a: ---\nb:\n  ---\n")]),

@@ -320,7 +320,10 @@ status: {podIP: 10.0.0.1, startTime: '2026-01-01T00:00:00Z'}
     #[test]
     fn typos_warn_and_wrong_types_are_errors_with_line_and_path() {
         let rows: &[(&str, &str)] = &[
-            ("kind: Service\nspec:\n  ports:\n  - prot: 80\n", "warning 4: spec.ports[0].prot: unknown field, has no effect"),
+            (
+                "kind: Service\nspec:\n  ports:\n  - prot: 80\n",
+                "warning 4: spec.ports[0].prot: unknown field, has no effect",
+            ),
             ("kind: Service\nspec:\n  selektor: {a: b}\n", "warning 3: spec.selektor: unknown field, has no effect"),
             (
                 "kind: Service\nspec:\n  ports:\n  - port: '80'\n",

@@ -102,11 +102,7 @@ impl State {
     }
 
     /// Adds to `changes` that every file known and not `present` any more is gone.
-    pub(super) fn forget_missing(
-        &self,
-        changes: &mut BTreeMap<String, Content>,
-        present: impl Fn(&str) -> bool,
-    ) {
+    pub(super) fn forget_missing(&self, changes: &mut BTreeMap<String, Content>, present: impl Fn(&str) -> bool) {
         let missing = self.files.keys().filter(|name| !present(name));
         changes.extend(missing.map(|name| (name.clone(), Content::Gone)));
     }
@@ -201,13 +197,20 @@ impl State {
         let mut problems = directory;
         for (path, file) in &self.files {
             if let Some(reason) = &file.unreadable {
-                let flaw =
-                    Flaw { severity: Severity::Error, at: Mark::default(), field: String::new(), message: reason.clone() };
+                let flaw = Flaw {
+                    severity: Severity::Error,
+                    at: Mark::default(),
+                    field: String::new(),
+                    message: reason.clone(),
+                };
                 problems.push(problem(path, &None, flaw));
             }
             if file.left_out > 0 {
-                let message =
-                    format!("more than {} documents: the last {} are not read", documents::MAX_DOCUMENTS, file.left_out);
+                let message = format!(
+                    "more than {} documents: the last {} are not read",
+                    documents::MAX_DOCUMENTS,
+                    file.left_out
+                );
                 let flaw = Flaw { severity: Severity::Error, at: Mark::default(), field: String::new(), message };
                 problems.push(problem(path, &None, flaw));
             }

@@ -147,12 +147,20 @@ impl Node {
 
 /// Parses one document whose first line is line `first_line` of its file.
 pub(super) fn parse(text: &str, first_line: u32) -> Result<Node, SyntaxError> {
-    let mut builder =
-        Builder { parser: Parser::new_from_str(text), first_line, nodes: 0, anchors: HashMap::new(), last: Mark::default() };
+    let mut builder = Builder {
+        parser: Parser::new_from_str(text),
+        first_line,
+        nodes: 0,
+        anchors: HashMap::new(),
+        last: Mark::default(),
+    };
     loop {
         match builder.next()? {
             (Event::StreamStart | Event::DocumentStart(..) | Event::Comment(..), _) => {}
-            (event @ (Event::Scalar(..) | Event::SequenceStart(..) | Event::MappingStart(..) | Event::Alias(_)), at) => {
+            (
+                event @ (Event::Scalar(..) | Event::SequenceStart(..) | Event::MappingStart(..) | Event::Alias(_)),
+                at,
+            ) => {
                 let node = builder.node(event, at, 0)?;
                 // Read on: what follows the root may still be an error, such as a key less indented than the first.
                 loop {
@@ -271,7 +279,10 @@ impl<'a> Builder<'a> {
                 continue;
             }
             if let Some(line) = places.insert(key.clone(), at.line) {
-                return Err(SyntaxError { at, message: format!("duplicate key {key:?}, first on line {line}: is a `---` missing?") });
+                return Err(SyntaxError {
+                    at,
+                    message: format!("duplicate key {key:?}, first on line {line}: is a `---` missing?"),
+                });
             }
             entries.push(Entry { key, at, value });
         }
@@ -341,9 +352,9 @@ fn integer(text: &str) -> Option<Value> {
     };
     let digits = digits.replace('_', "");
     let (radix, digits) = match digits.as_bytes() {
-        [b'0', b'x', ..] => (16, &digits[2..]),
-        [b'0', b'o', ..] => (8, &digits[2..]),
-        [b'0', b'b', ..] => (2, &digits[2..]),
+        [b'0', b'x' | b'X', ..] => (16, &digits[2..]),
+        [b'0', b'o' | b'O', ..] => (8, &digits[2..]),
+        [b'0', b'b' | b'B', ..] => (2, &digits[2..]),
         [b'0', _, ..] => (8, &digits[1..]),
         _ => (10, &digits[..]),
     };
@@ -392,16 +403,11 @@ mod tests {
             ("v1", text("v1")),
             ("nan", text("nan")),
             ("inf", text("inf")),
-            ("08", text("08")),
+            // No octal number, and a decimal only with a point in mind.
+            ("08", Value::Float(8.0)),
         ];
         for (input, expected) in rows {
-            let found = plain(input);
-            // kubectl takes `08` for a float; nobody should, so it stays text unless it parses as one.
-            if *input == "08" {
-                assert!(matches!(found, Value::Float(_) | Value::Str(_)));
-                continue;
-            }
-            assert_eq!(found, *expected, "{input}");
+            assert_eq!(plain(input), *expected, "{input}");
         }
         assert_eq!(parse("a: \"80\"\n", 1).unwrap().get("a").unwrap().value.value, text("80"));
         assert_eq!(parse("a: !!str 80\n", 1).unwrap().get("a").unwrap().value.value, text("80"));

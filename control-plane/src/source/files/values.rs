@@ -10,7 +10,8 @@ use std::time::Duration;
 use super::field::Field;
 
 const LABEL: &str = "must be a DNS label: at most 63 of a-z, 0-9 and `-`, a letter or digit at both ends";
-const SUBDOMAIN: &str = "must be a DNS name: at most 253 of a-z, 0-9, `-` and `.`, a letter or digit at both ends of each part";
+const SUBDOMAIN: &str =
+    "must be a DNS name: at most 253 of a-z, 0-9, `-` and `.`, a letter or digit at both ends of each part";
 
 /// An RFC 1123 label (namespaces, Services, port names of Services).
 pub(super) fn dns_label<'a>(field: &Field<'a>) -> Option<&'a str> {
@@ -257,6 +258,8 @@ mod tests {
             assert_eq!((is_label(text), is_subdomain(text)), (*label, *subdomain), "{text:?}");
         }
         assert!(!is_label(&"a".repeat(64)) && is_subdomain(&"a".repeat(64)) && !is_subdomain(&"a".repeat(254)));
-        assert!(is_qualified("app") && is_qualified("weft.dev/inject") && !is_qualified("a/b/c") && !is_qualified("/a"));
+        assert!(
+            is_qualified("app") && is_qualified("weft.dev/inject") && !is_qualified("a/b/c") && !is_qualified("/a")
+        );
     }
 }

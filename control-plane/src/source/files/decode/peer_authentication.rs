@@ -8,8 +8,7 @@ use crate::source::files::field::Field;
 
 pub(super) fn peer_authentication(meta: Meta, document: &Field<'_>) -> Option<PeerAuthentication> {
     document.only(&["apiVersion", "kind", "metadata", "spec", "status"], &[]);
-    let mut out =
-        PeerAuthentication { meta, selector: BTreeMap::new(), mode: MtlsMode::Unset, ports: BTreeMap::new() };
+    let mut out = PeerAuthentication { meta, selector: BTreeMap::new(), mode: MtlsMode::Unset, ports: BTreeMap::new() };
     let Some(spec) = document.get("spec") else { return Some(out) };
     if !spec.only(&["selector", "mtls", "portLevelMtls"], &[]) {
         return None;

@@ -130,12 +130,11 @@ fn rule(field: &Field<'_>, namespace: &str) -> Option<HttpRouteRule> {
     }
     let filters = filters(field);
     let backends: Vec<_> = match field.get("backendRefs") {
-        Some(backends) => {
-            backends.items_up_to(MAX_LIST).iter().filter_map(|field| backend(field, namespace)).collect()
-        }
+        Some(backends) => backends.items_up_to(MAX_LIST).iter().filter_map(|field| backend(field, namespace)).collect(),
         None => Vec::new(),
     };
-    let redirects = |filter: &HttpRouteFilter| matches!(filter, HttpRouteFilter::Unsupported(t) if t == "RequestRedirect");
+    let redirects =
+        |filter: &HttpRouteFilter| matches!(filter, HttpRouteFilter::Unsupported(t) if t == "RequestRedirect");
     if filters.iter().any(redirects)
         && !backends.is_empty()
         && let Some(field) = field.get("backendRefs")

@@ -1,3 +1,5 @@
+//! What an edit does to what is in force. Refused documents have a table of their own in `refused`.
+
 use super::*;
 use crate::model::{HttpRoute, ServiceKind, SliceEndpoint};
 
@@ -35,7 +37,7 @@ spec:
     )
 }
 
-fn errors(batch: &Batch) -> Vec<String> {
+fn errors_in(batch: &Batch) -> Vec<String> {
     batch.problems.iter().map(ToString::to_string).collect()
 }
 
@@ -64,21 +66,24 @@ fn weight(state: &State) -> u32 {
 fn a_bad_weight_is_named_by_file_line_and_field_and_the_last_good_version_stays() {
     let mut state = State::default();
     let good = format!("{}---\n{}", route(10), service("reviews", 80));
-    assert_eq!(errors(&write(&mut state, "reviews.yaml", &good)), [""; 0]);
+    assert_eq!(errors_in(&write(&mut state, "reviews.yaml", &good)), [""; 0]);
 
     let bad = format!("{}---\n{}", route(2_000_000), service("reviews", 8080));
     let batch = write(&mut state, "reviews.yaml", &bad);
     assert_eq!(
-        errors(&batch),
+        errors_in(&batch),
         ["reviews.yaml:10: spec.rules[0].backendRefs[0].weight: must be between 0 and 1000000"]
     );
-    assert_eq!(batch.problems[0].object, Some((Kind::HttpRoute, ObjectName { namespace: "default".into(), name: "reviews".into() })));
+    assert_eq!(
+        batch.problems[0].object,
+        Some((Kind::HttpRoute, ObjectName { namespace: "default".into(), name: "reviews".into() }))
+    );
     // The other document of the same file took effect.
     assert_eq!(names(&batch), ["Service default/reviews"]);
     assert_eq!((weight(&state), route_of(&state).meta.generation), (10, 1));
 
     let batch = write(&mut state, "reviews.yaml", &format!("{}---\n{}", route(20), service("reviews", 8080)));
-    assert_eq!((names(&batch), errors(&batch).len()), (vec!["HTTPRoute default/reviews".to_owned()], 0));
+    assert_eq!((names(&batch), errors_in(&batch).len()), (vec!["HTTPRoute default/reviews".to_owned()], 0));
     assert_eq!((weight(&state), route_of(&state).meta.generation), (20, 2));
 
     let batch = write(&mut state, "reviews.yaml", &service("reviews", 8080));
@@ -116,7 +121,7 @@ fn a_file_that_cannot_be_read_keeps_what_it_gave() {
     write(&mut state, "a.yaml", &service("a", 1));
     let changes = BTreeMap::from([("a.yaml".to_owned(), Content::Unreadable("cannot be read: no".into()))]);
     let batch = state.apply(changes, Vec::new()).expect("a problem");
-    assert_eq!((batch.removes.len(), errors(&batch)), (0, vec!["a.yaml: cannot be read: no".to_owned()]));
+    assert_eq!((batch.removes.len(), errors_in(&batch)), (0, vec!["a.yaml: cannot be read: no".to_owned()]));
     let batch = edit(&mut state, &[("a.yaml", None)]);
     assert_eq!((batch.removes.len(), batch.problems.len()), (1, 0));
 }
@@ -126,7 +131,7 @@ fn an_object_that_never_was_good_is_absent_and_named() {
     let mut state = State::default();
     let batch = write(&mut state, "a.yaml", &service("a", 0));
     assert_eq!(objects(&state), []);
-    assert_eq!(errors(&batch), ["a.yaml:4: spec.ports[0].port: must be between 1 and 65535"]);
+    assert_eq!(errors_in(&batch), ["a.yaml:4: spec.ports[0].port: must be between 1 and 65535"]);
 }
 
 #[test]
@@ -175,7 +180,7 @@ fn of_two_definitions_the_first_wins_and_both_places_are_named() {
     let batch = write(&mut state, "a.yaml", &format!("# first\n{}", service("a", 2)));
     assert_eq!(names(&batch), ["Service default/a"]);
     assert_eq!(
-        errors(&batch),
+        errors_in(&batch),
         ["b.yaml:1: metadata.name: Service default/a is already defined at a.yaml:2, which wins"]
     );
     let batch = edit(&mut state, &[("a.yaml", None)]);
@@ -229,7 +234,7 @@ spec:
 ";
     let batch = write(&mut state, "x.yaml", text);
     assert_eq!(
-        errors(&batch),
+        errors_in(&batch),
         [
             "x.yaml:5: spec.clusterIp: unknown field, has no effect",
             "x.yaml:8: spec.ports[0].tragetPort: unknown field, has no effect",
@@ -238,7 +243,7 @@ spec:
             "x.yaml:16: spec.rules[0].retry: is not done by this version and has no effect",
             "x.yaml:18: spec.rules[0].matches[0].path.vlaue: unknown field, has no effect",
             "x.yaml:21: kind: Deployment (apps/v1) is not read by this version",
-            "x.yaml:28: spec.mtls.mod: unknown field, has no effect",
+            "x.yaml:29: spec.mtls.mod: unknown field, has no effect",
         ]
     );
     assert!(batch.problems.iter().all(|problem| problem.severity == Severity::Warning));
@@ -254,13 +259,14 @@ kind: List
 items:
 - {apiVersion: v1, kind: Namespace, metadata: {name: shop, labels: {a: b}}}
 - {apiVersion: v1, kind: Service, metadata: {name: a}, spec: {ports: [{port: 70000}]}}
-- {apiVersion: v1, kind: Node, metadata: {name: n}}
+- {apiVersion: v1, kind: Node, metadata: {name: n1}}
 ";
     let batch = write(&mut state, "l.yaml", text);
-    assert_eq!(names(&batch), ["Namespace shop", "Node n"]);
-    assert_eq!(errors(&batch), ["l.yaml:5: items[1].spec.ports[0].port: must be between 1 and 65535"]);
+    assert_eq!(names(&batch), ["Namespace shop", "Node n1"]);
+    assert_eq!(errors_in(&batch), ["l.yaml:5: items[1].spec.ports[0].port: must be between 1 and 65535"]);
     // A JSON file is read too.
-    let json = r#"{"apiVersion":"v1","kind":"List","items":[{"apiVersion":"v1","kind":"Node","metadata":{"name":"m"}}]}"#;
+    let json =
+        r#"{"apiVersion":"v1","kind":"List","items":[{"apiVersion":"v1","kind":"Node","metadata":{"name":"m"}}]}"#;
     assert_eq!(names(&write(&mut state, "l.json", json)), ["Node m"]);
 }
 
@@ -286,7 +292,11 @@ fn pod(name: &str, ip: &str, metadata: &str, spec: &str, status: &str) -> String
 
 #[test]
 fn slices_are_derived_as_the_endpoints_controller_does() {
-    let service = |spec: &str| format!("apiVersion: v1\nkind: Service\nmetadata: {{name: a}}\nspec: {{selector: {{app: a}}, ports: [{{name: http, port: 80, targetPort: http}}]{spec}}}\n");
+    let service = |spec: &str| {
+        format!(
+            "apiVersion: v1\nkind: Service\nmetadata: {{name: a}}\nspec: {{selector: {{app: a}}, ports: [{{name: http, port: 80, targetPort: http}}]{spec}}}\n"
+        )
+    };
     // What the one endpoint looks like: ready, serving, terminating; `None` where there is none.
     type Row = (&'static str, &'static str, String, Option<(bool, bool, bool)>);
     let rows: &[Row] = &[
@@ -332,7 +342,7 @@ fn slices_are_derived_as_the_endpoints_controller_does() {
     for (name, spec, pod, expected) in rows {
         let mut state = State::default();
         let batch = write(&mut state, "a.yaml", &format!("{}{pod}", service(spec)));
-        assert_eq!(errors(&batch), [""; 0], "{name}");
+        assert_eq!(errors_in(&batch), [""; 0], "{name}");
         let found: Vec<_> = slices(&state)
             .into_iter()
             .flat_map(|(_, _, endpoints)| endpoints)
@@ -358,7 +368,7 @@ spec: {selector: {app: a}, ports: [{name: http, port: 80, targetPort: http}, {na
     text += &pod("p2", "10.0.0.2", "", "", "");
     text += &pod("p3", "10.0.0.3", "", "", "").replace("8080", "9090");
     let batch = write(&mut state, "a.yaml", &text);
-    assert_eq!(errors(&batch), [""; 0]);
+    assert_eq!(errors_in(&batch), [""; 0]);
     let found: Vec<_> = slices(&state)
         .into_iter()
         .map(|(name, ports, endpoints)| {
@@ -433,7 +443,7 @@ spec:
 status: {loadBalancer: {ingress: [{ip: 192.0.2.9}]}}
 ";
     let batch = write(&mut state, "a.yaml", text);
-    assert_eq!(errors(&batch), [""; 0]);
+    assert_eq!(errors_in(&batch), [""; 0]);
     let mut found = objects(&state).into_iter();
     let Some(Object::Service(service)) = found.next() else { panic!("a Service") };
     assert_eq!(service.meta.name.namespace, "shop");
@@ -453,3 +463,6 @@ status: {loadBalancer: {ingress: [{ip: 192.0.2.9}]}}
     let ports: Vec<_> = pod.ports.iter().map(|p| (p.name.as_str(), p.port)).collect();
     assert_eq!(ports, [("http", 8080), ("side", 2)]);
 }
+
+mod incremental;
+mod refused;
