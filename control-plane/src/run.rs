@@ -24,7 +24,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 
 use crate::admin::Admin;
-use crate::discovery::{self, Ages, Discovery, Feed, Proxies, Server};
+use crate::discovery::{self, Discovery, Feed, Proxies, Server};
 use crate::identity::{self, Authority, Certifier, FileAuthority, JoinTokens, OwnSvid, server_config};
 use crate::model;
 use crate::settings::Settings;
@@ -70,6 +70,7 @@ pub struct ControlPlane {
     pub admin_address: SocketAddr,
     ending: watch::Sender<bool>,
     draining: Arc<AtomicBool>,
+    drain: Duration,
     tasks: JoinSet<&'static str>,
 }
 
@@ -111,7 +112,12 @@ impl ControlPlane {
         let (ending, end) = watch::channel(false);
         let draining = Arc::new(AtomicBool::new(false));
         let mut tasks = JoinSet::new();
-        let discovery = Discovery { feed: Arc::clone(&feed), proxies: Arc::clone(&proxies), metrics: discovery_metrics };
+        let discovery = Discovery {
+            feed: Arc::clone(&feed),
+            proxies: Arc::clone(&proxies),
+            metrics: discovery_metrics,
+            pod_appears: settings.ages.pod_appears,
+        };
         let signer: Arc<dyn Authority> = authority;
         let certifier = Certifier {
             authority: Arc::clone(&signer),
@@ -120,7 +126,7 @@ impl ControlPlane {
             ttl: settings.certificate_ttl,
             metrics: identity_metrics,
         };
-        let server = Server::new(discovery, certifier, tls, Ages::default());
+        let server = Server::new(discovery, certifier, tls, settings.ages);
         let shutdown = ended(end);
         tasks.spawn(async move {
             server.run(discovery_listener, shutdown).await;
@@ -142,7 +148,7 @@ impl ControlPlane {
             "translation"
         });
         tracing::info!(%discovery_address, %admin_address, manifests = %settings.manifests.display(), "serving");
-        Ok(Self { discovery_address, admin_address, ending, draining, tasks })
+        Ok(Self { discovery_address, admin_address, ending, draining, drain: settings.ages.drain, tasks })
     }
 
     /// Waits for something to end that should not. Cancel safe.
@@ -165,8 +171,7 @@ impl ControlPlane {
                 }
             }
         };
-        let patience = Ages::default().drain + STOP_MARGIN;
-        if tokio::time::timeout(patience, drained).await.is_err() {
+        if tokio::time::timeout(self.drain + STOP_MARGIN, drained).await.is_err() {
             tracing::warn!("connections did not drain in time");
         }
         self.tasks.abort_all();
@@ -249,7 +254,11 @@ impl Translation {
             }
             Err(_) => {
                 self.metrics.panics.inc();
-                tracing::error!(changed, removed, "a defect in translation: this edit is lost; please report the panic");
+                tracing::error!(
+                    changed,
+                    removed,
+                    "a defect in translation: this edit is lost; please report the panic"
+                );
             }
         }
         self.feed.set_synced();

@@ -12,6 +12,7 @@ use ipnet::IpNet;
 use weft_proto::v1::OutboundPolicy;
 use weft_proto::{SpiffeId, control_plane_identity};
 
+use crate::discovery::Ages;
 use crate::translate::MeshConfig;
 
 /// The command line.
@@ -119,6 +120,8 @@ pub struct Settings {
     pub discovery_address: SocketAddr,
     /// Port 15014.
     pub admin_address: SocketAddr,
+    /// The times of connections, always their defaults but in tests.
+    pub ages: Ages,
 }
 
 /// How to log.
@@ -234,6 +237,7 @@ impl RunFlags {
                 certificate_ttl: certificate_ttl?,
                 discovery_address: discovery_address?,
                 admin_address: admin_address?,
+                ages: Ages::default(),
             };
             Some((settings, Logging { filter: filter?, json: json? }))
         };
@@ -287,7 +291,11 @@ fn dns_name(text: &str) -> Result<String, String> {
             && !label.ends_with('-')
             && label.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
     };
-    if text.len() <= 253 && text.split('.').all(label) { Ok(text.to_owned()) } else { Err(format!("`{text}` is no DNS name")) }
+    if text.len() <= 253 && text.split('.').all(label) {
+        Ok(text.to_owned())
+    } else {
+        Err(format!("`{text}` is no DNS name"))
+    }
 }
 
 /// `1%`, `0.25%`: parts of 10,000.
@@ -396,9 +404,13 @@ mod tests {
 
     #[test]
     fn durations_have_units() {
-        for (text, seconds) in
-            [("20s", Some(20)), ("24h", Some(86_400)), ("1h30m", Some(5_400)), ("2d", Some(172_800)), ("1000ms", Some(1))]
-        {
+        for (text, seconds) in [
+            ("20s", Some(20)),
+            ("24h", Some(86_400)),
+            ("1h30m", Some(5_400)),
+            ("2d", Some(172_800)),
+            ("1000ms", Some(1)),
+        ] {
             assert_eq!(duration(text).map(|d| d.as_secs()), seconds, "{text}");
         }
         for text in ["", "20", "s", "1.5h", "-1s", "1 h", "1w", "99999999999999999999s", "18446744073709551615h"] {

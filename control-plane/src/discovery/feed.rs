@@ -23,11 +23,7 @@ pub struct Feed {
 impl Feed {
     /// Starts with the state before the first sync, of which nothing is said to anybody.
     pub fn new(initial: Arc<Translated>) -> Self {
-        Self {
-            latest: ArcSwap::new(initial),
-            notes: broadcast::Sender::new(NOTES),
-            synced: watch::Sender::new(false),
-        }
+        Self { latest: ArcSwap::new(initial), notes: broadcast::Sender::new(NOTES), synced: watch::Sender::new(false) }
     }
 
     /// Makes `state` what streams serve, and tells them what it touched.

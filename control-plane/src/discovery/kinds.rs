@@ -23,14 +23,8 @@ pub enum ResourceKind {
 
 impl ResourceKind {
     /// All of them, first to last.
-    pub const ALL: [Self; 6] = [
-        Self::TrustBundle,
-        Self::MeshSettings,
-        Self::Workload,
-        Self::InboundPolicy,
-        Self::Endpoints,
-        Self::Service,
-    ];
+    pub const ALL: [Self; 6] =
+        [Self::TrustBundle, Self::MeshSettings, Self::Workload, Self::InboundPolicy, Self::Endpoints, Self::Service];
 
     /// By its type URL.
     pub fn of(type_url: &str) -> Option<Self> {

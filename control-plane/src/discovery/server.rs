@@ -44,7 +44,7 @@ const MAX_REQUEST: usize = 8 << 20;
 /// After a failed accept (no more open files), so that the loop does not spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// The times of a connection.
+/// The times of a connection and its streams. Not flags: each is right for every mesh, and tests shorten them.
 #[derive(Debug, Clone, Copy)]
 pub struct Ages {
     /// For the TLS handshake. Default 3 s (SEMANTICS.md §3).
@@ -55,6 +55,8 @@ pub struct Ages {
     pub anonymous: Duration,
     /// From GOAWAY to the end. Default 5 s.
     pub drain: Duration,
+    /// How long a stream waits for its pod to appear, since pods and manifests come in any order. Default 5 s.
+    pub pod_appears: Duration,
     /// Silence before a PING. Default 20 s.
     pub keepalive: Duration,
     /// For the PING's answer. Default 10 s.
@@ -68,6 +70,7 @@ impl Default for Ages {
             connection: Duration::from_secs(30 * 60),
             anonymous: Duration::from_secs(60),
             drain: Duration::from_secs(5),
+            pod_appears: Duration::from_secs(5),
             keepalive: Duration::from_secs(20),
             keepalive_timeout: Duration::from_secs(10),
         }

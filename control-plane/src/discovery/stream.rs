@@ -29,8 +29,6 @@ const FIRST_REQUEST: Duration = Duration::from_secs(10);
 /// How long a stream waits for the first complete state after a start. Longer than reading a directory takes; the proxy
 /// keeps working with what it has and tries again.
 const FIRST_SYNC: Duration = Duration::from_secs(10);
-/// How long a stream waits for its pod to appear: pod and manifest come in any order.
-const POD_APPEARS: Duration = Duration::from_secs(5);
 
 /// Tells a connection's streams to end. `true` once they should.
 #[derive(Debug, Clone)]
@@ -57,6 +55,8 @@ pub struct Discovery {
     pub proxies: Arc<Proxies>,
     /// Counters.
     pub metrics: Metrics,
+    /// How long a stream waits for its pod ([`Ages`](super::Ages)).
+    pub pod_appears: Duration,
 }
 
 type Responses = mpsc::Sender<Result<DeltaDiscoveryResponse, Status>>;
@@ -188,7 +188,7 @@ impl Discovery {
                 }
             }
         };
-        let decided = match tokio::time::timeout(POD_APPEARS, decided).await {
+        let decided = match tokio::time::timeout(self.pod_appears, decided).await {
             Ok(decided) => decided,
             Err(_) => admit(&peer.id, node_id, &self.feed.latest()),
         };

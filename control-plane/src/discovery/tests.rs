@@ -47,7 +47,11 @@ impl World {
 
     fn hold(&mut self, kind: ResourceKind, name: &str, held: bool) {
         let key = (kind, name.to_owned());
-        if held { self.held.insert(key) } else { self.held.remove(&key) };
+        if held {
+            self.held.insert(key)
+        } else {
+            self.held.remove(&key)
+        };
         let aliases = aliases_of(self.resources.get(&(kind, name.to_owned())).cloned());
         self.touch(kind, name, aliases);
     }
@@ -252,7 +256,8 @@ fn what_is_not_there_is_removed_under_the_name_asked_and_sent_when_it_comes() {
 
 #[test]
 fn a_vip_that_moves_takes_both_services_into_one_response() {
-    for (row, asked) in [("by the vip", &["10.0.0.7"][..]), ("by name", &["shop/a", "shop/b"]), ("by both", &["10.0.0.7", "shop/b"])]
+    for (row, asked) in
+        [("by the vip", &["10.0.0.7"][..]), ("by name", &["shop/a", "shop/b"]), ("by both", &["10.0.0.7", "shop/b"])]
     {
         let mut stream = Stream::new(&[("shop/a", "1", &["10.0.0.7", "a.shop"]), ("shop/b", "1", &["b.shop"])]);
         stream.subscribe(Service, asked);
@@ -369,7 +374,11 @@ fn a_nack_names_what_it_refuses_and_is_not_argued_with() {
         nack.names.sort();
         assert_eq!((&nack.names[..], &*nack.message), (&strings(refused)[..], *message), "{row}");
         let counts = stream.session.counts(Service);
-        assert_eq!((counts.acked, counts.nacked, counts.outstanding), (2 - refused.len(), refused.len(), false), "{row}");
+        assert_eq!(
+            (counts.acked, counts.nacked, counts.outstanding),
+            (2 - refused.len(), refused.len(), false),
+            "{row}"
+        );
         // Not again in this version, whatever else changes; but in the next.
         stream.session.on_lag();
         assert_eq!(stream.acked(), "nothing", "{row}");

@@ -121,8 +121,7 @@ impl Tracked {
     /// Takes in a copy the proxy brought along from an earlier stream.
     pub(super) fn announce(&mut self, name: &str, version: String) {
         let name = Name::from(name);
-        let copy =
-            Copy { version, sent: None, asked_as: BTreeSet::new(), announced: true, verdict: Verdict::Acked };
+        let copy = Copy { version, sent: None, asked_as: BTreeSet::new(), announced: true, verdict: Verdict::Acked };
         if self.copies.insert(Arc::clone(&name), copy).is_none() {
             self.acked += 1;
         }
@@ -374,7 +373,8 @@ impl Tracked {
                 }
                 continue;
             }
-            let lost = copy.sent.iter().flat_map(|sent| &sent.aliases).filter(|alias| !resource.aliases.contains(alias));
+            let lost =
+                copy.sent.iter().flat_map(|sent| &sent.aliases).filter(|alias| !resource.aliases.contains(alias));
             for alias in lost {
                 if let Lookup::Found(taker) = truth.lookup(alias)
                     && self.copies.contains_key(&*taker.name)

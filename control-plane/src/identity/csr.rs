@@ -50,13 +50,12 @@ pub fn check(der: &[u8], proven: &SpiffeId) -> Result<CheckedRequest, Refusal> {
     {
         return Err(Refusal::WrongKey);
     }
-    let request = CertificateSigningRequestParams::from_der(&CertificateSigningRequestDer::from(der)).map_err(|e| {
-        match e {
+    let request =
+        CertificateSigningRequestParams::from_der(&CertificateSigningRequestDer::from(der)).map_err(|e| match e {
             rcgen::Error::InvalidCertificationRequestSignature => Refusal::UnsignedRequest,
             rcgen::Error::UnsupportedSignatureAlgorithm => Refusal::WrongKey,
             _ => Refusal::UnreadableRequest,
-        }
-    })?;
+        })?;
     if request.public_key.algorithm() != &rcgen::PKCS_ECDSA_P256_SHA256 {
         return Err(Refusal::WrongKey);
     }

@@ -52,7 +52,11 @@ fn authority(at: SystemTime) -> (tempfile::TempDir, FileAuthority) {
 }
 
 /// What webpki says of the chain as a client's and as a server's, at a time.
-fn verifies(chain: &[CertificateDer<'static>], roots: &[CertificateDer<'static>], at: SystemTime) -> Result<(), String> {
+fn verifies(
+    chain: &[CertificateDer<'static>],
+    roots: &[CertificateDer<'static>],
+    at: SystemTime,
+) -> Result<(), String> {
     let anchors: Vec<_> = roots.iter().map(|root| webpki::anchor_from_trusted_cert(root).unwrap()).collect();
     let leaf = webpki::EndEntityCert::try_from(&chain[0]).map_err(|e| e.to_string())?;
     let time = UnixTime::since_unix_epoch(at.duration_since(SystemTime::UNIX_EPOCH).unwrap());
@@ -106,7 +110,9 @@ fn a_leaf_carries_one_uri_two_usages_and_nothing_of_the_request() {
     let (_, issuer) = x509_parser::parse_x509_certificate(&issued.chain[1]).unwrap();
     let constraints = issuer.basic_constraints().unwrap().unwrap().value;
     assert!(constraints.ca && constraints.path_len_constraint == Some(0));
-    assert!(issuer.extensions().iter().any(|e| matches!(e.parsed_extension(), ParsedExtension::AuthorityKeyIdentifier(_))));
+    assert!(
+        issuer.extensions().iter().any(|e| matches!(e.parsed_extension(), ParsedExtension::AuthorityKeyIdentifier(_)))
+    );
 }
 
 #[test]

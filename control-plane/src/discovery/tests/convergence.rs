@@ -11,18 +11,34 @@ const ALIASES: [&str; 3] = ["10.0.0.1", "10.0.0.2", "x.shop"];
 #[derive(Debug, Clone)]
 enum Step {
     /// A service gets a new version, and with it the alias.
-    Change { service: usize, alias: Option<usize> },
+    Change {
+        service: usize,
+        alias: Option<usize>,
+    },
     /// A service goes.
-    Remove { service: usize },
+    Remove {
+        service: usize,
+    },
     /// A change whose note is lost.
-    Lag { service: usize },
-    Hold { service: usize, held: bool },
-    Subscribe { name: usize },
-    Unsubscribe { name: usize },
+    Lag {
+        service: usize,
+    },
+    Hold {
+        service: usize,
+        held: bool,
+    },
+    Subscribe {
+        name: usize,
+    },
+    Unsubscribe {
+        name: usize,
+    },
     /// The server writes, if it has something to say.
     Respond,
     /// The proxy reads one response and answers it.
-    Deliver { refuse: bool },
+    Deliver {
+        refuse: bool,
+    },
     /// The server reads one request.
     Read,
     /// The connection breaks, with all that is on its way.
@@ -59,13 +75,15 @@ struct Proxy {
 impl Proxy {
     fn meaning(&self, name: &str) -> Option<String> {
         let mut all = self.has.iter();
-        let found = all.find(|(canonical, (_, aliases))| *canonical == name || aliases.iter().any(|alias| alias == name));
+        let found =
+            all.find(|(canonical, (_, aliases))| *canonical == name || aliases.iter().any(|alias| alias == name));
         found.map(|(canonical, _)| canonical.clone())
     }
 
     fn subscribe(&mut self, name: &str) {
         if self.subscribed.insert(name.to_owned()) {
-            self.requests.push_back(DeltaDiscoveryRequest { resource_names_subscribe: strings(&[name]), ..of(Service) });
+            self.requests
+                .push_back(DeltaDiscoveryRequest { resource_names_subscribe: strings(&[name]), ..of(Service) });
         }
     }
 
@@ -77,7 +95,8 @@ impl Proxy {
             {
                 self.has.remove(&meant);
             }
-            self.requests.push_back(DeltaDiscoveryRequest { resource_names_unsubscribe: strings(&[name]), ..of(Service) });
+            self.requests
+                .push_back(DeltaDiscoveryRequest { resource_names_unsubscribe: strings(&[name]), ..of(Service) });
         }
     }
 
@@ -98,11 +117,7 @@ impl Proxy {
             }
         }
         let error_detail = refuse.then(|| Status { message: "no".to_owned(), ..Status::default() });
-        self.requests.push_back(DeltaDiscoveryRequest {
-            response_nonce: response.nonce,
-            error_detail,
-            ..of(Service)
-        });
+        self.requests.push_back(DeltaDiscoveryRequest { response_nonce: response.nonce, error_detail, ..of(Service) });
     }
 
     fn reconnect(&mut self) {
