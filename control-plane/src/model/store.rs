@@ -20,6 +20,12 @@ pub struct ObjectKey {
     pub name: ObjectName,
 }
 
+impl From<(Kind, ObjectName)> for ObjectKey {
+    fn from((kind, name): (Kind, ObjectName)) -> Self {
+        Self { kind, name }
+    }
+}
+
 /// What changed at once: seen by proxies together or not at all. Removals come first, so an object that is in both is
 /// there afterwards; of two upserts of one object the later counts.
 #[derive(Debug, Clone, PartialEq, Default)]

@@ -16,6 +16,8 @@
 //! Not here: where objects come from (`source/`), who is told what (`discovery/`), how conditions are written (`status/`).
 //! Bound: the outcome is proportional to the objects; a Service has one more form per namespace with consumer routes.
 
+#[cfg(test)]
+mod fixtures;
 mod gateway_api;
 mod incremental;
 mod kubernetes;

@@ -95,3 +95,122 @@ fn resolve(own: MtlsMode, inherited: Wire) -> Wire {
         MtlsMode::Strict => Wire::Strict,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::fixtures::{aged, decode, ip, map, peer_authentication, pod, upserts, world};
+    use super::*;
+    use crate::model::Object;
+
+    const UNSET: MtlsMode = MtlsMode::Unset;
+    const DISABLE: MtlsMode = MtlsMode::Disable;
+    const STRICT: MtlsMode = MtlsMode::Strict;
+    const PERMISSIVE: MtlsMode = MtlsMode::Permissive;
+
+    fn policy(name: &str, age: i64, app: &str, mode: MtlsMode, ports: &[(u16, MtlsMode)]) -> PeerAuthentication {
+        let base = peer_authentication(name, mode);
+        let selector = if app.is_empty() { map(&[]) } else { map(&[("app", app)]) };
+        PeerAuthentication { meta: aged(base.meta, age), selector, ports: ports.iter().copied().collect(), mode }
+    }
+
+    /// The mode of ports 80 and 81 of shop/a (app: web), and whether they speak mesh TLS.
+    fn modes(policies: &[PeerAuthentication]) -> ([Wire; 2], [bool; 2]) {
+        let mut model = Model::default();
+        let mut batch = upserts![pod("shop/a", "web", "10.0.0.1")];
+        batch.upserts.extend(policies.iter().cloned().map(Object::from));
+        model.apply(batch);
+        let pod = model.pods().next().unwrap();
+        let security = PodSecurity::of(pod, &model, &MeshConfig::default());
+        ([80, 81].map(|port| security.mode(port)), [80, 81].map(|port| security.speaks_mesh_tls(port)))
+    }
+
+    #[test]
+    fn the_nearest_policy_counts_and_the_oldest_of_equals() {
+        let root = |mode| policy("weft-system/mesh", 0, "", mode, &[]);
+        let namespace = |mode| policy("shop/all", 0, "", mode, &[]);
+        let workload = |mode, ports: &[_]| policy("shop/web", 0, "web", mode, ports);
+        for (row, policies, expected) in [
+            ("none", vec![], [Wire::Permissive; 2]),
+            ("mesh", vec![root(STRICT)], [Wire::Strict; 2]),
+            ("namespace before mesh", vec![root(STRICT), namespace(DISABLE)], [Wire::Disable; 2]),
+            ("workload before namespace", vec![namespace(STRICT), workload(PERMISSIVE, &[])], [Wire::Permissive; 2]),
+            ("UNSET inherits", vec![root(STRICT), namespace(UNSET), workload(UNSET, &[])], [Wire::Strict; 2]),
+            ("UNSET everywhere", vec![namespace(UNSET)], [Wire::Permissive; 2]),
+            ("port level", vec![workload(STRICT, &[(80, PERMISSIVE)])], [Wire::Permissive, Wire::Strict]),
+            (
+                "an UNSET port inherits from its workload",
+                vec![namespace(DISABLE), workload(STRICT, &[(80, UNSET)])],
+                [Wire::Strict; 2],
+            ),
+            (
+                "a port level without a selector",
+                vec![policy("shop/all", 0, "", STRICT, &[(80, DISABLE)])],
+                [Wire::Strict; 2],
+            ),
+            ("another app", vec![policy("shop/db", 0, "db", STRICT, &[])], [Wire::Permissive; 2]),
+            ("another namespace", vec![policy("web/all", 0, "", STRICT, &[])], [Wire::Permissive; 2]),
+            (
+                "a selector in the root namespace",
+                vec![policy("weft-system/web", 0, "web", STRICT, &[])],
+                [Wire::Permissive; 2],
+            ),
+            (
+                "the oldest of two",
+                vec![
+                    policy("shop/new", 9, "web", DISABLE, &[(80, DISABLE)]),
+                    policy("shop/old", 1, "web", STRICT, &[]),
+                ],
+                [Wire::Strict; 2],
+            ),
+            (
+                "the oldest of two, though UNSET",
+                vec![policy("shop/new", 9, "", DISABLE, &[]), policy("shop/old", 1, "", UNSET, &[])],
+                [Wire::Permissive; 2],
+            ),
+            (
+                "of one age, by name",
+                vec![policy("shop/b", 1, "", STRICT, &[]), policy("shop/a", 1, "", DISABLE, &[])],
+                [Wire::Disable; 2],
+            ),
+        ] {
+            let (modes, speaks) = modes(&policies);
+            assert_eq!(modes, expected, "{row}");
+            assert_eq!(speaks, expected.map(|mode| mode != Wire::Disable), "{row}");
+        }
+    }
+
+    #[test]
+    fn a_pod_is_told_its_mode_and_the_ports_that_differ() {
+        let world = world(upserts![
+            pod("shop/a", "web", "10.0.0.1"),
+            policy("shop/web", 0, "web", STRICT, &[(81, STRICT), (80, DISABLE)]),
+        ]);
+        let told: InboundPolicy = decode(world.own(weft_proto::type_url::INBOUND_POLICY, ip("10.0.0.1")));
+        assert_eq!(told.mode(), Wire::Strict);
+        assert_eq!(told.ports, [PortMtls { port: 80, mode: Wire::Disable.into() }]);
+    }
+
+    #[test]
+    fn only_a_labelled_pod_with_its_own_network_speaks_mesh_tls() {
+        let meshed = || pod("shop/a", "web", "10.0.0.1");
+        let labelled = |value: &str| {
+            let mut pod = meshed();
+            pod.meta.labels.insert(MESH_TLS_LABEL.to_owned(), value.to_owned());
+            pod
+        };
+        let excluding = |ports: &str| {
+            let mut pod = meshed();
+            pod.meta.annotations = map(&[(EXCLUDE_INBOUND_PORTS, ports)]);
+            pod
+        };
+        for (row, pod, expected) in [
+            ("meshed", meshed(), [true, true]),
+            ("another value", labelled("0"), [false, false]),
+            ("on its node's network", Pod { host_network: true, ..meshed() }, [false, false]),
+            ("excluded", excluding("9000, 80,x"), [false, true]),
+        ] {
+            let security = PodSecurity::of(&pod, &Model::default(), &MeshConfig::default());
+            assert_eq!([80, 81].map(|port| security.speaks_mesh_tls(port)), expected, "{row}");
+        }
+    }
+}

@@ -11,6 +11,8 @@ mod conditions;
 mod parents;
 mod precedence;
 mod rules;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeSet;
 

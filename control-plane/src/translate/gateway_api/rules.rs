@@ -5,7 +5,7 @@
 //! filter this version does not do is kept and answers 500, because skipping a filter would let requests through that
 //! it was meant to change. A backendRef that is not valid keeps its share and answers 500 (HTTPRoute `backendRefs`).
 //!
-//! Bound: an expression may compile to 1 MiB at most, the limit proxies have as well.
+//! Bound: an expression may compile to 1 MiB at most. A proxy's own limit must not be smaller.
 
 use std::time::Duration;
 
@@ -195,7 +195,7 @@ fn match_all() -> (Precedence, HttpMatch) {
     (Precedence::of(&condition), HttpMatch { path: Some(path), ..HttpMatch::default() })
 }
 
-fn wire_match(condition: &HttpRouteMatch) -> Result<(Precedence, HttpMatch), String> {
+pub(super) fn wire_match(condition: &HttpRouteMatch) -> Result<(Precedence, HttpMatch), String> {
     let kind = match &condition.path {
         PathMatch::Exact(path) | PathMatch::Prefix(path) if !path.starts_with('/') => {
             return Err(format!("path `{path}` does not start with `/`"));

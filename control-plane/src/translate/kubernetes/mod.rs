@@ -4,6 +4,8 @@
 mod endpoints;
 mod protocol;
 mod service;
+#[cfg(test)]
+mod tests;
 mod workload;
 
 pub(super) use endpoints::endpoints;
