@@ -5,7 +5,6 @@
 //!
 //! Bound: the channels between the rooms are bounded by their makers, and a source that is ahead gathers edits.
 
-use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -178,11 +177,9 @@ impl ControlPlane {
     }
 }
 
-fn ended(mut end: watch::Receiver<bool>) -> impl Future<Output = ()> + Send + 'static {
-    async move {
-        // An error says that the control plane was dropped.
-        let _ = end.wait_for(|end| *end).await;
-    }
+async fn ended(mut end: watch::Receiver<bool>) {
+    // An error says that the control plane was dropped.
+    let _ = end.wait_for(|end| *end).await;
 }
 
 async fn listen(address: SocketAddr, flag: &'static str) -> Result<TcpListener, RunError> {

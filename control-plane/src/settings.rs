@@ -31,7 +31,7 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Watch, translate, serve and sign (the default)
-    Run(RunFlags),
+    Run(Box<RunFlags>),
     /// Print a token by which a sidecar proves one identity
     JoinToken(JoinTokenFlags),
 }

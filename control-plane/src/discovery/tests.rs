@@ -187,7 +187,8 @@ fn asking_by_any_name_is_answered_with_the_canonical_one_and_all_aliases() {
 #[test]
 fn a_reconnect_that_names_what_it_has_is_sent_only_what_changed() {
     let services: &[(&str, &str, &[&str])] = &[("shop/a", "1", &["10.0.0.7"]), ("shop/b", "2", &["10.0.0.8"])];
-    let rows: &[(&str, &[&str], &[(&str, &str)], &str)] = &[
+    type Row = (&'static str, &'static [&'static str], &'static [(&'static str, &'static str)], &'static str);
+    let rows: &[Row] = &[
         ("unchanged", &["shop/a", "shop/b"], &[("shop/a", "1"), ("shop/b", "2")], "nothing"),
         ("unchanged, asked by alias", &["10.0.0.7", "10.0.0.8"], &[("shop/a", "1"), ("shop/b", "2")], "nothing"),
         ("one changed", &["shop/a", "shop/b"], &[("shop/a", "1"), ("shop/b", "1")], "shop/b@2[10.0.0.8]"),

@@ -288,8 +288,12 @@ impl Tracked {
         let now = match truth.lookup(&name) {
             Lookup::Held => {
                 // It may have dropped its copy: what it has is not known until it can be answered.
-                if insist && let Told::Means(canonical) = &told {
-                    self.copies.get_mut(canonical).filter(|copy| !copy.announced).map(|copy| copy.version.clear());
+                if insist
+                    && let Told::Means(canonical) = &told
+                    && let Some(copy) = self.copies.get_mut(canonical)
+                    && !copy.announced
+                {
+                    copy.version.clear();
                 }
                 return;
             }

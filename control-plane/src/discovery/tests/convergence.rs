@@ -276,8 +276,8 @@ proptest! {
             run.take(step);
         }
         run.settle();
-        for service in 0..SERVICES.len() {
-            run.world.hold(Service, SERVICES[service], false);
+        for (service, name) in SERVICES.into_iter().enumerate() {
+            run.world.hold(Service, name, false);
             run.change(service, None);
         }
         run.tell();
