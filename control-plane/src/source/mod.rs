@@ -1,33 +1,28 @@
-//! Where desired state comes from. Every source yields the same thing: [`Batch`]es of typed objects, each batch one
-//! edit, to be taken in one stroke, so that nobody ever sees half of what a user changed together.
+//! Where desired state comes from. Every source yields the same thing: [`Edit`]s, each to be taken in one stroke, so that
+//! nobody ever sees half of what a user changed together.
 //!
 //! - [`files`]: a watched directory of ordinary Kubernetes YAML, for a laptop, a VM, or a test.
 //! - [`protocol`]: what a Service port speaks by `appProtocol` and name, which every source has to decide alike.
 //!
 //! Not here: what objects mean together (`translate/`) and where they are indexed (`model/`).
-//! Bound: at most [`MAX_PROBLEMS`] problems a batch; what a source holds is bounded where it is read.
+//! Bound: at most [`MAX_PROBLEMS`] problems an edit; what a source holds is bounded where it is read.
 
 use std::fmt;
 
-use crate::model::{Kind, Meta, Object, ObjectName};
+use crate::model::{Batch, Kind, Meta, Object, ObjectKey};
 
 pub mod files;
 pub mod protocol;
 
-/// Most problems one batch lists; a last one says how many more there are.
+/// Most problems one edit lists; a last one says how many more there are.
 pub const MAX_PROBLEMS: usize = 1_000;
 
-/// An object's identity across kinds.
-pub type Key = (Kind, ObjectName);
-
-/// What one edit changed. The first batch of a source is everything there is, and always comes, even if empty.
+/// What one edit changed. The first of a source is everything there is, and always comes, even if empty.
 #[derive(Debug, Clone, PartialEq, Default)]
-pub struct Batch {
-    /// New objects and new forms of old ones.
-    pub upserts: Vec<Object>,
-    /// Objects that are gone. Never names an object that is also in `upserts`.
-    pub removes: Vec<Key>,
-    /// All that is wrong now, not only what this edit broke: replaces the list of the batch before.
+pub struct Edit {
+    /// The objects. Nothing is both removed and upserted.
+    pub objects: Batch,
+    /// All that is wrong now, not only what this edit broke: replaces the list of the edit before.
     pub problems: Vec<Problem>,
 }
 
@@ -49,7 +44,7 @@ pub struct Problem {
     /// What is wrong and what would be right.
     pub message: String,
     /// The object, where its identity could be read.
-    pub object: Option<Key>,
+    pub object: Option<ObjectKey>,
 }
 
 /// Whether the object works in spite of the problem.
@@ -100,40 +95,8 @@ pub fn kind_name(kind: Kind) -> &'static str {
 }
 
 /// `Service default/reviews`, `Node a`.
-pub fn describe((kind, name): &Key) -> String {
-    let kind = kind_name(*kind);
-    if name.namespace.is_empty() {
-        format!("{kind} {}", name.name)
-    } else {
-        format!("{kind} {}/{}", name.namespace, name.name)
-    }
-}
-
-/// The identity of an object.
-pub fn key_of(object: &Object) -> Key {
-    let kind = match object {
-        Object::Namespace(_) => Kind::Namespace,
-        Object::Service(_) => Kind::Service,
-        Object::EndpointSlice(_) => Kind::EndpointSlice,
-        Object::Pod(_) => Kind::Pod,
-        Object::Node(_) => Kind::Node,
-        Object::HttpRoute(_) => Kind::HttpRoute,
-        Object::PeerAuthentication(_) => Kind::PeerAuthentication,
-    };
-    (kind, meta_of(object).name.clone())
-}
-
-/// The metadata of an object.
-pub fn meta_of(object: &Object) -> &Meta {
-    match object {
-        Object::Namespace(o) => &o.meta,
-        Object::Service(o) => &o.meta,
-        Object::EndpointSlice(o) => &o.meta,
-        Object::Pod(o) => &o.meta,
-        Object::Node(o) => &o.meta,
-        Object::HttpRoute(o) => &o.meta,
-        Object::PeerAuthentication(o) => &o.meta,
-    }
+pub fn describe(key: &ObjectKey) -> String {
+    format!("{} {}", kind_name(key.kind), key.name)
 }
 
 /// The metadata of an object, to be filled in by the source.

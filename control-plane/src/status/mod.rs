@@ -1,11 +1,15 @@
 //! What users are told about their objects: the conditions of routes, and the problems of manifests.
 //!
 //! `translate/` decides the conditions (Gateway API `status.parents[]`); this room only holds their plain types and
-//! writes them down. In files mode the writer puts one file per object into `--status-dir`.
+//! writes them down. In files mode `dir` puts one file per object into `--status-dir`.
+
+mod dir;
 
 use std::borrow::Cow;
 
 use crate::model::ParentRef;
+
+pub use dir::{StatusDir, StatusError};
 
 /// Who wrote a `status.parents[]` entry.
 pub const CONTROLLER_NAME: &str = "weft.dev/mesh-controller";

@@ -13,8 +13,8 @@ use super::documents::Document;
 use super::field::{Field, Flaw, Flaws};
 use super::tree::{self, Node};
 use super::values;
-use crate::model::{Age, Kind, Meta, Namespace, Node as NodeObject, Object, ObjectName};
-use crate::source::{Key, Severity, kind_name};
+use crate::model::{Age, Kind, Meta, Namespace, Node as NodeObject, Object, ObjectKey, ObjectName};
+use crate::source::{Severity, kind_name};
 
 mod core;
 mod peer_authentication;
@@ -31,7 +31,7 @@ pub(super) struct Decoded {
     /// Where it begins.
     pub(super) line: u32,
     /// Whose it is, where that could be read.
-    pub(super) key: Option<Key>,
+    pub(super) key: Option<ObjectKey>,
     pub(super) outcome: Outcome,
     /// Errors and warnings, by line.
     pub(super) flaws: Vec<Flaw>,
@@ -77,7 +77,7 @@ fn decode_node(node: &Node, path: String, out: &mut Vec<Decoded>) {
         Identified::Foreign => (None, Outcome::Ignored),
         Identified::Nobody => (None, Outcome::Bad),
         Identified::Object(kind, meta) => {
-            let key = (kind, meta.name.clone());
+            let key = ObjectKey { kind, name: meta.name.clone() };
             let outcome = match read(kind, meta, &document) {
                 Some(object) if !flaws.refused() => {
                     Outcome::Good(Box::new(object), node.digest(&["metadata", "status"]))
@@ -87,7 +87,7 @@ fn decode_node(node: &Node, path: String, out: &mut Vec<Decoded>) {
             };
             (Some(key), outcome)
         }
-        Identified::Misnamed(key) => (Some(key), Outcome::Bad),
+        Identified::Unusable(key) => (Some(key), Outcome::Bad),
     };
     let flaws = flaws.into_vec();
     if key.is_some() || !flaws.is_empty() || outcome != Outcome::Ignored {
@@ -138,7 +138,7 @@ fn check_metadata(document: &Field<'_>) {
 enum Identified {
     Object(Kind, Meta),
     /// Its identity can be read, its metadata or apiVersion not be used.
-    Misnamed(Key),
+    Unusable(ObjectKey),
     List,
     /// Some other kind: not ours to judge.
     Foreign,
@@ -218,7 +218,7 @@ fn identify(document: &Field<'_>) -> Identified {
     }
     match metadata(*kind, document) {
         Some((_, Some(meta))) if version_ok => Identified::Object(*kind, meta),
-        Some((key, _)) => Identified::Misnamed(key),
+        Some((key, _)) => Identified::Unusable(key),
         None => Identified::Nobody,
     }
 }
@@ -231,7 +231,7 @@ fn is_another_projects(group: &str) -> bool {
 
 /// The key, and the metadata if all of it is right. A name that no object can have is no key: it is more likely a slip
 /// in the name of an object that is there than a new one.
-fn metadata(kind: Kind, document: &Field<'_>) -> Option<(Key, Option<Meta>)> {
+fn metadata(kind: Kind, document: &Field<'_>) -> Option<(ObjectKey, Option<Meta>)> {
     let metadata = document.require("metadata").filter(Field::is_mapping)?;
     let name_field = metadata.require("name")?;
     let cluster_scoped = matches!(kind, Kind::Namespace | Kind::Node);
@@ -258,7 +258,7 @@ fn metadata(kind: Kind, document: &Field<'_>) -> Option<(Key, Option<Meta>)> {
         generation: 0,
         age: Age(0, String::new(), 0),
     });
-    Some(((kind, name), meta))
+    Some((ObjectKey { kind, name }, meta))
 }
 
 /// A mapping of qualified names to strings, such as labels; `None` where one of them is wrong.

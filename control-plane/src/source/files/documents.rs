@@ -64,7 +64,8 @@ mod tests {
 
     #[test]
     fn documents_are_cut_where_yaml_cuts_them() {
-        let rows: &[(&str, &str, &[(u32, &str)])] = &[
+        type Row<'a> = (&'a str, &'a str, &'a [(u32, &'a str)]);
+        let rows: &[Row<'_>] = &[
             ("nothing", "", &[]),
             ("comments only", "# a\n---\n# b\n", &[]),
             ("one, no marker", "a: 1\n", &[(1, "a: 1\n")]),

@@ -1,5 +1,5 @@
 //! From what the files say to what there is: holds the last good version of every object and answers an edit with the
-//! difference it makes. Pure: contents in, [`Batch`] out.
+//! difference it makes. Pure: contents in, [`Edit`] out.
 //!
 //! - A document that is refused keeps the last good version of its object (kind, namespace, name) in place until it is
 //!   fixed or removed. Where not even that can be read, all that the file gave before stays: the unreadable text may be
@@ -19,8 +19,8 @@ use super::derive;
 use super::documents::{self, Document};
 use super::field::Flaw;
 use super::tree::Mark;
-use crate::model::{Age, Kind, Object, ObjectName};
-use crate::source::{Batch, Key, MAX_PROBLEMS, Problem, Severity, describe, key_of, meta_mut, meta_of};
+use crate::model::{Age, Batch, Kind, Object, ObjectKey, ObjectName};
+use crate::source::{Edit, MAX_PROBLEMS, Problem, Severity, describe, meta_mut};
 
 /// What is known of a file's text after an edit.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,6 +39,8 @@ pub(super) struct State {
     files: BTreeMap<String, File>,
     written: Objects,
     derived: Objects,
+    /// What was wrong with the directory itself when last looked at.
+    directory: Vec<Problem>,
     problems: Vec<Problem>,
     started: bool,
 }
@@ -52,7 +54,7 @@ struct File {
     left_out: usize,
 }
 
-type Objects = BTreeMap<Key, Held>;
+type Objects = BTreeMap<ObjectKey, Held>;
 
 /// An object in force.
 #[derive(Debug, Clone, PartialEq)]
@@ -67,17 +69,26 @@ impl State {
     /// Takes in what changed and says what follows. `None` where nothing does; the first call always answers.
     ///
     /// `directory` is what is wrong with the directory itself at this moment.
-    pub(super) fn apply(&mut self, changes: BTreeMap<String, Content>, directory: Vec<Problem>) -> Option<Batch> {
+    pub(super) fn apply(&mut self, changes: BTreeMap<String, Content>, directory: Vec<Problem>) -> Option<Edit> {
+        let mut stirred = !self.started || directory != self.directory;
+        self.directory = directory;
         for (path, content) in changes {
-            match content {
-                Content::Gone => {
-                    self.files.remove(&path);
+            stirred |= match content {
+                Content::Gone => self.files.remove(&path).is_some(),
+                Content::Unreadable(reason) => {
+                    let file = self.files.entry(path).or_default();
+                    let known = file.unreadable.as_ref() == Some(&reason);
+                    file.unreadable = Some(reason);
+                    !known
                 }
-                Content::Unreadable(reason) => self.files.entry(path).or_default().unreadable = Some(reason),
                 Content::Text(text) => {
                     self.files.insert(path, File::read(&text));
+                    true
                 }
             }
+        }
+        if !stirred {
+            return None;
         }
         let (written, duplicates) = self.settle();
         let touched = touched_namespaces(&self.written, &written);
@@ -87,18 +98,18 @@ impl State {
         difference(&self.written, &written, &mut batch);
         difference(&self.derived, &derived, &mut batch);
         // A derived slice may take the name of one written by hand in the same stroke, and the other way round.
-        let upserted: BTreeSet<Key> = batch.upserts.iter().map(key_of).collect();
+        let upserted: BTreeSet<ObjectKey> = batch.upserts.iter().map(Object::key).collect();
         batch.removes.retain(|key| !upserted.contains(key));
         (self.written, self.derived) = (written, derived);
 
-        batch.problems = self.list_problems(directory, duplicates);
-        let quiet = batch.upserts.is_empty() && batch.removes.is_empty() && batch.problems == self.problems;
-        self.problems.clone_from(&batch.problems);
+        let problems = self.list_problems(duplicates);
+        let quiet = batch.upserts.is_empty() && batch.removes.is_empty() && problems == self.problems;
+        self.problems.clone_from(&problems);
         if quiet && self.started {
             return None;
         }
         self.started = true;
-        Some(batch)
+        Some(Edit { objects: batch, problems })
     }
 
     /// Adds to `changes` that every file known and not `present` any more is gone.
@@ -109,7 +120,7 @@ impl State {
 
     /// The objects in force by what the files say now, and the documents that lost to an earlier one.
     fn settle(&self) -> (Objects, Vec<Problem>) {
-        let mut claims: BTreeMap<&Key, Vec<(&str, u32, &Decoded)>> = BTreeMap::new();
+        let mut claims: BTreeMap<&ObjectKey, Vec<(&str, u32, &Decoded)>> = BTreeMap::new();
         for (path, file) in &self.files {
             for (index, document) in file.documents.iter().enumerate() {
                 if let (Some(key), Outcome::Good(..) | Outcome::Bad) = (&document.key, &document.outcome) {
@@ -157,13 +168,13 @@ impl State {
     /// Derived slices: those of touched namespaces anew, others as they are.
     fn derive(&self, written: &Objects, touched: &BTreeSet<String>) -> Objects {
         let mut derived: Objects =
-            self.derived.iter().filter(|((_, name), _)| !touched.contains(&name.namespace)).map(clone_pair).collect();
+            self.derived.iter().filter(|(key, _)| !touched.contains(&key.name.namespace)).map(clone_pair).collect();
         if touched.is_empty() {
             return derived;
         }
         let zones: BTreeMap<&str, &str> = in_namespace(written, Kind::Node, "")
             .filter_map(|object| {
-                let meta = meta_of(object);
+                let meta = object.meta();
                 Some((meta.name.name.as_str(), meta.labels.get("topology.kubernetes.io/zone")?.as_str()))
             })
             .collect();
@@ -181,9 +192,9 @@ impl State {
             }
             for slice in derive::slices(&input) {
                 let mut object = Object::EndpointSlice(slice);
-                let key = key_of(&object);
+                let key = object.key();
                 meta_mut(&mut object).generation = self.derived.get(&key).map_or(1, |before| {
-                    let generation = meta_of(&before.object).generation;
+                    let generation = before.object.meta().generation;
                     meta_mut(&mut object).generation = generation;
                     if before.object == object { generation } else { generation.saturating_add(1) }
                 });
@@ -193,8 +204,8 @@ impl State {
         derived
     }
 
-    fn list_problems(&self, directory: Vec<Problem>, duplicates: Vec<Problem>) -> Vec<Problem> {
-        let mut problems = directory;
+    fn list_problems(&self, duplicates: Vec<Problem>) -> Vec<Problem> {
+        let mut problems = self.directory.clone();
         for (path, file) in &self.files {
             if let Some(reason) = &file.unreadable {
                 let flaw = Flaw {
@@ -270,13 +281,13 @@ fn hold(before: Option<&Held>, object: &Object, digest: u128, path: &str, index:
     meta.age = Age(0, path.to_owned(), index);
     meta.generation = match before {
         None => 1,
-        Some(before) if before.digest == digest => meta_of(&before.object).generation,
-        Some(before) => meta_of(&before.object).generation.saturating_add(1),
+        Some(before) if before.digest == digest => before.object.meta().generation,
+        Some(before) => before.object.meta().generation.saturating_add(1),
     };
     Held { object, digest, file: path.to_owned() }
 }
 
-fn problem(path: &str, key: &Option<Key>, flaw: Flaw) -> Problem {
+fn problem(path: &str, key: &Option<ObjectKey>, flaw: Flaw) -> Problem {
     Problem {
         file: path.to_owned(),
         line: flaw.at.line,
@@ -303,7 +314,7 @@ fn touched_namespaces(before: &Objects, after: &Objects) -> BTreeSet<String> {
         .filter(|(key, held)| before.get(*key).is_none_or(|old| old.object != held.object))
         .map(|(key, _)| key)
         .chain(before.keys().filter(|key| !after.contains_key(*key)));
-    for (kind, name) in differing {
+    for ObjectKey { kind, name } in differing {
         match kind {
             Kind::Service | Kind::Pod | Kind::EndpointSlice => {
                 touched.insert(name.namespace.clone());
@@ -314,21 +325,21 @@ fn touched_namespaces(before: &Objects, after: &Objects) -> BTreeSet<String> {
     }
     if nodes {
         // A node's zone may have changed, and pods of any namespace may run on it.
-        let services = after.keys().filter(|(kind, _)| *kind == Kind::Service);
-        touched.extend(services.map(|(_, name)| name.namespace.clone()));
+        let services = after.keys().filter(|key| key.kind == Kind::Service);
+        touched.extend(services.map(|key| key.name.namespace.clone()));
     }
     touched
 }
 
 fn in_namespace<'a>(objects: &'a Objects, kind: Kind, namespace: &'a str) -> impl Iterator<Item = &'a Object> {
-    let from = (kind, ObjectName { namespace: namespace.to_owned(), name: String::new() });
+    let from = ObjectKey { kind, name: ObjectName::new(namespace, "") };
     objects
         .range(from..)
-        .take_while(move |((k, name), _)| *k == kind && name.namespace == namespace)
+        .take_while(move |(key, _)| key.kind == kind && key.name.namespace == namespace)
         .map(|(_, held)| &held.object)
 }
 
-fn clone_pair((key, held): (&Key, &Held)) -> (Key, Held) {
+fn clone_pair((key, held): (&ObjectKey, &Held)) -> (ObjectKey, Held) {
     (key.clone(), held.clone())
 }
 

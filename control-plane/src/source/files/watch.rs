@@ -2,7 +2,7 @@
 //! It decides only *when* to look; `scan.rs` looks, `state.rs` knows what follows.
 //!
 //! - Events come from inotify on every directory (and on those where links lead). They are coalesced until
-//!   [`QUIET`] has passed without another, at most [`PATIENCE`], so that an edit of several files is one batch.
+//!   [`QUIET`] has passed without another, at most [`PATIENCE`], so that what belongs together stays together.
 //! - A file somebody has written to and not closed yet is half written: it is left as it was until it is closed, at most
 //!   [`HOLD`]. Other files do not wait for it.
 //! - Every [`POLL`] all stamps are compared anyway: for what inotify cannot see (other machines on a network file
@@ -24,7 +24,7 @@ use tokio::sync::mpsc;
 use super::FilesError;
 use super::scan::{self, Inode, MAX_FILES, Scan, Stamp};
 use super::state::{Content, State};
-use crate::source::{Batch, Problem, Severity};
+use crate::source::{Edit, Problem, Severity};
 
 /// An edit is at rest after this long without an event.
 const QUIET: Duration = Duration::from_millis(25);
@@ -38,20 +38,21 @@ const POLL: Duration = Duration::from_secs(1);
 const POLL_ONLY: Duration = Duration::from_millis(100);
 /// Events that may wait to be taken in.
 const EVENTS: usize = 4_096;
-/// Batches that may wait for whoever takes them. While they do, edits gather into the next.
-const BATCHES: usize = 4;
+/// Edits that may wait for whoever takes them. While they do, further ones gather into the next.
+const EDITS: usize = 4;
 
-/// Watches a directory for as long as the receiver lives. The first batch is all there is; each further one an edit.
+/// Watches a directory for as long as the receiver lives (its thread ends within a second of that). The first edit is
+/// all there is.
 ///
 /// # Errors
 /// Where `root` is not a directory that can be read now; what becomes of it later is a [`Problem`].
-pub fn watch(root: impl Into<PathBuf>) -> Result<mpsc::Receiver<Batch>, FilesError> {
+pub fn watch(root: impl Into<PathBuf>) -> Result<mpsc::Receiver<Edit>, FilesError> {
     let root = root.into();
     if let Err(source) = std::fs::read_dir(&root) {
         return Err(FilesError::Directory { directory: root, source });
     }
-    let (batches, receiver) = mpsc::channel(BATCHES);
-    let run = move || Watching::new(root).run(&batches);
+    let (edits, receiver) = mpsc::channel(EDITS);
+    let run = move || Watching::new(root).run(&edits);
     std::thread::Builder::new().name("manifests".into()).spawn(run).map_err(FilesError::Thread)?;
     Ok(receiver)
 }
@@ -158,31 +159,31 @@ impl Watching {
         }
     }
 
-    fn run(mut self, batches: &mpsc::Sender<Batch>) {
+    fn run(mut self, edits: &mpsc::Sender<Edit>) {
         loop {
-            if let Some(batch) = self.look() {
-                for problem in &batch.problems {
+            if let Some(edit) = self.look() {
+                for problem in &edit.problems {
                     tracing::debug!(%problem, severity = %problem.severity, "manifests");
                 }
-                if batches.blocking_send(batch).is_err() {
+                if edits.blocking_send(edit).is_err() {
                     return;
                 }
             }
-            self.wait(batches);
-            if batches.is_closed() {
+            self.wait(edits);
+            if edits.is_closed() {
                 return;
             }
         }
     }
 
     /// Until an edit has come to rest, or it is time to look anyway.
-    fn wait(&mut self, batches: &mpsc::Sender<Batch>) {
+    fn wait(&mut self, edits: &mpsc::Sender<Edit>) {
         let poll = if self.watcher.is_some() { POLL } else { POLL_ONLY };
         let look_anyway = Instant::now() + poll;
         loop {
             let now = Instant::now();
             let until = self.pending.due().map_or(look_anyway, |due| due.min(look_anyway));
-            if now >= until || batches.is_closed() {
+            if now >= until || edits.is_closed() {
                 // Whoever has kept a file open for so long may keep it open for good.
                 self.pending.writing.retain(|_, since| now < *since + HOLD);
                 return;
@@ -197,7 +198,7 @@ impl Watching {
     }
 
     /// Looks at the directory and tells the state what changed.
-    fn look(&mut self) -> Option<Batch> {
+    fn look(&mut self) -> Option<Edit> {
         let everything = self.overflow.swap(false, Ordering::AcqRel);
         let scan = self.scan_watched();
         let mut changes = BTreeMap::new();

@@ -4,14 +4,14 @@ use super::*;
 use crate::model::{HttpRoute, ServiceKind, SliceEndpoint};
 
 /// Writes files (`None` deletes) in one stroke.
-fn edit(state: &mut State, files: &[(&str, Option<&str>)]) -> Batch {
+fn stroke(state: &mut State, files: &[(&str, Option<&str>)]) -> Edit {
     let content = |text: &Option<&str>| text.map_or(Content::Gone, |text| Content::Text(text.to_owned()));
     let changes = files.iter().map(|(name, text)| ((*name).to_owned(), content(text))).collect();
     state.apply(changes, Vec::new()).unwrap_or_default()
 }
 
-fn write(state: &mut State, name: &str, text: &str) -> Batch {
-    edit(state, &[(name, Some(text))])
+fn write(state: &mut State, name: &str, text: &str) -> Edit {
+    stroke(state, &[(name, Some(text))])
 }
 
 fn service(name: &str, port: u16) -> String {
@@ -37,12 +37,12 @@ spec:
     )
 }
 
-fn errors_in(batch: &Batch) -> Vec<String> {
-    batch.problems.iter().map(ToString::to_string).collect()
+fn errors_in(edit: &Edit) -> Vec<String> {
+    edit.problems.iter().map(ToString::to_string).collect()
 }
 
-fn names(batch: &Batch) -> Vec<String> {
-    batch.upserts.iter().map(|object| describe(&key_of(object))).collect()
+fn names(edit: &Edit) -> Vec<String> {
+    edit.objects.upserts.iter().map(|object| describe(&object.key())).collect()
 }
 
 fn objects(state: &State) -> Vec<Object> {
@@ -69,25 +69,25 @@ fn a_bad_weight_is_named_by_file_line_and_field_and_the_last_good_version_stays(
     assert_eq!(errors_in(&write(&mut state, "reviews.yaml", &good)), [""; 0]);
 
     let bad = format!("{}---\n{}", route(2_000_000), service("reviews", 8080));
-    let batch = write(&mut state, "reviews.yaml", &bad);
+    let edit = write(&mut state, "reviews.yaml", &bad);
     assert_eq!(
-        errors_in(&batch),
+        errors_in(&edit),
         ["reviews.yaml:10: spec.rules[0].backendRefs[0].weight: must be between 0 and 1000000"]
     );
     assert_eq!(
-        batch.problems[0].object,
-        Some((Kind::HttpRoute, ObjectName { namespace: "default".into(), name: "reviews".into() }))
+        edit.problems[0].object,
+        Some(ObjectKey { kind: Kind::HttpRoute, name: ObjectName::new("default", "reviews") })
     );
     // The other document of the same file took effect.
-    assert_eq!(names(&batch), ["Service default/reviews"]);
+    assert_eq!(names(&edit), ["Service default/reviews"]);
     assert_eq!((weight(&state), route_of(&state).meta.generation), (10, 1));
 
-    let batch = write(&mut state, "reviews.yaml", &format!("{}---\n{}", route(20), service("reviews", 8080)));
-    assert_eq!((names(&batch), errors_in(&batch).len()), (vec!["HTTPRoute default/reviews".to_owned()], 0));
+    let edit = write(&mut state, "reviews.yaml", &format!("{}---\n{}", route(20), service("reviews", 8080)));
+    assert_eq!((names(&edit), errors_in(&edit).len()), (vec!["HTTPRoute default/reviews".to_owned()], 0));
     assert_eq!((weight(&state), route_of(&state).meta.generation), (20, 2));
 
-    let batch = write(&mut state, "reviews.yaml", &service("reviews", 8080));
-    assert_eq!(batch.removes.len(), 1);
+    let edit = write(&mut state, "reviews.yaml", &service("reviews", 8080));
+    assert_eq!(edit.objects.removes.len(), 1);
 }
 
 #[test]
@@ -97,22 +97,22 @@ fn text_that_is_not_yaml_keeps_what_the_file_gave() {
     let before = objects(&state);
 
     // The middle one is broken beyond recognition, and with it stands the whole file.
-    let batch = write(&mut state, "a.yaml", &format!("{}---\nkind: [Serv\n---\n{}", service("a", 1), service("c", 3)));
-    assert_eq!((batch.upserts.len(), batch.removes.len(), batch.problems.len()), (0, 0, 1));
-    assert_eq!(batch.problems[0].line, 6, "{}", batch.problems[0]);
+    let edit = write(&mut state, "a.yaml", &format!("{}---\nkind: [Serv\n---\n{}", service("a", 1), service("c", 3)));
+    assert_eq!((edit.objects.upserts.len(), edit.objects.removes.len(), edit.problems.len()), (0, 0, 1));
+    assert_eq!(edit.problems[0].line, 6, "{}", edit.problems[0]);
     assert_eq!(objects(&state), before);
 
     // Another document is edited meanwhile: that takes effect.
-    let batch = write(&mut state, "a.yaml", &format!("{}---\nkind: [Serv\n---\n{}", service("a", 9), service("c", 3)));
-    assert_eq!(names(&batch), ["Service default/a"]);
+    let edit = write(&mut state, "a.yaml", &format!("{}---\nkind: [Serv\n---\n{}", service("a", 9), service("c", 3)));
+    assert_eq!(names(&edit), ["Service default/a"]);
 
     // A `---` was lost: two documents in one, neither may vanish.
     write(&mut state, "a.yaml", &format!("{}{}---\n{}", service("a", 9), service("b", 2), service("c", 3)));
     assert_eq!(objects(&state).len(), 3);
 
-    let batch = write(&mut state, "a.yaml", &format!("{}---\n{}", service("a", 9), service("c", 3)));
-    assert_eq!(batch.removes, [(Kind::Service, ObjectName { namespace: "default".into(), name: "b".into() })]);
-    assert_eq!(batch.problems, []);
+    let edit = write(&mut state, "a.yaml", &format!("{}---\n{}", service("a", 9), service("c", 3)));
+    assert_eq!(edit.objects.removes, [ObjectKey { kind: Kind::Service, name: ObjectName::new("default", "b") }]);
+    assert_eq!(edit.problems, []);
 }
 
 #[test]
@@ -120,18 +120,18 @@ fn a_file_that_cannot_be_read_keeps_what_it_gave() {
     let mut state = State::default();
     write(&mut state, "a.yaml", &service("a", 1));
     let changes = BTreeMap::from([("a.yaml".to_owned(), Content::Unreadable("cannot be read: no".into()))]);
-    let batch = state.apply(changes, Vec::new()).expect("a problem");
-    assert_eq!((batch.removes.len(), errors_in(&batch)), (0, vec!["a.yaml: cannot be read: no".to_owned()]));
-    let batch = edit(&mut state, &[("a.yaml", None)]);
-    assert_eq!((batch.removes.len(), batch.problems.len()), (1, 0));
+    let edit = state.apply(changes, Vec::new()).expect("a problem");
+    assert_eq!((edit.objects.removes.len(), errors_in(&edit)), (0, vec!["a.yaml: cannot be read: no".to_owned()]));
+    let edit = stroke(&mut state, &[("a.yaml", None)]);
+    assert_eq!((edit.objects.removes.len(), edit.problems.len()), (1, 0));
 }
 
 #[test]
 fn an_object_that_never_was_good_is_absent_and_named() {
     let mut state = State::default();
-    let batch = write(&mut state, "a.yaml", &service("a", 0));
+    let edit = write(&mut state, "a.yaml", &service("a", 0));
     assert_eq!(objects(&state), []);
-    assert_eq!(errors_in(&batch), ["a.yaml:4: spec.ports[0].port: must be between 1 and 65535"]);
+    assert_eq!(errors_in(&edit), ["a.yaml:4: spec.ports[0].port: must be between 1 and 65535"]);
 }
 
 #[test]
@@ -154,9 +154,9 @@ fn generations_count_changes_of_content_only() {
         assert_eq!(generation(&state), *expected, "{name}");
     }
     // A move to another file in one stroke is no change; going and coming back is a new object.
-    edit(&mut state, &[("r.yaml", None), ("s.yaml", Some(&route(4)))]);
+    stroke(&mut state, &[("r.yaml", None), ("s.yaml", Some(&route(4)))]);
     assert_eq!(generation(&state), 4);
-    edit(&mut state, &[("s.yaml", None)]);
+    stroke(&mut state, &[("s.yaml", None)]);
     write(&mut state, "s.yaml", &route(4));
     assert_eq!(generation(&state), 1);
 }
@@ -165,8 +165,8 @@ fn generations_count_changes_of_content_only() {
 fn ages_follow_file_then_document() {
     let mut state = State::default();
     let two = format!("{}---\n{}", service("z", 1), service("a", 1));
-    edit(&mut state, &[("b.yaml", Some(&two)), ("a.yaml", Some(&service("m", 1)))]);
-    let mut services: Vec<_> = state.written.values().map(|held| meta_of(&held.object)).collect();
+    stroke(&mut state, &[("b.yaml", Some(&two)), ("a.yaml", Some(&service("m", 1)))]);
+    let mut services: Vec<_> = state.written.values().map(|held| held.object.meta()).collect();
     services.sort_by(|a, b| a.age.cmp(&b.age));
     let order: Vec<_> = services.iter().map(|meta| meta.name.name.as_str()).collect();
     assert_eq!(order, ["m", "z", "a"]);
@@ -177,23 +177,23 @@ fn ages_follow_file_then_document() {
 fn of_two_definitions_the_first_wins_and_both_places_are_named() {
     let mut state = State::default();
     write(&mut state, "b.yaml", &service("a", 1));
-    let batch = write(&mut state, "a.yaml", &format!("# first\n{}", service("a", 2)));
-    assert_eq!(names(&batch), ["Service default/a"]);
+    let edit = write(&mut state, "a.yaml", &format!("# first\n{}", service("a", 2)));
+    assert_eq!(names(&edit), ["Service default/a"]);
     assert_eq!(
-        errors_in(&batch),
+        errors_in(&edit),
         ["b.yaml:1: metadata.name: Service default/a is already defined at a.yaml:2, which wins"]
     );
-    let batch = edit(&mut state, &[("a.yaml", None)]);
-    assert_eq!((names(&batch), batch.problems.len()), (vec!["Service default/a".to_owned()], 0));
+    let edit = stroke(&mut state, &[("a.yaml", None)]);
+    assert_eq!((names(&edit), edit.problems.len()), (vec!["Service default/a".to_owned()], 0));
 }
 
 #[test]
 fn an_edit_of_several_objects_is_one_batch_and_nothing_new_is_no_batch() {
     let mut state = State::default();
-    let batch = edit(&mut state, &[]);
-    assert_eq!(batch, Batch::default());
+    let edit = stroke(&mut state, &[]);
+    assert_eq!(edit, Edit::default());
     let text = format!("{}---\n{}", service("a", 1), service("b", 1));
-    assert_eq!(write(&mut state, "a.yaml", &text).upserts.len(), 2);
+    assert_eq!(write(&mut state, "a.yaml", &text).objects.upserts.len(), 2);
     let same = BTreeMap::from([("a.yaml".to_owned(), Content::Text(text))]);
     assert_eq!(state.apply(same, Vec::new()), None);
 }
@@ -232,9 +232,9 @@ metadata: {name: a}
 spec:
   mtls: {mod: STRICT}
 ";
-    let batch = write(&mut state, "x.yaml", text);
+    let edit = write(&mut state, "x.yaml", text);
     assert_eq!(
-        errors_in(&batch),
+        errors_in(&edit),
         [
             "x.yaml:5: spec.clusterIp: unknown field, has no effect",
             "x.yaml:8: spec.ports[0].tragetPort: unknown field, has no effect",
@@ -246,8 +246,8 @@ spec:
             "x.yaml:29: spec.mtls.mod: unknown field, has no effect",
         ]
     );
-    assert!(batch.problems.iter().all(|problem| problem.severity == Severity::Warning));
-    assert_eq!(names(&batch), ["Service default/a", "HTTPRoute default/a", "PeerAuthentication default/a"]);
+    assert!(edit.problems.iter().all(|problem| problem.severity == Severity::Warning));
+    assert_eq!(names(&edit), ["Service default/a", "HTTPRoute default/a", "PeerAuthentication default/a"]);
 }
 
 #[test]
@@ -261,16 +261,19 @@ items:
 - {apiVersion: v1, kind: Service, metadata: {name: a}, spec: {ports: [{port: 70000}]}}
 - {apiVersion: v1, kind: Node, metadata: {name: n1}}
 ";
-    let batch = write(&mut state, "l.yaml", text);
-    assert_eq!(names(&batch), ["Namespace shop", "Node n1"]);
-    assert_eq!(errors_in(&batch), ["l.yaml:5: items[1].spec.ports[0].port: must be between 1 and 65535"]);
+    let edit = write(&mut state, "l.yaml", text);
+    assert_eq!(names(&edit), ["Namespace shop", "Node n1"]);
+    assert_eq!(errors_in(&edit), ["l.yaml:5: items[1].spec.ports[0].port: must be between 1 and 65535"]);
     // A JSON file is read too.
     let json =
         r#"{"apiVersion":"v1","kind":"List","items":[{"apiVersion":"v1","kind":"Node","metadata":{"name":"m"}}]}"#;
     assert_eq!(names(&write(&mut state, "l.json", json)), ["Node m"]);
 }
 
-fn slices(state: &State) -> Vec<(String, Vec<(String, u16)>, Vec<SliceEndpoint>)> {
+/// Name, ports and endpoints of a derived slice.
+type Derived = (String, Vec<(String, u16)>, Vec<SliceEndpoint>);
+
+fn slices(state: &State) -> Vec<Derived> {
     let slices = state.derived.values().filter_map(|held| match &held.object {
         Object::EndpointSlice(slice) => Some(slice),
         _ => None,
@@ -341,8 +344,8 @@ fn slices_are_derived_as_the_endpoints_controller_does() {
     ];
     for (name, spec, pod, expected) in rows {
         let mut state = State::default();
-        let batch = write(&mut state, "a.yaml", &format!("{}{pod}", service(spec)));
-        assert_eq!(errors_in(&batch), [""; 0], "{name}");
+        let edit = write(&mut state, "a.yaml", &format!("{}{pod}", service(spec)));
+        assert_eq!(errors_in(&edit), [""; 0], "{name}");
         let found: Vec<_> = slices(&state)
             .into_iter()
             .flat_map(|(_, _, endpoints)| endpoints)
@@ -367,8 +370,8 @@ spec: {selector: {app: a}, ports: [{name: http, port: 80, targetPort: http}, {na
     text += &pod("p1", "10.0.0.1", "", ", nodeName: n1", ", podIPs: [{ip: 10.0.0.1}, {ip: 'fd00::1'}]");
     text += &pod("p2", "10.0.0.2", "", "", "");
     text += &pod("p3", "10.0.0.3", "", "", "").replace("8080", "9090");
-    let batch = write(&mut state, "a.yaml", &text);
-    assert_eq!(errors_in(&batch), [""; 0]);
+    let edit = write(&mut state, "a.yaml", &text);
+    assert_eq!(errors_in(&edit), [""; 0]);
     let found: Vec<_> = slices(&state)
         .into_iter()
         .map(|(name, ports, endpoints)| {
@@ -386,8 +389,8 @@ spec: {selector: {app: a}, ports: [{name: http, port: 80, targetPort: http}, {na
         ]
     );
     // Another zone for the node: only what lies on it changes.
-    let batch = write(&mut state, "a.yaml", &text.replace("zone: z1", "zone: z2"));
-    assert_eq!(names(&batch), ["Node n1", "EndpointSlice default/a-weft", "EndpointSlice default/a-weft-3"]);
+    let edit = write(&mut state, "a.yaml", &text.replace("zone: z1", "zone: z2"));
+    assert_eq!(names(&edit), ["Node n1", "EndpointSlice default/a-weft", "EndpointSlice default/a-weft-3"]);
 }
 
 #[test]
@@ -400,14 +403,14 @@ fn a_slice_written_by_hand_replaces_the_derived_ones_and_its_removal_brings_them
             "apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {{name: {name}, labels: {{kubernetes.io/service-name: a}}}}\naddressType: IPv4\nports: [{{port: 80}}]\nendpoints: [{{addresses: [10.9.9.9]}}]\n"
         )
     };
-    let batch = write(&mut state, "s.yaml", &by_hand("a-1"));
-    assert_eq!(names(&batch), ["EndpointSlice default/a-1"]);
-    assert_eq!(batch.removes.iter().map(|(_, name)| name.name.as_str()).collect::<Vec<_>>(), ["a-weft"]);
+    let edit = write(&mut state, "s.yaml", &by_hand("a-1"));
+    assert_eq!(names(&edit), ["EndpointSlice default/a-1"]);
+    assert_eq!(edit.objects.removes.iter().map(|key| key.name.name.as_str()).collect::<Vec<_>>(), ["a-weft"]);
     // Even one of the very name: it is replaced, never removed.
-    let batch = write(&mut state, "s.yaml", &by_hand("a-weft"));
-    assert_eq!(names(&batch), ["EndpointSlice default/a-weft"]);
-    let batch = edit(&mut state, &[("s.yaml", None)]);
-    assert_eq!((names(&batch), batch.removes.len()), (vec!["EndpointSlice default/a-weft".to_owned()], 0));
+    let edit = write(&mut state, "s.yaml", &by_hand("a-weft"));
+    assert_eq!(names(&edit), ["EndpointSlice default/a-weft"]);
+    let edit = stroke(&mut state, &[("s.yaml", None)]);
+    assert_eq!((names(&edit), edit.objects.removes.len()), (vec!["EndpointSlice default/a-weft".to_owned()], 0));
 }
 
 #[test]
@@ -442,8 +445,8 @@ spec:
   - {name: dns, port: 80, protocol: UDP}
 status: {loadBalancer: {ingress: [{ip: 192.0.2.9}]}}
 ";
-    let batch = write(&mut state, "a.yaml", text);
-    assert_eq!(errors_in(&batch), [""; 0]);
+    let edit = write(&mut state, "a.yaml", text);
+    assert_eq!(errors_in(&edit), [""; 0]);
     let mut found = objects(&state).into_iter();
     let Some(Object::Service(service)) = found.next() else { panic!("a Service") };
     assert_eq!(service.meta.name.namespace, "shop");

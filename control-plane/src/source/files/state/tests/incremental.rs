@@ -45,7 +45,7 @@ proptest! {
     fn edits_end_where_a_fresh_start_does(strokes in prop::collection::vec(stroke(), 1..6)) {
         let mut state = State::default();
         let mut files: BTreeMap<&str, String> = BTreeMap::new();
-        let mut consumer: BTreeMap<Key, Object> = BTreeMap::new();
+        let mut consumer: BTreeMap<ObjectKey, Object> = BTreeMap::new();
         for stroke in &strokes {
             let mut changes = BTreeMap::new();
             for (name, text) in stroke {
@@ -56,11 +56,11 @@ proptest! {
                 let content = text.clone().map_or(Content::Gone, Content::Text);
                 changes.insert((*name).to_owned(), content);
             }
-            if let Some(batch) = state.apply(changes, Vec::new()) {
-                for key in batch.removes {
+            if let Some(edit) = state.apply(changes, Vec::new()) {
+                for key in edit.objects.removes {
                     prop_assert!(consumer.remove(&key).is_some(), "{} removed without having been there", describe(&key));
                 }
-                consumer.extend(batch.upserts.into_iter().map(|object| (key_of(&object), object)));
+                consumer.extend(edit.objects.upserts.into_iter().map(|object| (object.key(), object)));
             }
         }
         let mut fresh = State::default();
@@ -70,7 +70,7 @@ proptest! {
         prop_assert_eq!(&state.problems, &fresh.problems);
         // And what a consumer has put together from the batches is what is in force.
         let mut held: Vec<_> = objects(&state);
-        held.sort_by_key(key_of);
+        held.sort_by_key(Object::key);
         prop_assert_eq!(consumer.into_values().collect::<Vec<_>>(), held);
     }
 }

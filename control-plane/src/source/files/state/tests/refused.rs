@@ -182,24 +182,24 @@ fn every_kind_of_bad_manifest_names_file_line_and_field_and_costs_nothing_else()
 
         // Cold: nothing of it, all of the others.
         let mut state = State::default();
-        let batch = write(&mut state, "d/bad.yaml", &file(&bad, 1));
-        let errors: Vec<_> = batch.problems.iter().filter(|p| p.severity == Severity::Error).collect();
+        let edit = write(&mut state, "d/bad.yaml", &file(&bad, 1));
+        let errors: Vec<_> = edit.problems.iter().filter(|p| p.severity == Severity::Error).collect();
         let found: Vec<_> =
             errors.iter().map(|p| (p.file.as_str(), p.line, p.field.as_str(), p.message.as_str())).collect();
         match found[..] {
             [("d/bad.yaml", l, f, m)] if l == line + 5 && f == *field && m.contains(message) => {}
             _ => wrong.push(format!("{name}: expected {}: {field}: {message}, found {found:?}", line + 5)),
         }
-        assert_eq!(names(&batch), ["Service default/after", "Service default/before"], "{name}");
+        assert_eq!(names(&edit), ["Service default/after", "Service default/before"], "{name}");
 
         // Warm: the last good version stays, and the others' edits take effect.
         let mut state = State::default();
-        let batch = write(&mut state, "d/bad.yaml", &file(good, 1));
-        assert_eq!(errors_in(&batch), [""; 0], "{name}");
+        let edit = write(&mut state, "d/bad.yaml", &file(good, 1));
+        assert_eq!(errors_in(&edit), [""; 0], "{name}");
         let before: Vec<_> = objects(&state);
-        let batch = write(&mut state, "d/bad.yaml", &file(&bad, 2));
+        let edit = write(&mut state, "d/bad.yaml", &file(&bad, 2));
         assert_eq!(
-            (names(&batch), batch.removes.len()),
+            (names(&edit), edit.objects.removes.len()),
             (vec!["Service default/after".into(), "Service default/before".into()], 0),
             "{name}"
         );
@@ -209,13 +209,13 @@ fn every_kind_of_bad_manifest_names_file_line_and_field_and_costs_nothing_else()
         let of_row = |objects: Vec<Object>| {
             objects
                 .into_iter()
-                .filter(|o| !["after", "before"].contains(&meta_of(o).name.name.as_str()))
+                .filter(|o| !["after", "before"].contains(&o.meta().name.name.as_str()))
                 .collect::<Vec<_>>()
         };
         assert_eq!(of_row(objects(&state)), of_row(before), "{name}");
         // Removed, it goes.
-        let batch = write(&mut state, "d/bad.yaml", &format!("{}---\n{}", service("before", 2), service("after", 2)));
-        assert!(!batch.removes.is_empty() && batch.problems.is_empty(), "{name}");
+        let edit = write(&mut state, "d/bad.yaml", &format!("{}---\n{}", service("before", 2), service("after", 2)));
+        assert!(!edit.objects.removes.is_empty() && edit.problems.is_empty(), "{name}");
     }
     assert!(wrong.is_empty(), "{wrong:#?}");
     assert!(rows.len() >= 15);
