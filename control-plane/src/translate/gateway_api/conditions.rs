@@ -5,7 +5,7 @@ use std::borrow::Cow;
 
 use weft_proto::ServiceName;
 
-use super::parents::Refusal;
+use super::parents::Resolved;
 use super::rules::Compiled;
 use crate::model::ParentRef;
 use crate::status::{Condition, ParentStatus, RouteStatus};
@@ -14,11 +14,7 @@ use crate::status::{Condition, ParentStatus, RouteStatus};
 const NAMED: usize = 5;
 
 /// One entry per parentRef of ours, in the order of the spec.
-pub(super) fn status(
-    parents: &[(&ParentRef, Result<Vec<(ServiceName, u16)>, Refusal>)],
-    compiled: &Compiled,
-    generation: i64,
-) -> RouteStatus {
+pub(super) fn status(parents: &[(&ParentRef, Resolved)], compiled: &Compiled, generation: i64) -> RouteStatus {
     let condition = |kind, status, reason: &'static str, message| Condition {
         kind,
         status,

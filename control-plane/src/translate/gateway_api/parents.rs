@@ -25,15 +25,11 @@ pub(super) struct Refusal {
 const NO_MATCHING_PARENT: &str = "NoMatchingParent";
 const INVALID_KIND: &str = "InvalidKind";
 
-type Ports = Vec<(ServiceName, u16)>;
+/// The ports a parentRef attaches to, never none, or why there are none.
+pub(super) type Resolved = Result<Vec<(ServiceName, u16)>, Refusal>;
 
 /// `None` when the parent is another controller's.
-pub(super) fn resolve(
-    parent: &ParentRef,
-    route: &ObjectName,
-    model: &Model,
-    config: &MeshConfig,
-) -> Option<Result<Ports, Refusal>> {
+pub(super) fn resolve(parent: &ParentRef, route: &ObjectName, model: &Model, config: &MeshConfig) -> Option<Resolved> {
     if parent.kind.as_deref() != Some("Service") {
         return None;
     }
@@ -49,7 +45,7 @@ pub(super) fn resolve(
     }
 }
 
-fn service_ports(parent: &ParentRef, route: &ObjectName, model: &Model, config: &MeshConfig) -> Result<Ports, Refusal> {
+fn service_ports(parent: &ParentRef, route: &ObjectName, model: &Model, config: &MeshConfig) -> Resolved {
     let refuse = |message: String| Refusal { reason: NO_MATCHING_PARENT, message };
     let name = ObjectName::new(parent.namespace.as_deref().unwrap_or(&route.namespace), &*parent.name);
     let service = model.service(&name).ok_or_else(|| {
@@ -80,7 +76,7 @@ fn service_ports(parent: &ParentRef, route: &ObjectName, model: &Model, config: 
     if selected.is_empty() {
         return Err(refuse(format!("Service {name} has no {}; it has {}", wanted(parent), ports_of(service))));
     }
-    let ports: Ports = selected
+    let ports: Vec<_> = selected
         .iter()
         .filter(|port| match declared(port) {
             Some(protocol) => may_carry_http(protocol),
