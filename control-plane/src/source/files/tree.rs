@@ -136,11 +136,19 @@ impl Node {
         }
     }
 
-    fn size(&self) -> usize {
+    /// How many nodes it holds, keys counted, and on how many levels.
+    fn extent(&self) -> (usize, usize) {
+        let below = |extents: &mut dyn Iterator<Item = (usize, usize)>| {
+            let (size, levels) = extents.fold((0, 0), |all, one| (all.0 + one.0, all.1.max(one.1)));
+            (size + 1, levels + 1)
+        };
         match &self.value {
-            Value::Seq(items) => 1 + items.iter().map(Node::size).sum::<usize>(),
-            Value::Map(entries) => 1 + entries.iter().map(|entry| 1 + entry.value.size()).sum::<usize>(),
-            _ => 1,
+            Value::Seq(items) => below(&mut items.iter().map(Node::extent)),
+            Value::Map(entries) => below(&mut entries.iter().map(|entry| {
+                let (size, levels) = entry.value.extent();
+                (size + 1, levels)
+            })),
+            _ => (1, 1),
         }
     }
 }
@@ -213,9 +221,7 @@ impl<'a> Builder<'a> {
     }
 
     fn node(&mut self, event: Event<'a>, at: Mark, depth: usize) -> Result<Node, SyntaxError> {
-        if depth > MAX_DEPTH {
-            return Err(SyntaxError { at, message: format!("nested more than {MAX_DEPTH} levels deep") });
-        }
+        check_depth(depth, at)?;
         self.spend(1, at)?;
         let (value, anchor) = match event {
             Event::Alias(id) => {
@@ -223,7 +229,10 @@ impl<'a> Builder<'a> {
                 let Some(node) = self.anchors.get(&id).cloned() else {
                     return Err(SyntaxError { at, message: "an alias inside what it stands for".into() });
                 };
-                self.spend(node.size(), at)?;
+                let (size, levels) = node.extent();
+                self.spend(size, at)?;
+                // Expanded, it may be deeper than anything that was written down.
+                check_depth(depth + levels, at)?;
                 return Ok(node);
             }
             Event::Scalar(text, style, anchor, tag) => (scalar(&text, style, tag.as_deref(), at)?, anchor),
@@ -247,7 +256,7 @@ impl<'a> Builder<'a> {
         };
         let node = Node { at, value };
         if anchor != 0 {
-            self.spend(node.size(), at)?;
+            self.spend(node.extent().0, at)?;
             self.anchors.insert(anchor, node.clone());
         }
         Ok(node)
@@ -306,6 +315,13 @@ impl<'a> Builder<'a> {
         }
         Ok(entries)
     }
+}
+
+fn check_depth(depth: usize, at: Mark) -> Result<(), SyntaxError> {
+    if depth > MAX_DEPTH {
+        return Err(SyntaxError { at, message: format!("nested more than {MAX_DEPTH} levels deep") });
+    }
+    Ok(())
 }
 
 fn refuse_tag(tag: Option<&Tag>, at: Mark) -> Result<(), SyntaxError> {
@@ -456,6 +472,12 @@ mod tests {
         assert!(parse(&bomb, 1).unwrap_err().message.contains("more than"));
         let deep = "[".repeat(100_000);
         assert!(parse(&deep, 1).is_err());
+        // Each level is shallow as written; expanded, they would be deeper than a stack.
+        let mut tower = String::from("a0: &a0 [x]\n");
+        for i in 1..3_000 {
+            tower.push_str(&format!("a{i}: &a{i} [[[[*a{}]]]]\n", i - 1));
+        }
+        assert!(parse(&tower, 1).unwrap_err().message.contains("levels deep"));
     }
 
     #[test]

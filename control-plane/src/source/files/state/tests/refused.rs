@@ -228,3 +228,31 @@ fn several_things_wrong_in_one_document_are_all_named() {
     let lines: Vec<_> = write(&mut state, "r.yaml", &bad).problems.iter().map(|problem| problem.line).collect();
     assert_eq!(lines, [10, 19, 20]);
 }
+
+proptest::proptest! {
+    #![proptest_config(proptest::prelude::ProptestConfig::with_cases(256))]
+
+    /// Decoded without the net of `decode_safely`, so that a panic of ours would be seen.
+    #[test]
+    fn no_text_makes_reading_panic_and_every_flaw_lies_in_its_file(
+        which in 0usize..5,
+        at in 0usize..1_000,
+        cut in 0usize..12,
+        put in proptest::string::string_regex("[\\PC\n\t &*:{}\\[\\],'\"|>0-9-]{0,8}").expect("an expression"),
+    ) {
+        let mut text: Vec<char> = [ROUTE, SERVICE, POD, SLICE, PEER][which].chars().collect();
+        let at = at % text.len();
+        text.splice(at..(at + cut).min(text.len()), put.chars());
+        let text: String = text.into_iter().collect();
+        let lines = u32::try_from(text.lines().count()).unwrap_or(u32::MAX);
+        for document in documents::split(&text) {
+            for decoded in decode::decode(&document) {
+                let refused = decoded.flaws.iter().any(|flaw| flaw.severity == Severity::Error);
+                proptest::prop_assert_eq!(refused, decoded.outcome == Outcome::Bad);
+                for flaw in decoded.flaws {
+                    proptest::prop_assert!((1..=lines + 1).contains(&flaw.at.line), "{:?} of {}", flaw, lines);
+                }
+            }
+        }
+    }
+}
