@@ -1,34 +1,35 @@
 //! Wires the rooms together: source ► translate ► discovery and status, beside the CA and the admin port.
 //!
-//! Translation has a thread of its own, because it computes and everything else waits: a large edit must not keep a stream,
-//! a handshake or a probe waiting. A panic in it costs the batch that caused it: what was published stays published.
+//! Translation and the writing of status have a thread each, because one computes and the other waits for a disk: neither
+//! may keep a stream, a handshake or a probe waiting.
 //!
 //! Bound: the channels between the rooms are bounded by their makers, and a source that is ahead gathers edits.
 
 use std::io;
 use std::net::SocketAddr;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 use parking_lot::Mutex;
-use prometheus_client::metrics::counter::Counter;
-use prometheus_client::metrics::gauge::Gauge;
-use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
-use serde_json::json;
 use tokio::net::TcpListener;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::admin::Admin;
 use crate::discovery::{self, Discovery, Feed, Proxies, Server};
 use crate::identity::{self, Authority, Certifier, FileAuthority, JoinTokens, OwnSvid, server_config};
-use crate::model;
 use crate::settings::Settings;
-use crate::source::{self, Problem, Severity, files};
+use crate::source::files;
+use crate::status::{StatusDir, StatusError};
 use crate::translate::Translator;
+
+mod reporting;
+mod translation;
+
+use reporting::Reports;
+use translation::Translation;
 
 /// What a graceful stop may take beyond the connections' own drain.
 const STOP_MARGIN: Duration = Duration::from_secs(5);
@@ -52,8 +53,11 @@ pub enum RunError {
         /// What the system said.
         source: io::Error,
     },
-    /// No thread for translation.
-    #[error("cannot start the translation thread: {0}")]
+    /// The status directory.
+    #[error(transparent)]
+    Status(#[from] StatusError),
+    /// No thread for translation or status.
+    #[error("cannot start a thread: {0}")]
     Thread(io::Error),
     /// Something that runs for ever has ended.
     #[error("{0} ended by itself; its log says why")]
@@ -98,15 +102,20 @@ impl ControlPlane {
         let (discovery_metrics, identity_metrics) = (discovery::Metrics::default(), identity::Metrics::default());
         discovery_metrics.register(&mut registry);
         identity_metrics.register(&mut registry);
-        let metrics = Metrics::register(&mut registry);
+        let metrics = translation::Metrics::register(&mut registry);
 
         let mut translator = Translator::new(settings.mesh.clone());
         translator.set_trust_roots(authority.roots().iter().map(|root| root.to_vec()).collect());
         let feed = Arc::new(Feed::new(translator.translated()));
         let proxies = Arc::new(Proxies::default());
         let problems = Arc::new(Mutex::new(Vec::new()));
-        let translation = Translation { translator, feed: Arc::clone(&feed), problems: Arc::clone(&problems), metrics };
-        let translation = translation.spawn(files::watch(&settings.manifests)?)?;
+        let reports = match &settings.status_dir {
+            Some(directory) => Some(Reports::begin(StatusDir::open(directory)?).map_err(RunError::Thread)?),
+            None => None,
+        };
+        let translation =
+            Translation { translator, feed: Arc::clone(&feed), problems: Arc::clone(&problems), reports, metrics };
+        let translation = translation.begin(files::watch(&settings.manifests)?).map_err(RunError::Thread)?;
 
         let (ending, end) = watch::channel(false);
         let draining = Arc::new(AtomicBool::new(false));
@@ -184,108 +193,4 @@ async fn ended(mut end: watch::Receiver<bool>) {
 
 async fn listen(address: SocketAddr, flag: &'static str) -> Result<TcpListener, RunError> {
     TcpListener::bind(address).await.map_err(|source| RunError::Listen { address, flag, source })
-}
-
-struct Metrics {
-    batches: Counter,
-    panics: Counter,
-    seconds: Histogram,
-    errors: Gauge,
-    warnings: Gauge,
-}
-
-impl Metrics {
-    fn register(registry: &mut Registry) -> Self {
-        let metrics = Self {
-            batches: Counter::default(),
-            panics: Counter::default(),
-            seconds: Histogram::new(exponential_buckets(0.0001, 4.0, 9)),
-            errors: Gauge::default(),
-            warnings: Gauge::default(),
-        };
-        registry.register("weft_source_edits", "Edits taken in from the source", metrics.batches.clone());
-        registry.register("weft_translate_panics", "Edits lost to a defect in translation", metrics.panics.clone());
-        registry.register("weft_translate_duration_seconds", "From edit to resources", metrics.seconds.clone());
-        registry.register("weft_source_errors", "Documents refused now", metrics.errors.clone());
-        registry.register("weft_source_warnings", "Warnings about documents now", metrics.warnings.clone());
-        metrics
-    }
-}
-
-/// The translation thread.
-struct Translation {
-    translator: Translator,
-    feed: Arc<Feed>,
-    problems: Arc<Mutex<Vec<serde_json::Value>>>,
-    metrics: Metrics,
-}
-
-impl Translation {
-    /// Begins; the receiver resolves when it ends, which it does with its source.
-    fn spawn(mut self, mut batches: mpsc::Receiver<source::Batch>) -> Result<oneshot::Receiver<()>, RunError> {
-        let (alive, ended) = oneshot::channel::<()>();
-        let run = move || {
-            let mut known = Vec::new();
-            while let Some(batch) = batches.blocking_recv() {
-                self.report(&mut known, &batch.problems);
-                self.apply(batch);
-            }
-            drop(alive);
-        };
-        std::thread::Builder::new().name("translate".into()).spawn(run).map_err(RunError::Thread)?;
-        Ok(ended)
-    }
-
-    fn apply(&mut self, batch: source::Batch) {
-        let began = Instant::now();
-        let removes = batch.removes.into_iter().map(|(kind, name)| model::ObjectKey { kind, name }).collect();
-        let batch = model::Batch { removes, upserts: batch.upserts };
-        let (removed, changed) = (batch.removes.len(), batch.upserts.len());
-        self.metrics.batches.inc();
-        match catch_unwind(AssertUnwindSafe(|| self.translator.apply(batch))) {
-            Ok((state, touched)) => {
-                self.feed.publish(state, touched);
-                let took = began.elapsed();
-                self.metrics.seconds.observe(took.as_secs_f64());
-                tracing::info!(changed, removed, ?took, "objects taken in");
-            }
-            Err(_) => {
-                self.metrics.panics.inc();
-                tracing::error!(
-                    changed,
-                    removed,
-                    "a defect in translation: this edit is lost; please report the panic"
-                );
-            }
-        }
-        self.feed.set_synced();
-    }
-
-    /// Logs what is newly wrong, and shows all that is wrong.
-    fn report(&self, known: &mut Vec<Problem>, now: &[Problem]) {
-        for problem in now.iter().filter(|problem| !known.contains(problem)) {
-            match problem.severity {
-                Severity::Error => tracing::error!("{problem}"),
-                Severity::Warning => tracing::warn!("{problem}"),
-            }
-        }
-        let errors = now.iter().filter(|problem| problem.severity == Severity::Error).count();
-        self.metrics.errors.set(i64::try_from(errors).unwrap_or(i64::MAX));
-        self.metrics.warnings.set(i64::try_from(now.len() - errors).unwrap_or(i64::MAX));
-        *self.problems.lock() = now.iter().map(shown).collect();
-        known.clear();
-        known.extend_from_slice(now);
-    }
-}
-
-fn shown(problem: &Problem) -> serde_json::Value {
-    json!({
-        "severity": problem.severity.to_string(),
-        "file": problem.file,
-        "line": problem.line,
-        "column": problem.column,
-        "field": problem.field,
-        "message": problem.message,
-        "object": problem.object.as_ref().map(source::describe),
-    })
 }

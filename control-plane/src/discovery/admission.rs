@@ -15,7 +15,7 @@ pub enum Denied {
     #[error("discovery needs a client certificate: call weft.identity.v1.Identity/Certify first")]
     NoCertificate,
     /// `node.id` is missing or no address.
-    #[error("node.id must be the pod's address, and is {0:?}: set the sidecar's --pod-address")]
+    #[error("node.id must be the pod's address, and is {0:?}: the sidecar must be told its pod's address")]
     NoAddress(String),
     /// No pod has that address; it may come.
     #[error(

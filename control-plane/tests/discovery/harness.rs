@@ -56,8 +56,8 @@ impl Mesh {
             std::fs::create_dir(directory.path().join(sub)).unwrap();
         }
         let path = |sub: &str| directory.path().join(sub).display().to_string();
-        let (manifests, state) = (path("manifests"), path("state"));
-        let args = ["weft-control-plane", "--manifests", &manifests, "--state-dir", &state];
+        let (manifests, state, status) = (path("manifests"), path("state"), path("status"));
+        let args = ["weft-control-plane", "--manifests", &manifests, "--state-dir", &state, "--status-dir", &status];
         let ports = ["--discovery-address", "127.0.0.1:0", "--admin-address", "127.0.0.1:0"];
         let cli = Cli::try_parse_from(args.into_iter().chain(ports)).unwrap();
         let (mut settings, _) = cli.run.settings().unwrap();
@@ -85,6 +85,24 @@ impl Mesh {
     /// Writes a manifest as an editor does: whole, under its name in one stroke.
     pub(crate) fn write(&self, name: &str, content: &str) {
         write(&self.settings.manifests.join(name), content);
+    }
+
+    /// Reads a status file until it has `part`.
+    pub(crate) async fn status_until(&self, name: &str, part: &str) -> String {
+        let path = self.directory.path().join("status").join(name);
+        let looking = async {
+            loop {
+                match std::fs::read_to_string(&path) {
+                    Ok(text) if text.contains(part) => return text,
+                    _ => tokio::time::sleep(Duration::from_millis(20)).await,
+                }
+            }
+        };
+        tokio::time::timeout(PATIENCE, looking).await.unwrap_or_else(|_| panic!("{name} never says {part:?}"))
+    }
+
+    pub(crate) fn remove(&self, name: &str) {
+        std::fs::remove_file(self.settings.manifests.join(name)).unwrap();
     }
 
     /// A GET on the admin port.

@@ -231,6 +231,23 @@ async fn the_admin_port_says_what_there_is() {
     mesh.stop().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn status_says_what_became_of_an_object() {
+    let mesh = Mesh::start().await;
+    let text = mesh.status_until("HTTPRoute.shop.canary.yaml", "type: ResolvedRefs").await;
+    for part in ["type: Accepted", "controllerName: weft.dev/mesh-controller", "name: reviews"] {
+        assert!(text.contains(part), "{part} is not in {text}");
+    }
+    assert!(!text.contains("False"), "{text}");
+    mesh.write("route.yaml", &harness::route(1, 1).replace("name: reviews-v2", "name: reviews-v9"));
+    mesh.status_until("HTTPRoute.shop.canary.yaml", "reason: BackendNotFound").await;
+    mesh.write("bad.yaml", "apiVersion: v1\nkind: Service\nmetadata:\n  name: bad\nspec:\n  ports: 7\n");
+    mesh.status_until("problems.txt", "error: bad.yaml:6").await;
+    mesh.remove("bad.yaml");
+    mesh.until("/metrics", "weft_source_errors 0").await;
+    mesh.stop().await;
+}
+
 fn weights(service: &v1::Service) -> Vec<u32> {
     let rules = service.ports.iter().flat_map(|port| &port.rules);
     let targets = rules.flat_map(|rule| &rule.targets);
