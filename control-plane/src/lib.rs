@@ -1,10 +1,13 @@
 //! Weft's control plane: watches objects, translates them into resources, serves those to proxies, and signs their
 //! certificates. Everything flows one way: `source` ► `model` ► `translate` (pure) ► `discovery`, and ► `status`.
+//! `run` wires the rooms together; `settings` is what an operator says.
 
 pub mod admin;
 pub mod discovery;
 pub mod identity;
 pub mod model;
+pub mod run;
+pub mod settings;
 pub mod source;
 pub mod status;
 pub mod translate;

@@ -1,1 +1,226 @@
-//! TODO(skeleton).
+//! Threads and wiring. The only place that starts things.
+//!
+//! ```text
+//! main thread: config client, identity, admin (15000), metrics (15020), signals
+//! worker 0..n: one current-thread runtime each; connections live and die on one worker
+//!   worker 0 also accepts (15001, 15006) and answers probes (15021), so that a probe vouches for the data plane
+//! ```
+//!
+//! Each accepted connection goes to the worker with the fewest open ones: `SO_REUSEPORT` would put few long connections
+//! on one worker and reset its queue on close. Bound: [`HANDOVER`] connections on their way to one worker.
+//!
+//! Drain (SEMANTICS.md §3): inbound says GOAWAY or `Connection: close`, the listeners keep accepting, outbound serves
+//! the app until SIGTERM. After SIGTERM the process ends when no connection is left, at the latest after `--drain-seconds`.
+
+mod logging;
+mod view;
+mod worker;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+use weft_proto::ports;
+
+use crate::admin::{self, Surface};
+use crate::config::{Config, ConfigSettings};
+use crate::dns::Dns;
+use crate::http::server::ServerSettings;
+use crate::identity::{ControlPlane, IdentityManager, IdentitySettings, InvalidAddress, TcpDial};
+use crate::inbound::Inbound;
+use crate::listen::drain;
+use crate::outbound::{Outbound, Upstreams};
+use crate::settings::{Settings, loopback};
+use crate::telemetry::spans::{self, ExportError};
+use crate::telemetry::{AccessLog, Local, Metrics, Telemetry};
+
+pub use logging::LogError;
+pub use worker::HANDOVER;
+
+/// A drain lasts at least this long: endpoints are withdrawn by the control plane meanwhile, and what arrives on its old
+/// word is still answered.
+const SETTLE: Duration = Duration::from_secs(1);
+/// How often pools of endpoints that are gone are looked for.
+const PRUNE_EVERY: Duration = Duration::from_secs(1);
+
+/// Why the sidecar cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// A runtime, thread, listener or signal handler could not be had.
+    #[error("{0}")]
+    Io(#[from] std::io::Error),
+    /// The control plane's address.
+    #[error(transparent)]
+    ControlPlane(#[from] InvalidAddress),
+    /// Spans.
+    #[error(transparent)]
+    Spans(#[from] ExportError),
+    /// Logging.
+    #[error(transparent)]
+    Log(#[from] LogError),
+    /// A worker thread is gone.
+    #[error("worker {0} ended: please report it")]
+    Worker(usize),
+}
+
+/// Runs the sidecar until it is told to stop.
+///
+/// # Errors
+/// When it cannot start. Once running, it ends only by a signal or `/quitquitquit`.
+pub fn run(settings: Settings) -> Result<(), RunError> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(start(settings))
+}
+
+async fn start(settings: Settings) -> Result<(), RunError> {
+    let settings = Arc::new(settings);
+    let args = &settings.args;
+    let exporter = match &args.otlp_endpoint {
+        Some(endpoint) => Some(spans::exporter(endpoint, &args.service_account, &args.pod)?),
+        None => None,
+    };
+    let log = logging::start(&args.log_level, exporter.as_ref())?;
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), identity = %settings.identity, address = %args.pod_address, "weft-sidecar starts");
+
+    let metrics = Arc::new(Metrics::default());
+    let access_log = match args.access_log.is_on() {
+        true => Some(AccessLog::start(std::io::stdout(), metrics.log_dropped.clone())?),
+        false => None,
+    };
+    let local = Arc::new(Local {
+        namespace: args.namespace.clone(),
+        pod: args.pod.clone(),
+        workload: if args.pod.is_empty() { args.service_account.clone() } else { args.pod.clone() },
+        identity: settings.identity.clone(),
+    });
+    let telemetry = Telemetry { metrics, access_log, spans: exporter.is_some(), local };
+
+    let dns = Dns::system();
+    let identity = IdentityManager::new(IdentitySettings {
+        identity: settings.identity.clone(),
+        ca_roots: args.ca_roots.clone(),
+        join_token: args.join_token.clone(),
+    });
+    let config = Config::new(
+        ConfigSettings {
+            pod_address: args.pod_address.to_string(),
+            cluster_cidrs: args.cluster_cidr.clone(),
+            ..ConfigSettings::default()
+        },
+        identity.clone(),
+        dns.clone(),
+    );
+    view::register(&telemetry.metrics, &config);
+    let control_plane = ControlPlane::new(&args.control_plane, dns, Arc::new(TcpDial), identity.clone())?;
+
+    let (inbound_drain, inbound_watch) = drain::new();
+    let (outbound_drain, outbound_watch) = drain::new();
+    let inbound = Arc::new(Inbound::new(
+        Arc::clone(&settings),
+        config.clone(),
+        identity.clone(),
+        telemetry.clone(),
+        inbound_watch,
+    ));
+    let outbound = Arc::new(Outbound {
+        settings: Arc::clone(&settings),
+        config: config.clone(),
+        upstreams: Upstreams::new(identity.clone(), settings.timeouts),
+        inbound: Arc::clone(&inbound),
+        telemetry: telemetry.clone(),
+        server: ServerSettings { explain: true, ..ServerSettings::default() },
+        drain: outbound_watch,
+    });
+
+    let (quit, mut quitting) = watch::channel(false);
+    let drains = Arc::new(Drains { inbound: inbound_drain, outbound: outbound_drain });
+    let view: Arc<dyn admin::View> = Arc::new(view::Proxy {
+        config: config.clone(),
+        identity: identity.clone(),
+        telemetry: telemetry.clone(),
+        drains: Arc::clone(&drains),
+        quit,
+        log,
+    });
+
+    let workers = worker::start(settings.workers, Arc::clone(&inbound), Arc::clone(&outbound), Arc::clone(&view))?;
+    for addr in loopback(ports::ADMIN) {
+        tokio::spawn(admin::serve(admin::bind(addr).await?, Surface::Admin, Arc::clone(&view)));
+    }
+    let metrics_listener = admin::bind_any(ports::METRICS)?;
+    tokio::spawn(admin::serve(metrics_listener, Surface::Metrics, Arc::clone(&view)));
+
+    {
+        let (identity, control_plane) = (identity.clone(), control_plane.clone());
+        tokio::spawn(async move { identity.run(&control_plane).await });
+    }
+    {
+        let config = config.clone();
+        tokio::spawn(async move { config.run(&control_plane).await });
+    }
+    tokio::spawn(follow_certificate(identity.clone(), Arc::clone(&telemetry.metrics)));
+    {
+        let outbound = Arc::clone(&outbound);
+        tokio::spawn(async move {
+            loop {
+                tokio::time::sleep(PRUNE_EVERY).await;
+                outbound.upstreams.prune();
+            }
+        });
+    }
+
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    tokio::select! {
+        _ = terminate.recv() => tracing::info!("SIGTERM: draining"),
+        _ = interrupt.recv() => tracing::info!("SIGINT: draining"),
+        _ = quitting.wait_for(|quit| *quit) => tracing::info!("/quitquitquit: draining"),
+        gone = workers.gone() => return Err(RunError::Worker(gone)),
+    }
+    drains.finish(Duration::from_secs(args.drain_seconds), &workers).await;
+    if let Some(exporter) = exporter {
+        // Blocks while it sends what is left, so it must not sit on the runtime it needs.
+        let _ = tokio::task::spawn_blocking(move || exporter.shutdown()).await;
+    }
+    tracing::info!("weft-sidecar ends");
+    Ok(())
+}
+
+/// Both directions' drains.
+pub(crate) struct Drains {
+    pub(crate) inbound: drain::Signal,
+    outbound: drain::Signal,
+}
+
+impl Drains {
+    /// SIGTERM: finishes what is in flight, then empties the accept queues, then is over.
+    async fn finish(&self, at_most: Duration, workers: &worker::Workers) {
+        self.inbound.start();
+        self.outbound.start();
+        let drained = async {
+            tokio::time::sleep(SETTLE.min(at_most)).await;
+            tokio::join!(self.inbound.drain(), self.outbound.drain());
+            workers.stop_accepting().await;
+            tokio::join!(self.inbound.drain(), self.outbound.drain());
+        };
+        if tokio::time::timeout(at_most, drained).await.is_err() {
+            let (inbound, outbound) = (self.inbound.held(), self.outbound.held());
+            tracing::warn!(inbound, outbound, "connections were cut: they outlived --drain-seconds");
+        }
+    }
+}
+
+async fn follow_certificate(identity: IdentityManager, metrics: Arc<Metrics>) {
+    let mut svids = identity.watch();
+    loop {
+        let expiry = svids.borrow_and_update().as_ref().and_then(|svid| {
+            svid.not_after().duration_since(std::time::UNIX_EPOCH).ok().map(|since| since.as_secs())
+        });
+        if let Some(expiry) = expiry {
+            metrics.certificate_expiry.set(i64::try_from(expiry).unwrap_or(i64::MAX));
+        }
+        if svids.changed().await.is_err() {
+            return;
+        }
+    }
+}

@@ -1,1 +1,35 @@
-//! TODO(skeleton).
+//! Discovery: who is told what, over incremental xDS (ARCHITECTURE.md "The wire contract"; xDS transport protocol, delta).
+//!
+//! | file | what it decides |
+//! |---|---|
+//! | `tracked.rs` | per type: what a proxy asked for, has, and is due (pure) |
+//! | `session.rs` | per stream: nonces, ACK and NACK, limits (pure) |
+//! | `admission.rs` | whether a peer may open a stream for the pod it claims to be (pure) |
+//! | `feed.rs` | how a change reaches every stream without waiting for any |
+//! | `stream.rs` | one stream: a session, its requests, the feed, and its end |
+//! | `server.rs` | port 15012: connections, handshakes, their age |
+//! | `proxies.rs`, `metrics.rs` | what an operator sees of it |
+//!
+//! Not here: what resources are (`translate/`), certificates (`identity/`). Bound: per stream as `session.rs` says; streams
+//! and handshakes as `server.rs` says.
+
+mod admission;
+mod feed;
+mod kinds;
+mod metrics;
+mod proxies;
+mod server;
+mod session;
+mod stream;
+#[cfg(test)]
+mod tests;
+mod tracked;
+
+pub use admission::{Denied, admit};
+pub use feed::Feed;
+pub use kinds::ResourceKind;
+pub use metrics::Metrics;
+pub use proxies::{Proxies, ProxyInfo};
+pub use server::{Ages, Server};
+pub use session::{Counts, MAX_NAME, MAX_SUBSCRIPTIONS, Nack, Received, Seen, Session, SessionError, Truth};
+pub use stream::{Discovery, Lifetime};

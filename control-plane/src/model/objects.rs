@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use weft_proto::v1::Protocol;
 
+use super::store::ObjectKey;
+
 /// `namespace/name` of an object. Cluster-scoped objects have an empty namespace.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ObjectName {
@@ -14,6 +16,19 @@ pub struct ObjectName {
     pub namespace: String,
     /// Name.
     pub name: String,
+}
+
+impl ObjectName {
+    /// A name from its parts, which are taken as they are.
+    pub fn new(namespace: impl Into<String>, name: impl Into<String>) -> Self {
+        Self { namespace: namespace.into(), name: name.into() }
+    }
+}
+
+impl std::fmt::Display for ObjectName {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if self.namespace.is_empty() { f.write_str(&self.name) } else { write!(f, "{}/{}", self.namespace, self.name) }
+    }
 }
 
 /// The kinds Weft reads.
@@ -72,6 +87,39 @@ pub enum Object {
     HttpRoute(HttpRoute),
     /// A PeerAuthentication.
     PeerAuthentication(PeerAuthentication),
+}
+
+impl Object {
+    /// Its kind.
+    pub fn kind(&self) -> Kind {
+        match self {
+            Self::Namespace(_) => Kind::Namespace,
+            Self::Service(_) => Kind::Service,
+            Self::EndpointSlice(_) => Kind::EndpointSlice,
+            Self::Pod(_) => Kind::Pod,
+            Self::Node(_) => Kind::Node,
+            Self::HttpRoute(_) => Kind::HttpRoute,
+            Self::PeerAuthentication(_) => Kind::PeerAuthentication,
+        }
+    }
+
+    /// Its metadata.
+    pub fn meta(&self) -> &Meta {
+        match self {
+            Self::Namespace(object) => &object.meta,
+            Self::Service(object) => &object.meta,
+            Self::EndpointSlice(object) => &object.meta,
+            Self::Pod(object) => &object.meta,
+            Self::Node(object) => &object.meta,
+            Self::HttpRoute(object) => &object.meta,
+            Self::PeerAuthentication(object) => &object.meta,
+        }
+    }
+
+    /// Kind and name.
+    pub fn key(&self) -> ObjectKey {
+        ObjectKey { kind: self.kind(), name: self.meta().name.clone() }
+    }
 }
 
 /// A Namespace.

@@ -1,1 +1,46 @@
-//! TODO(skeleton).
+//! What users are told about their objects: the conditions of routes, and the problems of manifests.
+//!
+//! `translate/` decides the conditions (Gateway API `status.parents[]`); this room only holds their plain types and
+//! writes them down. In files mode `dir` puts one file per object into `--status-dir`.
+
+mod dir;
+
+use std::borrow::Cow;
+
+use crate::model::ParentRef;
+
+pub use dir::{StatusDir, StatusError};
+
+/// Who wrote a `status.parents[]` entry.
+pub const CONTROLLER_NAME: &str = "weft.dev/mesh-controller";
+
+/// The status of a route: one entry per parentRef that is ours, in the order of the spec.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct RouteStatus {
+    /// Entries.
+    pub parents: Vec<ParentStatus>,
+}
+
+/// What became of a route at one of its parents.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ParentStatus {
+    /// Copied verbatim from the spec.
+    pub parent_ref: ParentRef,
+    /// Conditions, one per type.
+    pub conditions: Vec<Condition>,
+}
+
+/// A condition without `lastTransitionTime`: the writer adds that when `status` changes and keeps it otherwise.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Condition {
+    /// `type`: `Accepted`, `ResolvedRefs`, `PartiallyInvalid`, `weft.dev/Programmed`.
+    pub kind: &'static str,
+    /// `True` or `False`.
+    pub status: bool,
+    /// CamelCase code.
+    pub reason: Cow<'static, str>,
+    /// For people.
+    pub message: String,
+    /// The generation this was decided for.
+    pub observed_generation: i64,
+}

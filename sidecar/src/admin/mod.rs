@@ -104,6 +104,23 @@ pub async fn bind(addr: SocketAddr) -> std::io::Result<TcpListener> {
     TcpListener::bind(addr).await.map_err(|error| std::io::Error::new(error.kind(), format!("cannot listen on {addr}: {error}")))
 }
 
+/// Binds a port on all addresses, IPv4 and IPv6.
+///
+/// # Errors
+/// What the system said, with the port.
+pub fn bind_any(port: u16) -> std::io::Result<TcpListener> {
+    let bind = || {
+        let socket = socket2::Socket::new(socket2::Domain::IPV6, socket2::Type::STREAM, None)?;
+        socket.set_only_v6(false)?;
+        socket.set_reuse_address(true)?;
+        socket.set_nonblocking(true)?;
+        socket.bind(&SocketAddr::from((std::net::Ipv6Addr::UNSPECIFIED, port)).into())?;
+        socket.listen(128)?;
+        TcpListener::from_std(socket.into())
+    };
+    bind().map_err(|error: std::io::Error| std::io::Error::new(error.kind(), format!("cannot listen on port {port}: {error}")))
+}
+
 async fn answer(request: Request<Incoming>, surface: Surface, view: Arc<dyn View>) -> Response<Full<Bytes>> {
     let path = request.uri().path().to_owned();
     let allowed = match surface {

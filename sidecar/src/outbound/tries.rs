@@ -102,7 +102,9 @@ impl Tries<'_> {
             };
             let judged = self.once(&pick, &parts, body, tunnels).await;
             let ended = tokio::time::Instant::now().into_std();
-            self.note(&pick, pick.record(ended, ended.saturating_duration_since(now), judged.result));
+            // Switched off for diagnosis: failures are then nobody's.
+            let result = if settings.ejection.is_on() { judged.result } else { TryResult::Neutral };
+            self.note(&pick, pick.record(ended, ended.saturating_duration_since(now), result));
             let spent = backend.budget.spent_total();
             let replayable = replay.can_replay();
             let next = retry.next_try(&judged.outcome, replayable, &backend.budget, ended, &mut rand::rng());

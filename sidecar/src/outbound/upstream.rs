@@ -14,14 +14,14 @@
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use http::Version;
 use parking_lot::Mutex;
 use weft_proto::{EndpointsName, SpiffeId};
 
 use super::Outbound;
-use crate::balance::{Endpoint, EndpointKey};
+use crate::balance::{Balancer, Endpoint, EndpointKey};
 use crate::config::{Backend, Protocol};
 use crate::http::error::{ConnectError, SendError, SendErrorKind};
 use crate::http::pool::{Connected, Pool, PoolSettings, Sizes};
@@ -41,11 +41,17 @@ struct PoolKey {
     proto: Proto,
 }
 
+struct Entry {
+    pool: Pool,
+    /// Tells whether the backend still has the endpoint.
+    balancer: Weak<Balancer>,
+}
+
 /// Every pool of this proxy, and how connections are made.
 pub struct Upstreams {
     identity: IdentityManager,
     timeouts: Timeouts,
-    pools: Mutex<HashMap<PoolKey, Arc<Pool>>>,
+    pools: Mutex<HashMap<PoolKey, Entry>>,
 }
 
 /// Why an endpoint could not be connected to.
@@ -96,41 +102,46 @@ impl Upstreams {
         self.dial(endpoint, MeshProtocol::Tcp, backend).await
     }
 
-    fn pool(&self, backend: &Backend, endpoint: &Endpoint, proto: Proto) -> Arc<Pool> {
+    fn pool(&self, backend: &Backend, endpoint: &Endpoint, proto: Proto) -> Pool {
         let key = PoolKey { backend: backend.name.clone(), endpoint: endpoint.key().clone(), proto };
         let mut pools = self.pools.lock();
-        if let Some(pool) = pools.get(&key) {
-            return Arc::clone(pool);
+        if let Some(entry) = pools.get(&key) {
+            return entry.pool.clone();
         }
         if pools.len() >= MAX_POOLS {
-            pools.retain(|_, pool| pool.sizes() != Sizes::default());
+            pools.retain(|_, entry| entry.pool.sizes() != Sizes::default());
         }
         let idle = if endpoint.mesh().is_some() { self.timeouts.idle_mesh } else { self.timeouts.idle_plain };
         let limits = backend.limits.limits();
         let or_default = |limit: Option<NonZeroU32>, default| limit.map_or(default, |limit| limit.get() as usize);
         let defaults = PoolSettings::default();
-        let pool = Arc::new(Pool::new(PoolSettings {
+        let pool = Pool::new(PoolSettings {
             max_connections: or_default(limits.max_connections, defaults.max_connections),
             max_pending: or_default(limits.max_pending, defaults.max_pending),
             max_requests_per_connection: limits.max_requests_per_connection.map(|limit| limit.get().into()),
             idle_timeout: idle,
             expect: proto,
             ..defaults
-        }));
-        pools.insert(key, Arc::clone(&pool));
+        });
+        pools.insert(key, Entry { pool: pool.clone(), balancer: Arc::downgrade(&backend.balancer) });
         pool
     }
 
-    /// Drops the pools of endpoints that are gone: what is in flight finishes, nothing new begins. `alive` says whether
-    /// a backend still has the endpoint.
-    pub fn prune(&self, alive: impl Fn(&EndpointsName, &EndpointKey) -> bool) {
+    /// Drops the pools of endpoints that are gone: what is in flight finishes, nothing new begins.
+    pub fn prune(&self) {
         let gone: Vec<_> = {
             let mut pools = self.pools.lock();
-            pools.extract_if(|key, _| !alive(&key.backend, &key.endpoint)).map(|(_, pool)| pool).collect()
+            pools.extract_if(|key, entry| !entry.has(&key.endpoint)).map(|(_, entry)| entry.pool).collect()
         };
         for pool in gone {
             pool.drain();
         }
+    }
+}
+
+impl Entry {
+    fn has(&self, key: &EndpointKey) -> bool {
+        self.balancer.upgrade().is_some_and(|balancer| balancer.endpoints().iter().any(|e| e.key() == key))
     }
 }
 

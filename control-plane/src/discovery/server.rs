@@ -1,0 +1,239 @@
+//! Port 15012: TLS connections that carry discovery and certificates over gRPC.
+//!
+//! Each connection is a task: handshake (3 s), HTTP/2, then an end that is planned from the start. After 30 min ± 20 %,
+//! so that proxies spread over replicas, or when the peer's certificate ends, whichever is first, its streams are
+//! told to end and it gets a GOAWAY; five seconds later it is closed. One without a client certificate lives a minute. A handshake that fails costs only itself.
+//!
+//! tonic's own server cannot end one connection by its peer's certificate, so hyper is driven here and tonic's services
+//! are called by path.
+//!
+//! Bound: [`MAX_HANDSHAKES`] unfinished handshakes (more wait in the kernel's queue), [`MAX_STREAMS`] calls per
+//! connection, and as many connections as the process may have open files.
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use rand::Rng as _;
+use rustls::ServerConfig;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, watch};
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+use tonic::body::Body;
+use tonic::codegen::Service as _;
+use tonic::server::NamedService;
+use weft_proto::discovery::AggregatedDiscoveryServiceServer;
+use weft_proto::identity::v1::identity_server::IdentityServer;
+
+use super::{Discovery, Lifetime, Metrics};
+use crate::identity::{Certifier, Peer, peer_of};
+
+/// Handshakes under way at once.
+const MAX_HANDSHAKES: usize = 256;
+/// Calls under way on one connection: a discovery stream, and a certificate now and then.
+const MAX_STREAMS: u32 = 32;
+/// Largest request: 10,000 names and as many versions (`session.rs`).
+const MAX_REQUEST: usize = 8 << 20;
+/// After a failed accept (no more open files), so that the loop does not spin.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// The times of a connection and its streams. Not flags: each is right for every mesh, and tests shorten them.
+#[derive(Debug, Clone, Copy)]
+pub struct Ages {
+    /// For the TLS handshake. Default 3 s (SEMANTICS.md §3).
+    pub handshake: Duration,
+    /// A connection's age, ± 20 %. Default 30 min (SEMANTICS.md §4).
+    pub connection: Duration,
+    /// The age of a connection without a client certificate, which is good for one `Certify`. Default 60 s.
+    pub anonymous: Duration,
+    /// From GOAWAY to the end. Default 5 s.
+    pub drain: Duration,
+    /// How long a stream waits for its pod to appear, since pods and manifests come in any order. Default 5 s.
+    pub pod_appears: Duration,
+    /// Silence before a PING. Default 20 s.
+    pub keepalive: Duration,
+    /// For the PING's answer. Default 10 s.
+    pub keepalive_timeout: Duration,
+}
+
+impl Default for Ages {
+    fn default() -> Self {
+        Self {
+            handshake: Duration::from_secs(3),
+            connection: Duration::from_secs(30 * 60),
+            anonymous: Duration::from_secs(60),
+            drain: Duration::from_secs(5),
+            pod_appears: Duration::from_secs(5),
+            keepalive: Duration::from_secs(20),
+            keepalive_timeout: Duration::from_secs(10),
+        }
+    }
+}
+
+/// What port 15012 serves.
+pub struct Server {
+    discovery: AggregatedDiscoveryServiceServer<Discovery>,
+    identity: IdentityServer<Certifier>,
+    tls: TlsAcceptor,
+    trust_domain: String,
+    metrics: Metrics,
+    ages: Ages,
+}
+
+impl Server {
+    /// Puts the two services behind `tls`.
+    pub fn new(discovery: Discovery, certifier: Certifier, tls: ServerConfig, ages: Ages) -> Self {
+        let metrics = discovery.metrics.clone();
+        let trust_domain = certifier.trust_domain.clone();
+        Self {
+            discovery: AggregatedDiscoveryServiceServer::new(discovery).max_decoding_message_size(MAX_REQUEST),
+            identity: IdentityServer::new(certifier).max_decoding_message_size(64 << 10),
+            tls: TlsAcceptor::from(Arc::new(tls)),
+            trust_domain,
+            metrics,
+            ages,
+        }
+    }
+
+    /// Serves `listener` until `shutdown`, then until every connection is drained.
+    pub async fn run(self, listener: TcpListener, shutdown: impl Future<Output = ()>) {
+        let server = Arc::new(self);
+        let (stop, stopping) = watch::channel(false);
+        let handshakes = Arc::new(Semaphore::new(MAX_HANDSHAKES));
+        let mut shutdown = pin!(shutdown);
+        loop {
+            let accepted = tokio::select! {
+                accepted = server.accept(&listener, &handshakes) => accepted,
+                () = &mut shutdown => break,
+            };
+            let Some((socket, from, permit)) = accepted else { continue };
+            let (server, stopping) = (Arc::clone(&server), stopping.clone());
+            tokio::spawn(async move {
+                let connection = server.handshake(socket).await;
+                drop(permit);
+                match connection {
+                    Ok((tls, peer)) => server.serve(tls, peer, stopping).await,
+                    Err(error) => {
+                        server.metrics.handshakes_failed.inc();
+                        tracing::info!(%from, error, "connection refused");
+                    }
+                }
+            });
+        }
+        drop(listener);
+        drop(stopping);
+        stop.send_replace(true);
+        // Every connection holds a receiver and is gone `drain` after the stop at the latest.
+        let _ = tokio::time::timeout(server.ages.drain + server.ages.handshake, stop.closed()).await;
+    }
+
+    async fn accept(
+        &self,
+        listener: &TcpListener,
+        handshakes: &Arc<Semaphore>,
+    ) -> Option<(TcpStream, SocketAddr, tokio::sync::OwnedSemaphorePermit)> {
+        let permit = Arc::clone(handshakes).acquire_owned().await.ok()?;
+        match listener.accept().await {
+            Ok((socket, from)) => Some((socket, from, permit)),
+            Err(error) => {
+                tracing::warn!(%error, "cannot accept a connection");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+                None
+            }
+        }
+    }
+
+    async fn handshake(&self, socket: TcpStream) -> Result<(TlsStream<TcpStream>, Option<Peer>), String> {
+        socket.set_nodelay(true).map_err(|e| e.to_string())?;
+        let tls = tokio::time::timeout(self.ages.handshake, self.tls.accept(socket))
+            .await
+            .map_err(|_| "the TLS handshake took too long".to_owned())?
+            .map_err(|e| e.to_string())?;
+        let leaf = tls.get_ref().1.peer_certificates().and_then(<[_]>::first);
+        let peer = leaf.map(|leaf| peer_of(leaf, &self.trust_domain)).transpose()?;
+        Ok((tls, peer))
+    }
+
+    /// Serves one connection to its end.
+    async fn serve(&self, tls: TlsStream<TcpStream>, peer: Option<Peer>, mut stopping: watch::Receiver<bool>) {
+        let _open = Counted::new(&self.metrics);
+        let (end, ending) = watch::channel(false);
+        let service = service_fn(|request: http::Request<Incoming>| self.call(request, peer.as_ref(), &ending));
+        let mut http = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+        http.timer(TokioTimer::new())
+            .keep_alive_interval(Some(self.ages.keepalive))
+            .keep_alive_timeout(self.ages.keepalive_timeout)
+            .max_concurrent_streams(MAX_STREAMS)
+            .max_header_list_size(16 << 10);
+        let mut connection = pin!(http.serve_connection(TokioIo::new(tls), service));
+        tokio::select! {
+            ended = connection.as_mut() => return log_end(ended),
+            () = tokio::time::sleep(self.age(peer.as_ref())) => {}
+            // An error says that the server is gone, which is a stop as well.
+            _ = stopping.wait_for(|stop| *stop) => {}
+        }
+        end.send_replace(true);
+        connection.as_mut().graceful_shutdown();
+        if let Ok(ended) = tokio::time::timeout(self.ages.drain, connection).await {
+            log_end(ended);
+        }
+    }
+
+    /// How old a connection may get.
+    fn age(&self, peer: Option<&Peer>) -> Duration {
+        let Some(peer) = peer else { return self.ages.anonymous };
+        let age = self.ages.connection * rand::rng().random_range(800..=1200_u32) / 1000;
+        age.min(peer.not_after.duration_since(SystemTime::now()).unwrap_or_default())
+    }
+
+    /// Hands a call to the service its path names.
+    fn call(
+        &self,
+        mut request: http::Request<Incoming>,
+        peer: Option<&Peer>,
+        ending: &watch::Receiver<bool>,
+    ) -> impl Future<Output = Result<http::Response<Body>, Infallible>> + Send + 'static {
+        if let Some(peer) = peer {
+            request.extensions_mut().insert(peer.clone());
+        }
+        request.extensions_mut().insert(Lifetime::new(ending.clone()));
+        let service = request.uri().path().split('/').nth(1).unwrap_or_default().to_owned();
+        let (mut discovery, mut identity) = (self.discovery.clone(), self.identity.clone());
+        async move {
+            match &*service {
+                <AggregatedDiscoveryServiceServer<Discovery> as NamedService>::NAME => discovery.call(request).await,
+                <IdentityServer<Certifier> as NamedService>::NAME => identity.call(request).await,
+                _ => Ok(tonic::Status::unimplemented("this port serves discovery and certificates").into_http()),
+            }
+        }
+    }
+}
+
+fn log_end(ended: Result<(), hyper::Error>) {
+    if let Err(error) = ended {
+        tracing::debug!(%error, "connection ended");
+    }
+}
+
+/// Counts a connection while it lives.
+struct Counted<'a>(&'a Metrics);
+
+impl<'a> Counted<'a> {
+    fn new(metrics: &'a Metrics) -> Self {
+        metrics.connections.inc();
+        Self(metrics)
+    }
+}
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        self.0.connections.dec();
+    }
+}

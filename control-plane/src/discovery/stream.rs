@@ -1,0 +1,301 @@
+//! One delta stream from its first request to its end: admits the proxy, then turns requests and changes into session
+//! events and session decisions into messages.
+//!
+//! A stream ends gracefully (OK in the trailers) with its connection: after [`Lifetime`] says so, when the
+//! peer's certificate ends, or when the control plane shuts down. The proxy reconnects and names what it has.
+//!
+//! Bound: one response per type waiting to be written; one request read at a time.
+
+use std::net::IpAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use futures_util::Stream;
+use tokio::sync::{broadcast, mpsc, watch};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming};
+use weft_proto::discovery::{
+    AggregatedDiscoveryService, DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse,
+};
+
+use super::proxies::{Listed, ProxyInfo};
+use super::{Denied, Feed, Metrics, Proxies, ResourceKind, Seen, Session, SessionError, admit};
+use crate::identity::Peer;
+use crate::translate::{Touched, View};
+
+/// How long a peer may take to say who it is.
+const FIRST_REQUEST: Duration = Duration::from_secs(10);
+/// How long a stream waits for the first complete state after a start. Longer than reading a directory takes; the proxy
+/// keeps working with what it has and tries again.
+const FIRST_SYNC: Duration = Duration::from_secs(10);
+
+/// Tells a connection's streams to end. `true` once they should.
+#[derive(Debug, Clone)]
+pub struct Lifetime(watch::Receiver<bool>);
+
+impl Lifetime {
+    /// Ends when `ending` says true, or its sender is gone.
+    pub fn new(ending: watch::Receiver<bool>) -> Self {
+        Self(ending)
+    }
+
+    async fn over(&mut self) {
+        // An error says that the connection is gone, which is an end as well.
+        let _ = self.0.wait_for(|ending| *ending).await;
+    }
+}
+
+/// The discovery service.
+#[derive(Debug, Clone)]
+pub struct Discovery {
+    /// What is served.
+    pub feed: Arc<Feed>,
+    /// Who is connected.
+    pub proxies: Arc<Proxies>,
+    /// Counters.
+    pub metrics: Metrics,
+    /// How long a stream waits for its pod ([`Ages`](super::Ages)).
+    pub pod_appears: Duration,
+}
+
+type Responses = mpsc::Sender<Result<DeltaDiscoveryResponse, Status>>;
+
+#[tonic::async_trait]
+impl AggregatedDiscoveryService for Discovery {
+    type StreamAggregatedResourcesStream = Pin<Box<dyn Stream<Item = Result<DiscoveryResponse, Status>> + Send>>;
+    type DeltaAggregatedResourcesStream = ReceiverStream<Result<DeltaDiscoveryResponse, Status>>;
+
+    async fn stream_aggregated_resources(
+        &self,
+        _: Request<Streaming<DiscoveryRequest>>,
+    ) -> Result<Response<Self::StreamAggregatedResourcesStream>, Status> {
+        Err(Status::unimplemented("only the incremental variant is served: call DeltaAggregatedResources"))
+    }
+
+    async fn delta_aggregated_resources(
+        &self,
+        request: Request<Streaming<DeltaDiscoveryRequest>>,
+    ) -> Result<Response<Self::DeltaAggregatedResourcesStream>, Status> {
+        let denied = |denied: &Denied| {
+            self.metrics.on_denied();
+            Status::unauthenticated(denied.to_string())
+        };
+        let peer = request.extensions().get::<Peer>().ok_or_else(|| denied(&Denied::NoCertificate))?.clone();
+        let lifetime = request.extensions().get::<Lifetime>().cloned();
+        let lifetime = lifetime.ok_or_else(|| Status::internal("a connection without an age; please report this"))?;
+        let requests = request.into_inner();
+        // The session sends at most one response per type before it waits for an answer, so this rarely fills.
+        let (responses, outgoing) = mpsc::channel(ResourceKind::ALL.len() + 1);
+        let service = self.clone();
+        // The task ends with the stream: by its requests, by a refused send, or by its lifetime.
+        tokio::spawn(async move {
+            if let Err(status) = service.run(peer, lifetime, requests, &responses).await {
+                // An error says that the proxy is gone.
+                let _ = responses.send(Err(status)).await;
+            }
+        });
+        Ok(Response::new(ReceiverStream::new(outgoing)))
+    }
+}
+
+/// What a stream may wake up for.
+enum Event {
+    Request(Box<DeltaDiscoveryRequest>),
+    Changed(Arc<Touched>),
+    Lagged(u64),
+    End,
+}
+
+impl Discovery {
+    /// Serves one stream.
+    ///
+    /// # Errors
+    /// The status the stream ends with, where that is not OK.
+    async fn run(
+        &self,
+        peer: Peer,
+        mut lifetime: Lifetime,
+        mut requests: Streaming<DeltaDiscoveryRequest>,
+        responses: &Responses,
+    ) -> Result<(), Status> {
+        let first = tokio::time::timeout(FIRST_REQUEST, requests.message())
+            .await
+            .map_err(|_| Status::deadline_exceeded("the first request did not come"))??;
+        let Some(first) = first else { return Ok(()) };
+        // Before the state is read, so that no change falls between.
+        let mut notes = self.feed.subscribe();
+        let node_id = first.node.as_ref().map(|node| node.id.clone()).unwrap_or_default();
+        let address = tokio::select! {
+            admitted = self.admitted(&peer, &node_id) => admitted?,
+            () = lifetime.over() => return Ok(()),
+        };
+        let mut stream = self.open(&peer, address);
+        stream.on_request(first)?;
+        stream.flush(responses).await;
+        loop {
+            let event = tokio::select! {
+                request = requests.message() => match request {
+                    Ok(Some(request)) => Event::Request(Box::new(request)),
+                    // Closed, or cut: either way nobody is left to answer.
+                    Ok(None) | Err(_) => Event::End,
+                },
+                note = notes.recv() => match note {
+                    Ok(touched) => Event::Changed(touched),
+                    Err(broadcast::error::RecvError::Lagged(missed)) => Event::Lagged(missed),
+                    Err(broadcast::error::RecvError::Closed) => Event::End,
+                },
+                () = lifetime.over() => Event::End,
+            };
+            match event {
+                Event::Request(request) => stream.on_request(*request)?,
+                Event::Changed(touched) => {
+                    if touched.own.contains(&address) {
+                        self.still_admitted(&peer, &node_id)?;
+                    }
+                    stream.session.on_change(&touched, address);
+                }
+                Event::Lagged(missed) => {
+                    self.metrics.lagged.inc();
+                    tracing::debug!(%address, missed, "a stream missed changes; comparing everything");
+                    self.still_admitted(&peer, &node_id)?;
+                    stream.session.on_lag();
+                }
+                Event::End => return Ok(()),
+            }
+            if !stream.flush(responses).await {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Waits for the first state and for the pod, each for a while, then decides.
+    async fn admitted(&self, peer: &Peer, node_id: &str) -> Result<IpAddr, Status> {
+        tokio::time::timeout(FIRST_SYNC, self.feed.synced())
+            .await
+            .map_err(|_| Status::unavailable("the control plane has not read its objects yet; try again"))?;
+        let mut changes = self.feed.subscribe();
+        let decided = async {
+            loop {
+                match admit(&peer.id, node_id, &self.feed.latest()) {
+                    Err(denied) if denied.may_pass() => {
+                        // A lagged or closed feed is as good a reason to look again, or to wait out the time.
+                        if let Err(broadcast::error::RecvError::Closed) = changes.recv().await {
+                            return Err(denied);
+                        }
+                    }
+                    decided => return decided,
+                }
+            }
+        };
+        let decided = match tokio::time::timeout(self.pod_appears, decided).await {
+            Ok(decided) => decided,
+            Err(_) => admit(&peer.id, node_id, &self.feed.latest()),
+        };
+        decided.map_err(|denied| {
+            self.metrics.on_denied();
+            tracing::warn!(identity = %peer.id, reason = %denied, "discovery stream denied");
+            Status::permission_denied(denied.to_string())
+        })
+    }
+
+    /// Addresses are reused: a stream ends when its pod's address has become somebody else's. It goes on while the address
+    /// is nobody's, because a pod that is being deleted still serves.
+    fn still_admitted(&self, peer: &Peer, node_id: &str) -> Result<(), Status> {
+        match admit(&peer.id, node_id, &self.feed.latest()) {
+            Err(denied @ Denied::OtherPod { .. }) => {
+                self.metrics.on_denied();
+                tracing::warn!(identity = %peer.id, reason = %denied, "discovery stream ended");
+                Err(Status::permission_denied(denied.to_string()))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn open(&self, peer: &Peer, address: IpAddr) -> Open<'_> {
+        let pod = self.feed.latest().workload_by_address(address).map_or_else(
+            || address.to_string(), // Gone since it was admitted; `self` will be told as removed.
+            |pod| format!("{}/{}", pod.namespace, pod.name),
+        );
+        tracing::info!(%pod, %address, identity = %peer.id, "proxy connected");
+        let info = ProxyInfo::new(address, pod.clone(), peer.id.clone(), SystemTime::now());
+        self.metrics.streams.inc();
+        Open {
+            service: self,
+            session: Session::new(),
+            view: View { namespace: peer.id.namespace().to_owned() },
+            address,
+            pod,
+            listed: self.proxies.enter(info),
+        }
+    }
+}
+
+/// A stream whose proxy is admitted.
+struct Open<'a> {
+    service: &'a Discovery,
+    session: Session,
+    view: View,
+    address: IpAddr,
+    pod: String,
+    listed: Listed,
+}
+
+impl Open<'_> {
+    fn on_request(&mut self, request: DeltaDiscoveryRequest) -> Result<(), Status> {
+        let received = self.session.on_request(request).map_err(|error| {
+            tracing::warn!(pod = %self.pod, %error, "discovery stream ended");
+            match error {
+                SessionError::TooManySubscriptions => Status::resource_exhausted(error.to_string()),
+                SessionError::BadName => Status::invalid_argument(error.to_string()),
+            }
+        })?;
+        if let Some(nack) = received.nack {
+            self.service.metrics.on_nack(nack.r#type);
+            // Once per response: a refused version is not sent again.
+            tracing::warn!(pod = %self.pod, r#type = nack.r#type, names = ?nack.names, reason = nack.message, "NACK");
+            self.listed.update(|info| {
+                info.nacks += 1;
+                info.last_nack = Some(nack);
+            });
+        }
+        Ok(())
+    }
+
+    /// Sends what is to be sent now; false when the proxy is gone.
+    async fn flush(&mut self, responses: &Responses) -> bool {
+        loop {
+            let latest = self.service.feed.latest();
+            let truth = Seen { translated: &latest, view: &self.view, pod: self.address };
+            let Some(response) = self.session.next_response(&truth) else { break };
+            drop(latest);
+            if responses.send(Ok(response)).await.is_err() {
+                return false;
+            }
+        }
+        self.report();
+        true
+    }
+
+    fn report(&mut self) {
+        let Self { session, listed, service, .. } = self;
+        listed.update(|info| {
+            for kind in ResourceKind::ALL {
+                service.metrics.on_totals(kind, session.take_totals(kind));
+                let counts = session.counts(kind);
+                if counts.subscribed + counts.resources > 0 {
+                    info.types.insert(kind.label(), counts);
+                } else {
+                    info.types.remove(kind.label());
+                }
+            }
+        });
+    }
+}
+
+impl Drop for Open<'_> {
+    fn drop(&mut self) {
+        self.service.metrics.streams.dec();
+        tracing::info!(pod = %self.pod, address = %self.address, "proxy disconnected");
+    }
+}

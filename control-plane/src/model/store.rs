@@ -1,0 +1,387 @@
+//! The [`Model`]: objects by name, and indexes for every question `translate/` asks when one of them changes.
+//!
+//! An index maps what an object mentions to the names of the objects that mention it. It is kept by one rule: what
+//! `Model::index` lists for an object is there exactly while the object is.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::hash::Hash;
+use std::net::IpAddr;
+
+use super::{
+    EndpointSlice, HttpRoute, Kind, Namespace, Node, Object, ObjectName, ParentRef, PeerAuthentication, Pod, Service,
+};
+
+/// The key of an object.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ObjectKey {
+    /// Its kind.
+    pub kind: Kind,
+    /// Its name.
+    pub name: ObjectName,
+}
+
+impl From<(Kind, ObjectName)> for ObjectKey {
+    fn from((kind, name): (Kind, ObjectName)) -> Self {
+        Self { kind, name }
+    }
+}
+
+/// What changed at once: seen by proxies together or not at all. Removals come first, so an object that is in both is
+/// there afterwards; of two upserts of one object the later counts.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Batch {
+    /// Objects that are gone.
+    pub removes: Vec<ObjectKey>,
+    /// Objects that are new or changed. Unchanged ones cost a comparison.
+    pub upserts: Vec<Object>,
+}
+
+/// One object that is not what it was. What it is now, the [`Model`] knows.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Change {
+    /// Which.
+    pub key: ObjectKey,
+    /// What it was; `None` when it is new.
+    pub before: Option<Object>,
+}
+
+/// Names by what they mention.
+#[derive(Debug)]
+struct Index<K>(HashMap<K, BTreeSet<ObjectName>>);
+
+impl<K> Default for Index<K> {
+    fn default() -> Self {
+        Self(HashMap::new())
+    }
+}
+
+impl<K: Hash + Eq> Index<K> {
+    fn set(&mut self, key: K, name: &ObjectName, present: bool) {
+        if present {
+            self.0.entry(key).or_default().insert(name.clone());
+        } else if let Some(names) = self.0.get_mut(&key) {
+            names.remove(name);
+            if names.is_empty() {
+                self.0.remove(&key);
+            }
+        }
+    }
+
+    fn get<'a, Q>(&'a self, key: &Q) -> impl Iterator<Item = &'a ObjectName> + use<'a, K, Q>
+    where
+        K: std::borrow::Borrow<Q>,
+        Q: Hash + Eq + ?Sized,
+    {
+        self.0.get(key).into_iter().flatten()
+    }
+}
+
+/// All objects, indexed.
+#[derive(Debug, Default)]
+pub struct Model {
+    namespaces: HashMap<ObjectName, Namespace>,
+    services: HashMap<ObjectName, Service>,
+    slices: HashMap<ObjectName, EndpointSlice>,
+    pods: HashMap<ObjectName, Pod>,
+    nodes: HashMap<ObjectName, Node>,
+    routes: HashMap<ObjectName, HttpRoute>,
+    peer_authentications: HashMap<ObjectName, PeerAuthentication>,
+
+    services_by_namespace: Index<String>,
+    services_by_vip: Index<IpAddr>,
+    slices_by_service: Index<ObjectName>,
+    slices_by_pod: Index<ObjectName>,
+    slices_by_address: Index<IpAddr>,
+    slices_by_node: Index<String>,
+    pods_by_namespace: Index<String>,
+    pods_by_address: Index<IpAddr>,
+    pods_by_node: Index<String>,
+    routes_by_parent: Index<ObjectName>,
+    routes_by_backend: Index<ObjectName>,
+    peer_authentications_by_namespace: Index<String>,
+}
+
+impl Model {
+    /// Takes in a batch and says what is not as it was.
+    pub fn apply(&mut self, batch: Batch) -> Vec<Change> {
+        let mut changes = Vec::new();
+        for key in batch.removes {
+            if let Some(before) = self.take(&key) {
+                self.index(&before, false);
+                changes.push(Change { key, before: Some(before) });
+            }
+        }
+        for object in batch.upserts {
+            let key = object.key();
+            if self.holds(&object) {
+                continue;
+            }
+            let before = self.take(&key);
+            if let Some(before) = &before {
+                self.index(before, false);
+            }
+            self.index(&object, true);
+            self.put(object);
+            changes.push(Change { key, before });
+        }
+        changes
+    }
+
+    /// A Namespace (its name's namespace is empty).
+    pub fn namespace(&self, name: &ObjectName) -> Option<&Namespace> {
+        self.namespaces.get(name)
+    }
+
+    /// A Service.
+    pub fn service(&self, name: &ObjectName) -> Option<&Service> {
+        self.services.get(name)
+    }
+
+    /// An EndpointSlice.
+    pub fn slice(&self, name: &ObjectName) -> Option<&EndpointSlice> {
+        self.slices.get(name)
+    }
+
+    /// A Pod.
+    pub fn pod(&self, name: &ObjectName) -> Option<&Pod> {
+        self.pods.get(name)
+    }
+
+    /// A Node, by its bare name.
+    pub fn node(&self, name: &str) -> Option<&Node> {
+        self.nodes.get(&ObjectName::new("", name))
+    }
+
+    /// An HTTPRoute.
+    pub fn route(&self, name: &ObjectName) -> Option<&HttpRoute> {
+        self.routes.get(name)
+    }
+
+    /// A PeerAuthentication.
+    pub fn peer_authentication(&self, name: &ObjectName) -> Option<&PeerAuthentication> {
+        self.peer_authentications.get(name)
+    }
+
+    /// Services of a namespace, by name.
+    pub fn services_in(&self, namespace: &str) -> impl Iterator<Item = &Service> {
+        self.services_by_namespace.get(namespace).filter_map(|name| self.services.get(name))
+    }
+
+    /// Services that list this VIP, by name.
+    pub fn services_with_vip(&self, vip: IpAddr) -> impl Iterator<Item = &Service> {
+        self.services_by_vip.get(&vip).filter_map(|name| self.services.get(name))
+    }
+
+    /// Slices of a Service, by name.
+    pub fn slices_of(&self, service: &ObjectName) -> impl Iterator<Item = &EndpointSlice> {
+        self.slices_by_service.get(service).filter_map(|name| self.slices.get(name))
+    }
+
+    /// Slices with an endpoint whose `targetRef` is this Pod.
+    pub fn slices_naming_pod(&self, pod: &ObjectName) -> impl Iterator<Item = &EndpointSlice> {
+        self.slices_by_pod.get(pod).filter_map(|name| self.slices.get(name))
+    }
+
+    /// Slices with an endpoint at this address.
+    pub fn slices_with_address(&self, addr: IpAddr) -> impl Iterator<Item = &EndpointSlice> {
+        self.slices_by_address.get(&addr).filter_map(|name| self.slices.get(name))
+    }
+
+    /// Slices with an endpoint on this Node.
+    pub fn slices_on_node(&self, node: &str) -> impl Iterator<Item = &EndpointSlice> {
+        self.slices_by_node.get(node).filter_map(|name| self.slices.get(name))
+    }
+
+    /// Pods of a namespace, by name.
+    pub fn pods_in(&self, namespace: &str) -> impl Iterator<Item = &Pod> {
+        self.pods_by_namespace.get(namespace).filter_map(|name| self.pods.get(name))
+    }
+
+    /// Every Pod, in no particular order.
+    pub fn pods(&self) -> impl Iterator<Item = &Pod> {
+        self.pods.values()
+    }
+
+    /// Pods that have or had this address, by name.
+    pub fn pods_with_address(&self, addr: IpAddr) -> impl Iterator<Item = &Pod> {
+        self.pods_by_address.get(&addr).filter_map(|name| self.pods.get(name))
+    }
+
+    /// Pods on a Node, by name.
+    pub fn pods_on_node(&self, node: &str) -> impl Iterator<Item = &Pod> {
+        self.pods_by_node.get(node).filter_map(|name| self.pods.get(name))
+    }
+
+    /// Routes with a parentRef to this Service, whether it is good or not.
+    pub fn routes_with_parent(&self, service: &ObjectName) -> impl Iterator<Item = &HttpRoute> {
+        self.routes_by_parent.get(service).filter_map(|name| self.routes.get(name))
+    }
+
+    /// Routes with a backendRef to this Service, whether it is good or not.
+    pub fn routes_with_backend(&self, service: &ObjectName) -> impl Iterator<Item = &HttpRoute> {
+        self.routes_by_backend.get(service).filter_map(|name| self.routes.get(name))
+    }
+
+    /// PeerAuthentications of a namespace, by name.
+    pub fn peer_authentications_in(&self, namespace: &str) -> impl Iterator<Item = &PeerAuthentication> {
+        self.peer_authentications_by_namespace.get(namespace).filter_map(|name| self.peer_authentications.get(name))
+    }
+
+    fn holds(&self, object: &Object) -> bool {
+        match object {
+            Object::Namespace(new) => self.namespaces.get(&new.meta.name) == Some(new),
+            Object::Service(new) => self.services.get(&new.meta.name) == Some(new),
+            Object::EndpointSlice(new) => self.slices.get(&new.meta.name) == Some(new),
+            Object::Pod(new) => self.pods.get(&new.meta.name) == Some(new),
+            Object::Node(new) => self.nodes.get(&new.meta.name) == Some(new),
+            Object::HttpRoute(new) => self.routes.get(&new.meta.name) == Some(new),
+            Object::PeerAuthentication(new) => self.peer_authentications.get(&new.meta.name) == Some(new),
+        }
+    }
+
+    fn put(&mut self, object: Object) {
+        let name = object.meta().name.clone();
+        match object {
+            Object::Namespace(new) => drop(self.namespaces.insert(name, new)),
+            Object::Service(new) => drop(self.services.insert(name, new)),
+            Object::EndpointSlice(new) => drop(self.slices.insert(name, new)),
+            Object::Pod(new) => drop(self.pods.insert(name, new)),
+            Object::Node(new) => drop(self.nodes.insert(name, new)),
+            Object::HttpRoute(new) => drop(self.routes.insert(name, new)),
+            Object::PeerAuthentication(new) => drop(self.peer_authentications.insert(name, new)),
+        }
+    }
+
+    fn take(&mut self, key: &ObjectKey) -> Option<Object> {
+        let name = &key.name;
+        match key.kind {
+            Kind::Namespace => self.namespaces.remove(name).map(Object::Namespace),
+            Kind::Service => self.services.remove(name).map(Object::Service),
+            Kind::EndpointSlice => self.slices.remove(name).map(Object::EndpointSlice),
+            Kind::Pod => self.pods.remove(name).map(Object::Pod),
+            Kind::Node => self.nodes.remove(name).map(Object::Node),
+            Kind::HttpRoute => self.routes.remove(name).map(Object::HttpRoute),
+            Kind::PeerAuthentication => self.peer_authentications.remove(name).map(Object::PeerAuthentication),
+        }
+    }
+
+    /// Adds an object to the indexes, or takes it out. One function for both, so that they cannot differ.
+    fn index(&mut self, object: &Object, present: bool) {
+        let name = &object.meta().name;
+        match object {
+            Object::Namespace(_) | Object::Node(_) => {}
+            Object::Service(service) => {
+                self.services_by_namespace.set(name.namespace.clone(), name, present);
+                for vip in &service.vips {
+                    self.services_by_vip.set(*vip, name, present);
+                }
+            }
+            Object::EndpointSlice(slice) => {
+                self.slices_by_service.set(ObjectName::new(&*name.namespace, &*slice.service), name, present);
+                for endpoint in &slice.endpoints {
+                    if let Some(pod) = &endpoint.pod {
+                        self.slices_by_pod.set(ObjectName::new(&*name.namespace, &**pod), name, present);
+                    }
+                    for addr in &endpoint.addresses {
+                        self.slices_by_address.set(*addr, name, present);
+                    }
+                    if !endpoint.node.is_empty() {
+                        self.slices_by_node.set(endpoint.node.clone(), name, present);
+                    }
+                }
+            }
+            Object::Pod(pod) => {
+                self.pods_by_namespace.set(name.namespace.clone(), name, present);
+                for addr in &pod.addresses {
+                    self.pods_by_address.set(*addr, name, present);
+                }
+                if !pod.node.is_empty() {
+                    self.pods_by_node.set(pod.node.clone(), name, present);
+                }
+            }
+            Object::HttpRoute(route) => {
+                for parent in &route.parents {
+                    self.routes_by_parent.set(parent_name(parent, name), name, present);
+                }
+                for backend in route.rules.iter().flat_map(|rule| &rule.backends) {
+                    let backend = ObjectName::new(&*backend.namespace, &*backend.name);
+                    self.routes_by_backend.set(backend, name, present);
+                }
+            }
+            Object::PeerAuthentication(_) => {
+                self.peer_authentications_by_namespace.set(name.namespace.clone(), name, present);
+            }
+        }
+    }
+}
+
+/// What a parentRef names, whatever its kind.
+fn parent_name(parent: &ParentRef, route: &ObjectName) -> ObjectName {
+    ObjectName::new(parent.namespace.as_deref().unwrap_or(&route.namespace), &*parent.name)
+}
+
+/// Whether labels have everything a selector asks for. An empty selector asks for nothing.
+pub fn selects(selector: &BTreeMap<String, String>, labels: &BTreeMap<String, String>) -> bool {
+    selector.iter().all(|(key, value)| labels.get(key) == Some(value))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{Age, Meta};
+
+    fn pod(name: &str, addresses: &[&str], node: &str) -> Object {
+        Object::Pod(Pod {
+            meta: Meta {
+                name: ObjectName::new("shop", name),
+                labels: BTreeMap::new(),
+                annotations: BTreeMap::new(),
+                generation: 1,
+                age: Age(0, String::new(), 0),
+            },
+            addresses: addresses.iter().map(|addr| addr.parse().unwrap()).collect(),
+            service_account: "default".to_owned(),
+            host_network: false,
+            node: node.to_owned(),
+            ports: Vec::new(),
+            finished: false,
+            ready: true,
+            terminating: false,
+            owner: name.to_owned(),
+        })
+    }
+
+    fn upsert(objects: &[Object]) -> Batch {
+        Batch { upserts: objects.to_vec(), ..Batch::default() }
+    }
+
+    #[test]
+    fn an_unchanged_object_is_no_change() {
+        let mut model = Model::default();
+        let a = pod("a", &["10.0.0.1"], "n1");
+        assert_eq!(model.apply(upsert(std::slice::from_ref(&a))), [Change { key: a.key(), before: None }]);
+        assert_eq!(model.apply(upsert(std::slice::from_ref(&a))), []);
+    }
+
+    #[test]
+    fn an_index_forgets_what_an_object_no_longer_mentions() {
+        let mut model = Model::default();
+        let (old, new) = (pod("a", &["10.0.0.1"], "n1"), pod("a", &["10.0.0.2"], ""));
+        model.apply(upsert(std::slice::from_ref(&old)));
+        assert_eq!(model.apply(upsert(std::slice::from_ref(&new))), [Change { key: old.key(), before: Some(old) }]);
+        let at = |model: &Model, addr: &str| model.pods_with_address(addr.parse().unwrap()).count();
+        assert_eq!((at(&model, "10.0.0.1"), at(&model, "10.0.0.2"), model.pods_on_node("n1").count()), (0, 1, 0));
+        model.apply(Batch { removes: vec![new.key()], ..Batch::default() });
+        assert_eq!((at(&model, "10.0.0.2"), model.pods_in("shop").count()), (0, 0));
+        assert!(model.pods_by_address.0.is_empty() && model.pods_by_namespace.0.is_empty());
+    }
+
+    #[test]
+    fn an_object_both_removed_and_upserted_is_there_afterwards() {
+        let mut model = Model::default();
+        let a = pod("a", &["10.0.0.1"], "n1");
+        model.apply(upsert(std::slice::from_ref(&a)));
+        model.apply(Batch { removes: vec![a.key()], upserts: vec![a.clone()] });
+        assert!(model.pod(&a.key().name).is_some());
+    }
+}

@@ -1,0 +1,196 @@
+//! Wires the rooms together: source ► translate ► discovery and status, beside the CA and the admin port.
+//!
+//! Translation and the writing of status have a thread each, because one computes and the other waits for a disk: neither
+//! may keep a stream, a handshake or a probe waiting.
+//!
+//! Bound: the channels between the rooms are bounded by their makers, and a source that is ahead gathers edits.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, SystemTime};
+
+use parking_lot::Mutex;
+use prometheus_client::registry::Registry;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+use crate::admin::Admin;
+use crate::discovery::{self, Discovery, Feed, Proxies, Server};
+use crate::identity::{self, Authority, Certifier, FileAuthority, JoinTokens, OwnSvid, server_config};
+use crate::settings::Settings;
+use crate::source::files;
+use crate::status::{StatusDir, StatusError};
+use crate::translate::Translator;
+
+mod reporting;
+mod translation;
+
+use reporting::Reports;
+use translation::Translation;
+
+/// What a graceful stop may take beyond the connections' own drain.
+const STOP_MARGIN: Duration = Duration::from_secs(5);
+
+/// Why the control plane does not run.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// The CA.
+    #[error(transparent)]
+    Identity(#[from] identity::Error),
+    /// The manifests.
+    #[error(transparent)]
+    Source(#[from] files::FilesError),
+    /// A port.
+    #[error("cannot listen on {address} ({flag}): {source}")]
+    Listen {
+        /// Where.
+        address: SocketAddr,
+        /// The setting.
+        flag: &'static str,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The status directory.
+    #[error(transparent)]
+    Status(#[from] StatusError),
+    /// No thread for translation or status.
+    #[error("cannot start a thread: {0}")]
+    Thread(io::Error),
+    /// Something that runs for ever has ended.
+    #[error("{0} ended by itself; its log says why")]
+    Ended(&'static str),
+}
+
+/// A running control plane. Dropping it ends it at once; [`ControlPlane::stop`] does so gracefully.
+#[derive(Debug)]
+pub struct ControlPlane {
+    /// Where discovery and certificates are served.
+    pub discovery_address: SocketAddr,
+    /// Where the admin port is.
+    pub admin_address: SocketAddr,
+    ending: watch::Sender<bool>,
+    draining: Arc<AtomicBool>,
+    drain: Duration,
+    tasks: JoinSet<&'static str>,
+}
+
+impl ControlPlane {
+    /// Opens everything and begins to serve. What can go wrong at a start goes wrong here.
+    ///
+    /// # Errors
+    /// The first thing that cannot be opened.
+    pub async fn start(settings: &Settings) -> Result<Self, RunError> {
+        let now = SystemTime::now();
+        let trust_domain = settings.mesh.trust_domain.clone();
+        let authority = Arc::new(FileAuthority::open(&settings.state_dir, &trust_domain, now)?);
+        tracing::info!(roots = %authority.roots_file().display(), "the mesh's root certificates are ready for pods");
+        let tokens = JoinTokens::open(&settings.state_dir)?;
+        let svid = OwnSvid::issue(&*authority, settings.identity.clone(), settings.certificate_ttl, now)?;
+        let svid = Arc::new(svid);
+        let tls = server_config(&*authority, Arc::clone(&svid))?;
+
+        let discovery_listener = listen(settings.discovery_address, "--discovery-address").await?;
+        let admin_listener = listen(settings.admin_address, "--admin-address").await?;
+        let bound = |listener: &TcpListener, asked: SocketAddr| listener.local_addr().unwrap_or(asked);
+        let discovery_address = bound(&discovery_listener, settings.discovery_address);
+        let admin_address = bound(&admin_listener, settings.admin_address);
+
+        let mut registry = Registry::default();
+        let (discovery_metrics, identity_metrics) = (discovery::Metrics::default(), identity::Metrics::default());
+        discovery_metrics.register(&mut registry);
+        identity_metrics.register(&mut registry);
+        let metrics = translation::Metrics::register(&mut registry);
+
+        let mut translator = Translator::new(settings.mesh.clone());
+        translator.set_trust_roots(authority.roots().iter().map(|root| root.to_vec()).collect());
+        let feed = Arc::new(Feed::new(translator.translated()));
+        let proxies = Arc::new(Proxies::default());
+        let problems = Arc::new(Mutex::new(Vec::new()));
+        let reports = match &settings.status_dir {
+            Some(directory) => Some(Reports::begin(StatusDir::open(directory)?).map_err(RunError::Thread)?),
+            None => None,
+        };
+        let translation =
+            Translation { translator, feed: Arc::clone(&feed), problems: Arc::clone(&problems), reports, metrics };
+        let translation = translation.begin(files::watch(&settings.manifests)?).map_err(RunError::Thread)?;
+
+        let (ending, end) = watch::channel(false);
+        let draining = Arc::new(AtomicBool::new(false));
+        let mut tasks = JoinSet::new();
+        let discovery = Discovery {
+            feed: Arc::clone(&feed),
+            proxies: Arc::clone(&proxies),
+            metrics: discovery_metrics,
+            pod_appears: settings.ages.pod_appears,
+        };
+        let signer: Arc<dyn Authority> = authority;
+        let certifier = Certifier {
+            authority: Arc::clone(&signer),
+            tokens,
+            trust_domain,
+            ttl: settings.certificate_ttl,
+            metrics: identity_metrics,
+        };
+        let server = Server::new(discovery, certifier, tls, settings.ages);
+        let shutdown = ended(end);
+        tasks.spawn(async move {
+            server.run(discovery_listener, shutdown).await;
+            "port 15012"
+        });
+        let admin = Admin { registry, feed, proxies, problems, draining: Arc::clone(&draining) };
+        tasks.spawn(async move {
+            // Serves to the very end: a probe must see "draining".
+            admin.run(admin_listener, std::future::pending()).await;
+            "the admin port"
+        });
+        tasks.spawn(async move {
+            svid.keep(signer).await;
+            "the renewal of the control plane's own SVID"
+        });
+        tasks.spawn(async move {
+            // An error says that the thread is gone, which is what is waited for.
+            let _ = translation.await;
+            "translation"
+        });
+        tracing::info!(%discovery_address, %admin_address, manifests = %settings.manifests.display(), "serving");
+        Ok(Self { discovery_address, admin_address, ending, draining, drain: settings.ages.drain, tasks })
+    }
+
+    /// Waits for something to end that should not. Cancel safe.
+    pub async fn failed(&mut self) -> RunError {
+        match self.tasks.join_next().await {
+            Some(Ok(what)) => RunError::Ended(what),
+            Some(Err(_)) | None => RunError::Ended("a task"),
+        }
+    }
+
+    /// Ends gracefully: not ready, no new connections, streams told to end, then gone.
+    pub async fn stop(mut self) {
+        self.draining.store(true, Ordering::Relaxed);
+        self.ending.send_replace(true);
+        let drained = async {
+            // Port 15012 is the only task that the end of `ending` ends.
+            while let Some(ended) = self.tasks.join_next().await {
+                if matches!(ended, Ok("port 15012")) {
+                    return;
+                }
+            }
+        };
+        if tokio::time::timeout(self.drain + STOP_MARGIN, drained).await.is_err() {
+            tracing::warn!("connections did not drain in time");
+        }
+        self.tasks.abort_all();
+    }
+}
+
+async fn ended(mut end: watch::Receiver<bool>) {
+    // An error says that the control plane was dropped.
+    let _ = end.wait_for(|end| *end).await;
+}
+
+async fn listen(address: SocketAddr, flag: &'static str) -> Result<TcpListener, RunError> {
+    TcpListener::bind(address).await.map_err(|source| RunError::Listen { address, flag, source })
+}

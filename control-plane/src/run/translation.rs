@@ -1,0 +1,136 @@
+//! The translation thread: takes edits from the source, has them translated, publishes what comes of it, and says what is
+//! wrong. A panic costs the edit that caused it: what was published stays published.
+
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::Instant;
+
+use parking_lot::Mutex;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::registry::Registry;
+use serde_json::json;
+use tokio::sync::{mpsc, oneshot};
+
+use super::reporting::Reports;
+use crate::discovery::Feed;
+use crate::model::Batch;
+use crate::source::{self, Edit, Problem, Severity};
+use crate::translate::Translator;
+
+/// What translation counts.
+pub(super) struct Metrics {
+    edits: Counter,
+    panics: Counter,
+    seconds: Histogram,
+    errors: Gauge,
+    warnings: Gauge,
+}
+
+impl Metrics {
+    pub(super) fn register(registry: &mut Registry) -> Self {
+        let metrics = Self {
+            edits: Counter::default(),
+            panics: Counter::default(),
+            seconds: Histogram::new(exponential_buckets(0.0001, 4.0, 9)),
+            errors: Gauge::default(),
+            warnings: Gauge::default(),
+        };
+        registry.register("weft_source_edits", "Edits taken in from the source", metrics.edits.clone());
+        registry.register("weft_translate_panics", "Edits lost to a defect in translation", metrics.panics.clone());
+        registry.register("weft_translate_duration_seconds", "From edit to resources", metrics.seconds.clone());
+        registry.register("weft_source_errors", "Documents refused now", metrics.errors.clone());
+        registry.register("weft_source_warnings", "Warnings about documents now", metrics.warnings.clone());
+        metrics
+    }
+}
+
+/// The translation thread.
+pub(super) struct Translation {
+    pub(super) translator: Translator,
+    pub(super) feed: Arc<Feed>,
+    pub(super) problems: Arc<Mutex<Vec<serde_json::Value>>>,
+    /// Where status is written; `None` where nobody wants it.
+    pub(super) reports: Option<Reports>,
+    pub(super) metrics: Metrics,
+}
+
+impl Translation {
+    /// Begins; the receiver resolves when it ends, which it does with its source.
+    ///
+    /// # Errors
+    /// When there can be no thread.
+    pub(super) fn begin(mut self, mut edits: mpsc::Receiver<Edit>) -> io::Result<oneshot::Receiver<()>> {
+        let (alive, ended) = oneshot::channel::<()>();
+        let run = move || {
+            let mut known = Vec::new();
+            while let Some(edit) = edits.blocking_recv() {
+                self.apply(edit.objects);
+                self.report(&mut known, edit.problems);
+            }
+            drop(alive);
+        };
+        std::thread::Builder::new().name("translate".into()).spawn(run)?;
+        Ok(ended)
+    }
+
+    fn apply(&mut self, objects: Batch) {
+        let began = Instant::now();
+        let (removed, changed) = (objects.removes.len(), objects.upserts.len());
+        self.metrics.edits.inc();
+        let first = !self.feed.is_synced();
+        match catch_unwind(AssertUnwindSafe(|| self.translator.apply(objects))) {
+            Ok((state, mut touched)) => {
+                let routes = std::mem::take(&mut touched.statuses);
+                self.feed.publish(Arc::clone(&state), touched);
+                let took = began.elapsed();
+                self.metrics.seconds.observe(took.as_secs_f64());
+                tracing::info!(changed, removed, ?took, "objects taken in");
+                if let Some(reports) = &self.reports {
+                    reports.on_state(state, routes, first);
+                }
+            }
+            Err(_) => {
+                self.metrics.panics.inc();
+                tracing::error!(
+                    changed,
+                    removed,
+                    "a defect in translation: this edit is lost; please report the panic"
+                );
+            }
+        }
+        self.feed.set_synced();
+    }
+
+    /// Logs what is newly wrong, and shows all that is wrong.
+    fn report(&self, known: &mut Vec<Problem>, now: Vec<Problem>) {
+        for problem in now.iter().filter(|problem| !known.contains(problem)) {
+            match problem.severity {
+                Severity::Error => tracing::error!("{problem}"),
+                Severity::Warning => tracing::warn!("{problem}"),
+            }
+        }
+        let errors = now.iter().filter(|problem| problem.severity == Severity::Error).count();
+        self.metrics.errors.set(i64::try_from(errors).unwrap_or(i64::MAX));
+        self.metrics.warnings.set(i64::try_from(now.len() - errors).unwrap_or(i64::MAX));
+        *self.problems.lock() = now.iter().map(shown).collect();
+        if let Some(reports) = &self.reports {
+            reports.on_problems(now.clone());
+        }
+        *known = now;
+    }
+}
+
+fn shown(problem: &Problem) -> serde_json::Value {
+    json!({
+        "severity": problem.severity.to_string(),
+        "file": problem.file,
+        "line": problem.line,
+        "column": problem.column,
+        "field": problem.field,
+        "message": problem.message,
+        "object": problem.object.as_ref().map(source::describe),
+    })
+}

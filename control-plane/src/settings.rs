@@ -1,0 +1,441 @@
+//! Flags and environment. Everything is taken as text first and checked together, so that a bad start reports every bad
+//! setting at once. Each setting says its default, where that comes from and what it costs.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+use ipnet::IpNet;
+use weft_proto::v1::OutboundPolicy;
+use weft_proto::{SpiffeId, control_plane_identity};
+
+use crate::discovery::Ages;
+use crate::translate::MeshConfig;
+
+/// The command line.
+#[derive(Debug, Parser)]
+#[command(name = "weft-control-plane", version, about = "Weft's control plane", args_conflicts_with_subcommands = true)]
+pub struct Cli {
+    /// What to do; `run` where not given.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+    /// The flags of `run`.
+    #[command(flatten)]
+    pub run: RunFlags,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Watch, translate, serve and sign (the default)
+    Run(Box<RunFlags>),
+    /// Print a token by which a sidecar proves one identity
+    JoinToken(JoinTokenFlags),
+}
+
+/// The flags of `run`, as written.
+#[derive(Debug, Clone, Args)]
+pub struct RunFlags {
+    /// Where objects come from: `files`
+    #[arg(long, env = "WEFT_SOURCE", default_value = "files", value_name = "SOURCE")]
+    pub source: String,
+    /// The directory of Kubernetes YAML to watch
+    #[arg(long, env = "WEFT_MANIFESTS", value_name = "DIR")]
+    pub manifests: Option<PathBuf>,
+    /// Where the status of objects is written, one file per object; not written where not given
+    #[arg(long, env = "WEFT_STATUS_DIR", value_name = "DIR")]
+    pub status_dir: Option<PathBuf>,
+    /// Keeps the root certificate and the join tokens' key; `roots.pem` for pods is written there
+    #[arg(long, env = "WEFT_STATE_DIR", value_name = "DIR")]
+    pub state_dir: Option<PathBuf>,
+    /// The SPIFFE trust domain
+    #[arg(long, env = "WEFT_TRUST_DOMAIN", default_value = "cluster.local", value_name = "NAME")]
+    pub trust_domain: String,
+    /// The suffix of the cluster's DNS names
+    #[arg(long, env = "WEFT_CLUSTER_DOMAIN", default_value = "cluster.local", value_name = "NAME")]
+    pub cluster_domain: String,
+    /// Policies in this namespace are for the whole mesh
+    #[arg(long, env = "WEFT_ROOT_NAMESPACE", default_value = "weft-system", value_name = "NAMESPACE")]
+    pub root_namespace: String,
+    /// Address ranges of the cluster, in which proxies ask about unknown destinations; added to those derived from
+    /// the objects
+    #[arg(long, env = "WEFT_CLUSTER_CIDR", value_delimiter = ',', value_name = "CIDR")]
+    pub cluster_cidr: Vec<String>,
+    /// What happens to destinations nobody knows: `allow-any` or `registry-only`
+    #[arg(long, env = "WEFT_OUTBOUND_POLICY", default_value = "allow-any", value_name = "POLICY")]
+    pub outbound_policy: String,
+    /// How long a workload's certificate is good for, 10s to 720h
+    #[arg(long, env = "WEFT_CERTIFICATE_TTL", default_value = "24h", value_name = "DURATION")]
+    pub certificate_ttl: String,
+    /// The share of requests that start a sampled trace, `0%` to `100%`, in hundredths of a percent
+    #[arg(long, env = "WEFT_TRACING_SAMPLE", default_value = "1%", value_name = "PERCENT")]
+    pub tracing_sample: String,
+    /// Where discovery and certificates are served; `[::]:15012` serves IPv4 as well
+    #[arg(long, env = "WEFT_DISCOVERY_ADDRESS", default_value = "0.0.0.0:15012", value_name = "ADDRESS")]
+    pub discovery_address: String,
+    /// Where /ready, /live, /metrics and /debug are served
+    #[arg(long, env = "WEFT_ADMIN_ADDRESS", default_value = "0.0.0.0:15014", value_name = "ADDRESS")]
+    pub admin_address: String,
+    /// `error`, `warn`, `info`, `debug` or `trace`, or directives such as `info,weft_control_plane::discovery=debug`
+    #[arg(long, env = "WEFT_LOG_LEVEL", default_value = "info", value_name = "LEVEL")]
+    pub log_level: String,
+    /// `text` or `json`
+    #[arg(long, env = "WEFT_LOG_FORMAT", default_value = "text", value_name = "FORMAT")]
+    pub log_format: String,
+}
+
+/// The flags of `join-token`, as written.
+#[derive(Debug, Clone, Args)]
+pub struct JoinTokenFlags {
+    /// The control plane's state directory
+    #[arg(long, env = "WEFT_STATE_DIR", value_name = "DIR")]
+    pub state_dir: PathBuf,
+    /// Whom the token proves: `spiffe://TRUST-DOMAIN/ns/NAMESPACE/sa/SERVICEACCOUNT`
+    #[arg(long, value_name = "ID")]
+    pub spiffe_id: String,
+    /// How long it is good for
+    #[arg(long, default_value = "720h", value_name = "DURATION")]
+    pub ttl: String,
+}
+
+/// Settings that hold together.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Where objects come from.
+    pub manifests: PathBuf,
+    /// Where status goes.
+    pub status_dir: Option<PathBuf>,
+    /// The CA's root and the join tokens' key.
+    pub state_dir: PathBuf,
+    /// What the whole mesh agrees on.
+    pub mesh: MeshConfig,
+    /// The control plane's own identity.
+    pub identity: SpiffeId,
+    /// Life of a leaf. Default 24 h (SEMANTICS.md §4); a shorter one costs a signature per proxy and half-life.
+    pub certificate_ttl: Duration,
+    /// Port 15012.
+    pub discovery_address: SocketAddr,
+    /// Port 15014.
+    pub admin_address: SocketAddr,
+    /// The times of connections, always their defaults but in tests.
+    pub ages: Ages,
+}
+
+/// How to log.
+#[derive(Debug)]
+pub struct Logging {
+    /// Which events.
+    pub filter: tracing_subscriber::EnvFilter,
+    /// One JSON object per line.
+    pub json: bool,
+}
+
+/// A join token to make.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct JoinTokenSettings {
+    /// Where the key is.
+    pub state_dir: PathBuf,
+    /// Whom it proves.
+    pub id: SpiffeId,
+    /// For how long.
+    pub ttl: Duration,
+}
+
+/// Every setting that is wrong.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub struct BadSettings(Vec<String>);
+
+impl fmt::Display for BadSettings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.0[..] {
+            [one] => write!(f, "a setting is wrong: {one}"),
+            several => {
+                write!(f, "{} settings are wrong:", several.len())?;
+                several.iter().try_for_each(|wrong| write!(f, "\n  {wrong}"))
+            }
+        }
+    }
+}
+
+const TTL_RANGE: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(720 * 3600));
+const TOKEN_TTL_RANGE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(10 * 365 * 24 * 3600));
+
+/// Collects what is wrong.
+#[derive(Default)]
+struct Wrong(Vec<String>);
+
+impl Wrong {
+    /// The value, or a note that `flag` is wrong.
+    fn check<T>(&mut self, flag: &str, result: Result<T, impl fmt::Display>) -> Option<T> {
+        result.map_err(|why| self.0.push(format!("{flag}: {why}"))).ok()
+    }
+
+    fn required<T: Clone>(&mut self, flag: &str, what: &str, value: Option<&T>) -> Option<T> {
+        self.check(flag, value.cloned().ok_or_else(|| format!("is required with --source files ({what})")))
+    }
+}
+
+impl RunFlags {
+    /// Checks everything.
+    ///
+    /// # Errors
+    /// All that is wrong.
+    pub fn settings(&self) -> Result<(Settings, Logging), BadSettings> {
+        let mut wrong = Wrong::default();
+        let source = match &*self.source {
+            "files" => Ok(()),
+            other => Err(format!("`{other}` is not one of: files")),
+        };
+        wrong.check("--source", source);
+        let manifests = wrong.required("--manifests", "the directory of Kubernetes YAML", self.manifests.as_ref());
+        let state_dir = wrong.required("--state-dir", "it keeps the mesh's root certificate", self.state_dir.as_ref());
+        let identity = wrong.check("--trust-domain", control_plane_identity(&self.trust_domain));
+        let cluster_domain = wrong.check("--cluster-domain", dns_name(&self.cluster_domain));
+        let root_namespace = wrong.check("--root-namespace", dns_name(&self.root_namespace));
+        let cidrs: BTreeSet<IpNet> = self
+            .cluster_cidr
+            .iter()
+            .map(|text| text.trim())
+            .filter(|text| !text.is_empty())
+            .filter_map(|text| {
+                let parsed = text.parse().map_err(|_| format!("`{text}` is not a CIDR such as 10.96.0.0/12"));
+                wrong.check("--cluster-cidr", parsed)
+            })
+            .collect();
+        let outbound_policy = wrong.check("--outbound-policy", outbound_policy(&self.outbound_policy));
+        let certificate_ttl = wrong.check("--certificate-ttl", duration_within(&self.certificate_ttl, TTL_RANGE));
+        let sample = wrong.check("--tracing-sample", per_10000(&self.tracing_sample));
+        let discovery_address = wrong.check("--discovery-address", socket_address(&self.discovery_address));
+        let admin_address = wrong.check("--admin-address", socket_address(&self.admin_address));
+        let filter = tracing_subscriber::EnvFilter::try_new(&self.log_level);
+        let filter = wrong.check("--log-level", filter.map_err(|_| format!("`{}` is no level", self.log_level)));
+        let json = match &*self.log_format {
+            "text" => Ok(false),
+            "json" => Ok(true),
+            other => Err(format!("`{other}` is not one of: text, json")),
+        };
+        let json = wrong.check("--log-format", json);
+        let all = || {
+            let mesh = MeshConfig {
+                trust_domain: self.trust_domain.clone(),
+                cluster_domain: cluster_domain?,
+                root_namespace: root_namespace?,
+                cluster_cidrs: cidrs.into_iter().collect(),
+                outbound_policy: outbound_policy?,
+                tracing_sample_per_10000: sample?,
+                ..MeshConfig::default()
+            };
+            let settings = Settings {
+                manifests: manifests?,
+                status_dir: self.status_dir.clone(),
+                state_dir: state_dir?,
+                mesh,
+                identity: identity?,
+                certificate_ttl: certificate_ttl?,
+                discovery_address: discovery_address?,
+                admin_address: admin_address?,
+                ages: Ages::default(),
+            };
+            Some((settings, Logging { filter: filter?, json: json? }))
+        };
+        match all() {
+            Some(settings) if wrong.0.is_empty() => Ok(settings),
+            _ => Err(BadSettings(wrong.0)),
+        }
+    }
+}
+
+impl JoinTokenFlags {
+    /// Checks everything.
+    ///
+    /// # Errors
+    /// All that is wrong.
+    pub fn settings(&self) -> Result<JoinTokenSettings, BadSettings> {
+        let mut wrong = Wrong::default();
+        let id = wrong.check("--spiffe-id", self.spiffe_id.parse::<SpiffeId>());
+        if let Some(id) = &id
+            && control_plane_identity(id.trust_domain()).as_ref() == Ok(id)
+        {
+            wrong.check::<()>("--spiffe-id", Err("that is the control plane's own identity, which is given to nobody"));
+        }
+        let ttl = wrong.check("--ttl", duration_within(&self.ttl, TOKEN_TTL_RANGE));
+        match (id, ttl) {
+            (Some(id), Some(ttl)) if wrong.0.is_empty() => {
+                Ok(JoinTokenSettings { state_dir: self.state_dir.clone(), id, ttl })
+            }
+            _ => Err(BadSettings(wrong.0)),
+        }
+    }
+}
+
+fn outbound_policy(text: &str) -> Result<OutboundPolicy, String> {
+    match text {
+        "allow-any" => Ok(OutboundPolicy::AllowAny),
+        "registry-only" => Ok(OutboundPolicy::RegistryOnly),
+        other => Err(format!("`{other}` is not one of: allow-any, registry-only")),
+    }
+}
+
+fn socket_address(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|_| format!("`{text}` is not ADDRESS:PORT, such as 0.0.0.0:15012 or [::]:15012"))
+}
+
+fn dns_name(text: &str) -> Result<String, String> {
+    let label = |label: &str| {
+        !label.is_empty()
+            && label.len() <= 63
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+            && label.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+    };
+    if text.len() <= 253 && text.split('.').all(label) {
+        Ok(text.to_owned())
+    } else {
+        Err(format!("`{text}` is no DNS name"))
+    }
+}
+
+/// `1%`, `0.25%`: parts of 10,000.
+fn per_10000(text: &str) -> Result<u32, String> {
+    let wrong = || format!("`{text}` is not a percentage such as 1% or 0.25%");
+    let number = text.strip_suffix('%').ok_or_else(wrong)?;
+    let (whole, hundredths) = number.split_once('.').unwrap_or((number, "0"));
+    let digits = |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit());
+    if !digits(whole) || !digits(hundredths) || hundredths.len() > 2 {
+        return Err(wrong());
+    }
+    let whole: u32 = whole.parse().map_err(|_| wrong())?;
+    let hundredths: u32 = format!("{hundredths:0<2}").parse().map_err(|_| wrong())?;
+    whole.checked_mul(100).map(|all| all + hundredths).filter(|&all| all <= 10_000).ok_or_else(wrong)
+}
+
+fn duration_within(text: &str, (least, most): (Duration, Duration)) -> Result<Duration, String> {
+    let duration = duration(text).ok_or_else(|| format!("`{text}` is not a duration such as 24h, 1h30m or 20s"))?;
+    if (least..=most).contains(&duration) {
+        Ok(duration)
+    } else {
+        Err(format!("`{text}` is not within {}s and {}h", least.as_secs(), most.as_secs() / 3600))
+    }
+}
+
+/// Whole numbers with units, largest first is customary but not asked for: `1h30m`, `20s`, `500ms`, `7d`.
+fn duration(text: &str) -> Option<Duration> {
+    let mut total = Duration::ZERO;
+    let mut rest = text;
+    while !rest.is_empty() {
+        let digits = rest.find(|c: char| !c.is_ascii_digit())?;
+        let (number, after) = rest.split_at(digits);
+        let unit = after.find(|c: char| c.is_ascii_digit()).unwrap_or(after.len());
+        let (unit, after) = after.split_at(unit);
+        let number: u64 = number.parse().ok()?;
+        let part = match unit {
+            "ms" => Duration::from_millis(number),
+            "s" => Duration::from_secs(number),
+            "m" => Duration::from_secs(number.checked_mul(60)?),
+            "h" => Duration::from_secs(number.checked_mul(3600)?),
+            "d" => Duration::from_secs(number.checked_mul(24 * 3600)?),
+            _ => return None,
+        };
+        total = total.checked_add(part)?;
+        rest = after;
+    }
+    (!text.is_empty()).then_some(total)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn flags(args: &[&str]) -> RunFlags {
+        Cli::try_parse_from([&["weft-control-plane"], args].concat()).unwrap().run
+    }
+
+    #[test]
+    fn defaults_are_those_of_the_reference() {
+        let (settings, logging) = flags(&["--manifests", "m", "--state-dir", "s"]).settings().unwrap();
+        assert_eq!(settings.certificate_ttl, Duration::from_secs(24 * 3600));
+        assert_eq!(settings.mesh, MeshConfig::default());
+        assert_eq!(settings.identity.as_str(), "spiffe://cluster.local/ns/weft-system/sa/weft-control-plane");
+        assert_eq!(settings.discovery_address.to_string(), "0.0.0.0:15012");
+        assert_eq!(settings.admin_address.to_string(), "0.0.0.0:15014");
+        assert!(!logging.json);
+    }
+
+    #[test]
+    fn a_bad_start_reports_every_bad_setting_at_once() {
+        let bad = [
+            ("--source", "kubernetes"),
+            ("--trust-domain", "UPPER"),
+            ("--cluster-domain", "a..b"),
+            ("--cluster-cidr", "10.0.0.0/33"),
+            ("--outbound-policy", "deny"),
+            ("--certificate-ttl", "1s"),
+            ("--tracing-sample", "1"),
+            ("--discovery-address", "15012"),
+            ("--admin-address", "localhost:1"),
+            ("--log-level", "a=b=c"),
+            ("--log-format", "xml"),
+        ];
+        let args: Vec<&str> = bad.iter().flat_map(|(flag, value)| [*flag, *value]).collect();
+        let error = flags(&args).settings().unwrap_err().to_string();
+        for flag in bad.iter().map(|(flag, _)| *flag).chain(["--manifests", "--state-dir"]) {
+            assert!(error.contains(&format!("  {flag}: ")), "{flag} is not in:\n{error}");
+        }
+        assert!(error.starts_with("13 settings are wrong:"), "{error}");
+    }
+
+    #[test]
+    fn run_may_be_said_or_left_out() {
+        let cli = Cli::try_parse_from(["weft-control-plane", "run", "--manifests", "m", "--state-dir", "s"]).unwrap();
+        let Some(Command::Run(flags)) = cli.command else { panic!("{cli:?}") };
+        assert!(flags.settings().is_ok());
+    }
+
+    #[test]
+    fn nobody_gets_a_token_for_the_control_planes_own_identity() {
+        let flags = |id: &str| JoinTokenFlags { state_dir: "s".into(), spiffe_id: id.to_owned(), ttl: "1h".to_owned() };
+        assert!(flags("spiffe://weft.local/ns/shop/sa/web").settings().is_ok());
+        assert!(flags("spiffe://weft.local/ns/weft-system/sa/weft-control-plane").settings().is_err());
+        assert!(flags("spiffe://weft.local/shop").settings().is_err());
+    }
+
+    #[test]
+    fn durations_have_units() {
+        for (text, seconds) in [
+            ("20s", Some(20)),
+            ("24h", Some(86_400)),
+            ("1h30m", Some(5_400)),
+            ("2d", Some(172_800)),
+            ("1000ms", Some(1)),
+        ] {
+            assert_eq!(duration(text).map(|d| d.as_secs()), seconds, "{text}");
+        }
+        for text in ["", "20", "s", "1.5h", "-1s", "1 h", "1w", "99999999999999999999s", "18446744073709551615h"] {
+            assert_eq!(duration(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn percentages_are_parts_of_ten_thousand() {
+        for (text, parts) in [
+            ("1%", Some(100)),
+            ("0%", Some(0)),
+            ("100%", Some(10_000)),
+            ("0.25%", Some(25)),
+            ("0.5%", Some(50)),
+            ("100.01%", None),
+            ("0.001%", None),
+            (".5%", None),
+            ("1", None),
+            ("-1%", None),
+            ("%", None),
+            ("1%%", None),
+            ("4294967295%", None),
+        ] {
+            assert_eq!(per_10000(text).ok(), parts, "{text}");
+        }
+    }
+}

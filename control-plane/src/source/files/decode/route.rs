@@ -1,0 +1,336 @@
+//! HTTPRoute of the Gateway API: the whole v1 schema is known and its limits kept (those of the CRD's OpenAPI schema and
+//! CEL rules), defaults are filled in. A filter that this version does not do is kept by name, so that its rule
+//! answers 500 and status says why, instead of the route doing less than it says.
+//!
+//! `parentRefs` stay as written: status has to copy them verbatim. `hostnames` mean nothing where the parent is a
+//! Service (GWAPI, Mesh) and are accepted without a word.
+
+use std::collections::BTreeSet;
+
+use crate::model::{
+    BackendRef, HeaderModifier, HttpRoute, HttpRouteFilter, HttpRouteMatch, HttpRouteRule, KeyMatch, Meta, ParentRef,
+    PathMatch,
+};
+use crate::source::files::field::Field;
+use crate::source::files::values;
+
+const MAX_PARENTS: usize = 32;
+const MAX_RULES: usize = 16;
+const MAX_MATCHES: usize = 64;
+/// Over all rules.
+const MAX_MATCHES_IN_ALL: usize = 128;
+/// Filters, backends, header and query conditions, header edits: each list of a rule.
+const MAX_LIST: usize = 16;
+const MAX_WEIGHT: i64 = 1_000_000;
+
+const METHODS: &[&str] = &["GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH"];
+
+/// Filter types of the specification, and the field that holds each one's settings.
+const FILTERS: &[(&str, &str)] = &[
+    ("RequestHeaderModifier", "requestHeaderModifier"),
+    ("ResponseHeaderModifier", "responseHeaderModifier"),
+    ("RequestMirror", "requestMirror"),
+    ("RequestRedirect", "requestRedirect"),
+    ("URLRewrite", "urlRewrite"),
+    ("CORS", "cors"),
+    ("ExternalAuth", "externalAuth"),
+    ("ExtensionRef", "extensionRef"),
+];
+
+pub(super) fn http_route(meta: Meta, document: &Field<'_>) -> Option<HttpRoute> {
+    document.only(&["apiVersion", "kind", "metadata", "spec", "status"], &[]);
+    let namespace = meta.name.namespace.clone();
+    let mut route = HttpRoute { meta, parents: Vec::new(), rules: Vec::new() };
+    let spec = document.require("spec")?;
+    if !spec.only(&["parentRefs", "hostnames", "rules"], &["useDefaultGateways"]) {
+        return None;
+    }
+    if let Some(hostnames) = spec.get("hostnames") {
+        for hostname in hostnames.items_up_to(16) {
+            if let Some(text) = hostname.text()
+                && !values::is_subdomain(text.strip_prefix("*.").unwrap_or(text))
+            {
+                hostname.error("must be a DNS name, in lower case, or `*.` and one");
+            }
+        }
+    }
+    if let Some(parents) = spec.get("parentRefs") {
+        route.parents = parents.items_up_to(MAX_PARENTS).iter().filter_map(parent).collect();
+    }
+    match spec.get("rules") {
+        Some(rules) => {
+            let fields = rules.items_up_to(MAX_RULES);
+            if fields.is_empty() {
+                rules.error("must hold at least one rule");
+            }
+            let mut names = BTreeSet::new();
+            for field in &fields {
+                let Some(rule) = rule(field, &namespace) else { continue };
+                if let (Some(name), Some(field)) = (&rule.name, field.get("name"))
+                    && !names.insert(name.clone())
+                {
+                    field.error(format_args!("duplicate rule name {name:?}"));
+                }
+                route.rules.push(rule);
+            }
+            let matches: usize = route.rules.iter().map(|rule| rule.matches.len()).sum();
+            if matches > MAX_MATCHES_IN_ALL {
+                rules.error(format_args!("hold {matches} matches together, at most {MAX_MATCHES_IN_ALL} are allowed"));
+            }
+        }
+        // The CRD's default: one rule with one `/` match and no backend.
+        None => route.rules.push(HttpRouteRule {
+            name: None,
+            matches: vec![any_match()],
+            filters: Vec::new(),
+            backends: Vec::new(),
+            request_timeout: None,
+            backend_request_timeout: None,
+        }),
+    }
+    Some(route)
+}
+
+fn any_match() -> HttpRouteMatch {
+    HttpRouteMatch {
+        path: PathMatch::Prefix("/".to_owned()),
+        headers: Vec::new(),
+        query_params: Vec::new(),
+        method: None,
+    }
+}
+
+fn parent(field: &Field<'_>) -> Option<ParentRef> {
+    if !field.only(&["group", "kind", "namespace", "name", "sectionName", "port"], &[]) {
+        return None;
+    }
+    let owned = |field: Field<'_>| field.text().map(str::to_owned);
+    Some(ParentRef {
+        group: field.get("group").and_then(owned),
+        kind: field.get("kind").and_then(owned),
+        namespace: field.get("namespace").and_then(|f| values::dns_label(&f).map(str::to_owned)),
+        name: values::text_of(&field.require("name")?, 253)?.to_owned(),
+        section_name: field.get("sectionName").and_then(|f| values::dns_subdomain(&f).map(str::to_owned)),
+        port: field.get("port").and_then(|f| f.port()),
+    })
+}
+
+fn rule(field: &Field<'_>, namespace: &str) -> Option<HttpRouteRule> {
+    let known = ["name", "matches", "filters", "backendRefs", "timeouts"];
+    if !field.only(&known, &["retry", "sessionPersistence"]) {
+        return None;
+    }
+    let name = field.get("name").and_then(|f| values::dns_subdomain(&f).map(str::to_owned));
+    let mut matches: Vec<_> = match field.get("matches") {
+        Some(matches) => matches.items_up_to(MAX_MATCHES).iter().filter_map(one_match).collect(),
+        None => Vec::new(),
+    };
+    if matches.is_empty() {
+        matches.push(any_match());
+    }
+    let filters = filters(field);
+    let backends: Vec<_> = match field.get("backendRefs") {
+        Some(backends) => backends.items_up_to(MAX_LIST).iter().filter_map(|field| backend(field, namespace)).collect(),
+        None => Vec::new(),
+    };
+    let redirects =
+        |filter: &HttpRouteFilter| matches!(filter, HttpRouteFilter::Unsupported(t) if t == "RequestRedirect");
+    if filters.iter().any(redirects)
+        && !backends.is_empty()
+        && let Some(field) = field.get("backendRefs")
+    {
+        field.error("must be empty beside a RequestRedirect filter");
+    }
+    let (mut request_timeout, mut backend_request_timeout) = (None, None);
+    if let Some(timeouts) = field.get("timeouts")
+        && timeouts.only(&["request", "backendRequest"], &[])
+    {
+        request_timeout = timeouts.get("request").and_then(|f| values::duration(&f));
+        let backend = timeouts.get("backendRequest");
+        backend_request_timeout = backend.as_ref().and_then(values::duration);
+        if let (Some(whole), Some(one), Some(field)) = (request_timeout, backend_request_timeout, backend)
+            && !whole.is_zero()
+            && one > whole
+        {
+            field.error("must not be longer than timeouts.request, which covers it");
+        }
+    }
+    Some(HttpRouteRule { name, matches, filters, backends, request_timeout, backend_request_timeout })
+}
+
+fn one_match(field: &Field<'_>) -> Option<HttpRouteMatch> {
+    if !field.only(&["path", "headers", "queryParams", "method"], &[]) {
+        return None;
+    }
+    Some(HttpRouteMatch {
+        path: match field.get("path") {
+            Some(path) => path_match(&path)?,
+            None => PathMatch::Prefix("/".to_owned()),
+        },
+        headers: keys(field, "headers", true),
+        query_params: keys(field, "queryParams", false),
+        method: match field.get("method") {
+            Some(method) => Some(method.one_of(METHODS)?.to_owned()),
+            None => None,
+        },
+    })
+}
+
+fn path_match(field: &Field<'_>) -> Option<PathMatch> {
+    if !field.only(&["type", "value"], &[]) {
+        return None;
+    }
+    let kind = match field.get("type") {
+        Some(kind) => kind.one_of(&["Exact", "PathPrefix", "RegularExpression"])?,
+        None => "PathPrefix",
+    };
+    let Some(value) = field.get("value") else {
+        return Some(if kind == "Exact" { PathMatch::Exact("/".into()) } else { PathMatch::Prefix("/".into()) });
+    };
+    Some(match kind {
+        "Exact" => PathMatch::Exact(values::path(&value)?.to_owned()),
+        "RegularExpression" => PathMatch::Regex(values::regex(&value, 1_024)?.to_owned()),
+        _ => PathMatch::Prefix(values::path(&value)?.to_owned()),
+    })
+}
+
+/// Header or query conditions. The same name written twice is refused; names that differ in case are one header, and
+/// the first of them counts.
+fn keys(field: &Field<'_>, key: &str, are_headers: bool) -> Vec<KeyMatch> {
+    let mut written = BTreeSet::new();
+    let mut out: Vec<KeyMatch> = Vec::new();
+    for item in field.get(key).map(|field| field.items_up_to(MAX_LIST)).unwrap_or_default() {
+        if !item.only(&["type", "name", "value"], &[]) {
+            continue;
+        }
+        let regex = match item.get("type").map(|field| field.one_of(&["Exact", "RegularExpression"])) {
+            Some(None) => continue,
+            Some(Some(kind)) => kind == "RegularExpression",
+            None => false,
+        };
+        let (name, value) = (item.require("name"), item.require("value"));
+        let (Some(name_field), Some(value)) = (name, value) else { continue };
+        let Some(name) = values::header_name(&name_field) else { continue };
+        let max = if are_headers { 4_096 } else { 1_024 };
+        let Some(value) = (if regex { values::regex(&value, max) } else { values::text_of(&value, max) }) else {
+            continue;
+        };
+        let as_written = name_field.text().unwrap_or_default();
+        if !written.insert(as_written) {
+            name_field.error(format_args!("duplicate name {as_written:?}"));
+        }
+        let name = if are_headers { name } else { as_written.to_owned() };
+        if !out.iter().any(|known| known.name == name) {
+            out.push(KeyMatch { name, value: value.to_owned(), regex });
+        }
+    }
+    out
+}
+
+fn filters(field: &Field<'_>) -> Vec<HttpRouteFilter> {
+    let mut seen = BTreeSet::new();
+    let mut out = Vec::new();
+    for item in field.get("filters").map(|field| field.items_up_to(MAX_LIST)).unwrap_or_default() {
+        let settings: Vec<&str> = FILTERS.iter().map(|(_, key)| *key).chain(["type"]).collect();
+        if !item.only(&settings, &[]) {
+            continue;
+        }
+        let types: Vec<&'static str> = FILTERS.iter().map(|(kind, _)| *kind).collect();
+        let Some(type_field) = item.require("type") else { continue };
+        let Some(kind) = type_field.one_of(&types) else { continue };
+        let mut own = None;
+        for (known, key) in FILTERS {
+            match item.get(key) {
+                Some(settings) if *known == kind => own = Some(settings),
+                Some(settings) => settings.error(format_args!("must not be set where type is {kind}")),
+                None if *known == kind => item.missing(key, format_args!("is required where type is {kind}")),
+                None => {}
+            }
+        }
+        // Several mirrors and several extensions are meant to be; of the others, one each, and one that edits the URL.
+        let once = match kind {
+            "RequestMirror" | "ExtensionRef" => None,
+            "RequestRedirect" | "URLRewrite" => Some("RequestRedirect or URLRewrite"),
+            other => Some(other),
+        };
+        if let Some(once) = once
+            && !seen.insert(once)
+        {
+            type_field.error(format_args!("only one {once} filter is allowed here"));
+        }
+        let Some(own) = own else { continue };
+        match kind {
+            "RequestHeaderModifier" => out.push(HttpRouteFilter::RequestHeaders(modifier(&own))),
+            "ResponseHeaderModifier" => out.push(HttpRouteFilter::ResponseHeaders(modifier(&own))),
+            other => {
+                type_field.warn(format_args!("{other} is not done by this version: requests it applies to answer 500"));
+                out.push(HttpRouteFilter::Unsupported(other.to_owned()));
+            }
+        }
+    }
+    out
+}
+
+fn modifier(field: &Field<'_>) -> HeaderModifier {
+    let mut out = HeaderModifier::default();
+    if !field.only(&["set", "add", "remove"], &[]) {
+        return out;
+    }
+    let pairs = |key: &str| {
+        let mut written = BTreeSet::new();
+        let mut pairs: Vec<(String, String)> = Vec::new();
+        for item in field.get(key).map(|field| field.items_up_to(MAX_LIST)).unwrap_or_default() {
+            if !item.only(&["name", "value"], &[]) {
+                continue;
+            }
+            let (Some(name_field), Some(value)) = (item.require("name"), item.require("value")) else { continue };
+            let (Some(name), Some(value)) = (values::header_name(&name_field), values::header_value(&value)) else {
+                continue;
+            };
+            let as_written = name_field.text().unwrap_or_default();
+            if !written.insert(as_written) {
+                name_field.error(format_args!("duplicate name {as_written:?}"));
+            }
+            if !pairs.iter().any(|(known, _)| *known == name) {
+                pairs.push((name, value.to_owned()));
+            }
+        }
+        pairs
+    };
+    out.set = pairs("set");
+    out.add = pairs("add");
+    if let Some(remove) = field.get("remove") {
+        out.remove = remove.items_up_to(MAX_LIST).iter().filter_map(values::header_name).collect();
+    }
+    out
+}
+
+fn backend(field: &Field<'_>, namespace: &str) -> Option<BackendRef> {
+    if !field.only(&["group", "kind", "namespace", "name", "port", "weight", "filters"], &[]) {
+        return None;
+    }
+    let text = |key: &str, default: &str| match field.get(key) {
+        Some(field) => field.text().map(str::to_owned),
+        None => Some(default.to_owned()),
+    };
+    let group = text("group", "")?;
+    let kind = text("kind", "Service")?;
+    let name = values::text_of(&field.require("name")?, 253)?.to_owned();
+    let namespace = match field.get("namespace") {
+        Some(field) => values::dns_label(&field)?.to_owned(),
+        None => namespace.to_owned(),
+    };
+    let port = field.get("port");
+    if port.is_none() && group.is_empty() && kind == "Service" {
+        field.missing("port", "is required for a Service");
+    }
+    let port = match port {
+        Some(port) => Some(port.port()?),
+        None => None,
+    };
+    let weight = match field.get("weight") {
+        Some(weight) => u32::try_from(weight.int_in(0, MAX_WEIGHT)?).ok()?,
+        None => 1,
+    };
+    Some(BackendRef { group, kind, namespace, name, port, weight, filters: filters(field) })
+}

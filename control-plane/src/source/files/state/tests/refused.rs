@@ -1,0 +1,258 @@
+//! Every kind of bad manifest, a row each.
+
+use super::*;
+
+/// A good route whose parts a row replaces.
+pub(super) const ROUTE: &str = "\
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata:
+  name: reviews
+spec:
+  parentRefs:
+  - {group: '', kind: Service, name: reviews}
+  rules:
+  - matches:
+    - path: {type: PathPrefix, value: /a}
+      headers: [{name: x-a, value: b}]
+      method: GET
+    filters:
+    - type: RequestHeaderModifier
+      requestHeaderModifier: {set: [{name: x-b, value: c}]}
+    backendRefs:
+    - name: reviews-v1
+      port: 80
+      weight: 1
+    timeouts: {request: 10s, backendRequest: 1s}
+";
+
+pub(super) const SERVICE: &str = "\
+apiVersion: v1
+kind: Service
+metadata:
+  name: s
+spec:
+  clusterIP: 10.96.0.7
+  selector: {app: a}
+  ports:
+  - name: http
+    port: 80
+    targetPort: http
+    protocol: TCP
+  - name: admin
+    port: 81
+";
+
+pub(super) const POD: &str = "\
+apiVersion: v1
+kind: Pod
+metadata:
+  name: p
+  labels:
+    app: a
+spec:
+  serviceAccountName: reviews
+  containers:
+  - name: c
+    ports:
+    - {name: http, containerPort: 8080}
+status:
+  podIP: 10.0.0.1
+";
+
+pub(super) const SLICE: &str = "\
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata:
+  name: e
+  labels: {kubernetes.io/service-name: s}
+addressType: IPv4
+ports:
+- {name: http, port: 8080}
+endpoints:
+- addresses: [10.0.0.1]
+  conditions: {ready: true}
+";
+
+pub(super) const PEER: &str = "\
+apiVersion: security.istio.io/v1
+kind: PeerAuthentication
+metadata:
+  name: pa
+spec:
+  selector:
+    matchLabels: {app: a}
+  mtls:
+    mode: STRICT
+  portLevelMtls:
+    '8080': {mode: DISABLE}
+";
+
+#[test]
+fn every_kind_of_bad_manifest_names_file_line_and_field_and_costs_nothing_else() {
+    // What is wrong, a good document, the text in it to replace, by what; line and field (empty: the document).
+    type Row = (&'static str, &'static str, &'static str, &'static str, u32, &'static str, &'static str);
+    let many = |item: &str, n: usize| vec![item; n].join(", ");
+    let rules = format!("  rules: [{}]\n  rulez:", many("{name: null}", 17)).leak();
+    let matches = format!("matches: [{}]\n    m:", many("{method: GET}", 65)).leak();
+    let all_matches =
+        format!("  rules: [{}]\n  rulez:", many(&format!("{{matches: [{}]}}", many("{method: GET}", 50)), 3)).leak();
+    #[rustfmt::skip]
+    let rows: &[Row] = &[
+        // Whatever the kind.
+        ("not YAML", ROUTE, "spec:", "spec: [", 7, "", "only valid inside a block"),
+        ("a tab", ROUTE, "  name: reviews\n", "\tname: reviews\n", 4, "", ""),
+        ("a duplicate key", ROUTE, "      port: 80", "      name: b\n      port: 80", 18, "", "duplicate key"),
+        ("not a mapping", ROUTE, ROUTE, "- a\n- b\n", 1, "", "must be a Kubernetes object"),
+        ("no apiVersion", SERVICE, "apiVersion: v1\n", "", 1, "apiVersion", "is required"),
+        ("a wrong apiVersion", ROUTE, "k8s.io/v1", "k8s.io/v1alpha2", 1, "apiVersion", "must be gateway.networking.k8s.io/v1 for"),
+        ("a wrong group", SERVICE, "apiVersion: v1", "apiVersion: apps/v1", 1, "apiVersion", "must be v1 for a Service"),
+        ("no kind", SERVICE, "kind: Service\n", "", 1, "kind", "is required"),
+        ("a misspelt kind", SERVICE, "kind: Service", "kind: Srevice", 2, "kind", "there is no kind"),
+        ("no metadata", SERVICE, "metadata:\n  name: s\n", "", 1, "metadata", "is required"),
+        ("no name", SERVICE, "  name: s\n", "  labels: {}\n", 3, "metadata.name", "is required"),
+        ("a name in upper case", ROUTE, "  name: reviews\nspec", "  name: Reviews\nspec", 4, "metadata.name", "DNS name"),
+        ("a bad namespace", SERVICE, "  name: s\n", "  name: s\n  namespace: a.b\n", 5, "metadata.namespace", "DNS label"),
+        ("a number as a label", POD, "    app: a", "    app: 1", 6, "metadata.labels.app", "write it in quotes"),
+        ("a bad label value", POD, "    app: a", "    app: a b", 6, "metadata.labels.app", "label value"),
+        ("no spec", PEER, "spec:", "spec: 3\nspek:", 5, "spec", "must be a mapping"),
+        // Service.
+        ("port out of range", SERVICE, "port: 80\n", "port: 0\n", 10, "spec.ports[0].port", "between 1 and 65535"),
+        ("port as text", SERVICE, "port: 80\n", "port: '80'\n", 10, "spec.ports[0].port", "must be an integer"),
+        ("no port", SERVICE, "    port: 80\n", "", 9, "spec.ports[0].port", "is required"),
+        ("duplicate port", SERVICE, "port: 81", "port: 80", 14, "spec.ports[1].port", "duplicate port 80"),
+        ("duplicate port name", SERVICE, "name: admin", "name: http", 13, "spec.ports[1].name", "duplicate port name"),
+        ("unnamed of several", SERVICE, "  - name: admin\n    port", "  - port", 13, "spec.ports[1].name", "is required where"),
+        ("bad targetPort name", SERVICE, "targetPort: http", "targetPort: Web_1", 11, "spec.ports[0].targetPort", "port name"),
+        ("targetPort out of range", SERVICE, "targetPort: http", "targetPort: 70000", 11, "spec.ports[0].targetPort", "between"),
+        ("unknown protocol", SERVICE, "protocol: TCP", "protocol: HTTP", 12, "spec.ports[0].protocol", "one of TCP, UDP, SCTP"),
+        ("bad clusterIP", SERVICE, "10.96.0.7", "10.96.0.700", 6, "spec.clusterIP", "must be an IP address"),
+        ("unknown type", SERVICE, "  clusterIP", "  type: Internal\n  clusterIP", 6, "spec.type", "must be one of"),
+        ("no externalName", SERVICE, "  clusterIP", "  type: ExternalName\n  x", 5, "spec.externalName", "is required"),
+        ("no ports", SERVICE, "  ports:", "  ports: []\n  portz:", 5, "spec.ports", "is required"),
+        ("list for a mapping", SERVICE, "{app: a}", "[app]", 7, "spec.selector", "must be a mapping"),
+        // Pod and EndpointSlice.
+        ("bad podIP", POD, "podIP: 10.0.0.1", "podIP: 10.0.0", 14, "status.podIP", "must be an IP address"),
+        ("bad containerPort", POD, "8080", "80800", 12, "spec.containers[0].ports[0].containerPort", "between 1 and 65535"),
+        ("unknown phase", POD, "status:\n", "status:\n  phase: Fine\n", 14, "status.phase", "must be one of"),
+        ("text for a boolean", POD, "spec:\n", "spec:\n  hostNetwork: 'yes'\n", 8, "spec.hostNetwork", "true or false"),
+        ("unused field of a wrong type", POD, "- name: c\n", "- name: c\n    tty: 3\n", 11, "spec.containers[0].tty", "true or false"),
+        ("wrong address family", SLICE, "[10.0.0.1]", "['fd00::1']", 10, "endpoints[0].addresses[0]", "addressType"),
+        ("no addresses", SLICE, "[10.0.0.1]", "[]", 10, "endpoints[0].addresses", "at least one"),
+        ("no addressType", SLICE, "addressType: IPv4\n", "", 1, "addressType", "is required"),
+        ("unknown addressType", SLICE, "addressType: IPv4", "addressType: Ipv4", 6, "addressType", "must be one of"),
+        // HTTPRoute.
+        ("weight", ROUTE, "weight: 1\n", "weight: 1000001\n", 19, "spec.rules[0].backendRefs[0].weight", "must be between 0 and 1000000"),
+        ("negative weight", ROUTE, "weight: 1\n", "weight: -1\n", 19, "spec.rules[0].backendRefs[0].weight", "must be between 0 and 1000000"),
+        ("weight in per cent", ROUTE, "weight: 1\n", "weight: 10%\n", 19, "spec.rules[0].backendRefs[0].weight", "must be an integer"),
+        ("Service without a port", ROUTE, "      port: 80\n", "", 17, "spec.rules[0].backendRefs[0].port", "is required for a Service"),
+        ("backend without a name", ROUTE, "    - name: reviews-v1\n      port", "    - port", 17, "spec.rules[0].backendRefs[0].name", "is required"),
+        ("relative path", ROUTE, "value: /a}", "value: a}", 10, "spec.rules[0].matches[0].path.value", "must start with /"),
+        ("path with //", ROUTE, "value: /a}", "value: /a//b}", 10, "spec.rules[0].matches[0].path.value", "must not contain"),
+        ("bad expression", ROUTE, "PathPrefix, value: /a}", "RegularExpression, value: '/(a'}", 10, "spec.rules[0].matches[0].path.value", "unclosed group"),
+        ("look-ahead is not RE2", ROUTE, "PathPrefix, value: /a}", "RegularExpression, value: '/(?=a)'}", 10, "spec.rules[0].matches[0].path.value", "look-around"),
+        ("unknown path type", ROUTE, "type: PathPrefix", "type: Prefix", 10, "spec.rules[0].matches[0].path.type", "must be one of Exact, PathPrefix"),
+        ("unknown method", ROUTE, "method: GET", "method: get", 12, "spec.rules[0].matches[0].method", "must be one of"),
+        ("bad header name", ROUTE, "name: x-a", "name: 'x a'", 11, "spec.rules[0].matches[0].headers[0].name", "must be a header name"),
+        ("duplicate header", ROUTE, "value: b}]", "value: b}, {name: x-a, value: c}]", 11, "spec.rules[0].matches[0].headers[1].name", "duplicate"),
+        ("header without a value", ROUTE, "name: x-a, value: b", "name: x-a", 11, "spec.rules[0].matches[0].headers[0].value", "is required"),
+        ("line break in a header", ROUTE, "value: c}", "value: \"c\\r\\nd: e\"}", 15, "spec.rules[0].filters[0].requestHeaderModifier.set[0].value", "line breaks"),
+        ("unknown filter", ROUTE, "type: RequestHeaderModifier", "type: RequestHeader", 14, "spec.rules[0].filters[0].type", "must be one of"),
+        ("filter without settings", ROUTE, "      requestHeaderModifier:", "      x:", 14, "spec.rules[0].filters[0].requestHeaderModifier", "is required where"),
+        ("malformed duration", ROUTE, "request: 10s", "request: 1.5s", 20, "spec.rules[0].timeouts.request", "GEP-2257"),
+        ("inner timeout longer", ROUTE, "backendRequest: 1s", "backendRequest: 11s", 20, "spec.rules[0].timeouts.backendRequest", "must not be longer"),
+        ("parent without a name", ROUTE, "Service, name: reviews}", "Service}", 7, "spec.parentRefs[0].name", "is required"),
+        ("parent port", ROUTE, "Service, name", "Service, port: 99999, name", 7, "spec.parentRefs[0].port", "between 1 and 65535"),
+        ("too many rules", ROUTE, "  rules:", rules, 8, "spec.rules", "17 entries, at most 16"),
+        ("too many matches", ROUTE, "matches:", matches, 9, "spec.rules[0].matches", "65 entries, at most 64"),
+        ("too many matches in all", ROUTE, "  rules:", all_matches, 8, "spec.rules", "150 matches together, at most 128"),
+        ("a mapping for a list", ROUTE, "parentRefs:\n  - ", "parentRefs:\n    ", 6, "spec.parentRefs", "must be a list"),
+        // PeerAuthentication.
+        ("unknown mode", PEER, "mode: STRICT", "mode: strict", 9, "spec.mtls.mode", "must be one of UNSET, DISABLE"),
+        ("port that is none", PEER, "'8080'", "http", 11, "spec.portLevelMtls.http", "between 1 and 65535"),
+        ("ports without a selector", PEER, "  selector:\n    matchLabels: {app: a}\n", "", 8, "spec.portLevelMtls", "needs a selector"),
+    ];
+    let mut wrong = Vec::new();
+    for (name, good, from, to, line, field, message) in rows {
+        assert!(good.contains(from), "{name}: nothing to replace");
+        let bad = good.replacen(from, to, 1);
+        // Text in the file before and after, so that lines are those of the file.
+        let file =
+            |middle: &str, port| format!("{}---\n{middle}---\n{}", service("before", port), service("after", port));
+
+        // Cold: nothing of it, all of the others.
+        let mut state = State::default();
+        let edit = write(&mut state, "d/bad.yaml", &file(&bad, 1));
+        let errors: Vec<_> = edit.problems.iter().filter(|p| p.severity == Severity::Error).collect();
+        let found: Vec<_> =
+            errors.iter().map(|p| (p.file.as_str(), p.line, p.field.as_str(), p.message.as_str())).collect();
+        match found[..] {
+            [("d/bad.yaml", l, f, m)] if l == line + 5 && f == *field && m.contains(message) => {}
+            _ => wrong.push(format!("{name}: expected {}: {field}: {message}, found {found:?}", line + 5)),
+        }
+        assert_eq!(names(&edit), ["Service default/after", "Service default/before"], "{name}");
+
+        // Warm: the last good version stays, and the others' edits take effect.
+        let mut state = State::default();
+        let edit = write(&mut state, "d/bad.yaml", &file(good, 1));
+        assert_eq!(errors_in(&edit), [""; 0], "{name}");
+        let before: Vec<_> = objects(&state);
+        let edit = write(&mut state, "d/bad.yaml", &file(&bad, 2));
+        assert_eq!(
+            (names(&edit), edit.objects.removes.len()),
+            (vec!["Service default/after".into(), "Service default/before".into()], 0),
+            "{name}"
+        );
+        assert_eq!(objects(&state).len(), before.len(), "{name}");
+        // Mended, everything is as it was: not even a generation has moved.
+        write(&mut state, "d/bad.yaml", &file(good, 2));
+        let of_row = |objects: Vec<Object>| {
+            objects
+                .into_iter()
+                .filter(|o| !["after", "before"].contains(&o.meta().name.name.as_str()))
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(of_row(objects(&state)), of_row(before), "{name}");
+        // Removed, it goes.
+        let edit = write(&mut state, "d/bad.yaml", &format!("{}---\n{}", service("before", 2), service("after", 2)));
+        assert!(!edit.objects.removes.is_empty() && edit.problems.is_empty(), "{name}");
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+    assert!(rows.len() >= 15);
+}
+
+#[test]
+fn several_things_wrong_in_one_document_are_all_named() {
+    let bad = ROUTE.replace("value: /a}", "value: a}").replace("weight: 1\n", "weight: x\n").replace("10s", "10");
+    let mut state = State::default();
+    let lines: Vec<_> = write(&mut state, "r.yaml", &bad).problems.iter().map(|problem| problem.line).collect();
+    assert_eq!(lines, [10, 19, 20]);
+}
+
+proptest::proptest! {
+    #![proptest_config(proptest::prelude::ProptestConfig::with_cases(256))]
+
+    /// Decoded without the net of `decode_safely`, so that a panic of ours would be seen.
+    #[test]
+    fn no_text_makes_reading_panic_and_every_flaw_lies_in_its_file(
+        which in 0usize..5,
+        at in 0usize..1_000,
+        cut in 0usize..12,
+        put in proptest::string::string_regex("[\\PC\n\t &*:{}\\[\\],'\"|>0-9-]{0,8}").expect("an expression"),
+    ) {
+        let mut text: Vec<char> = [ROUTE, SERVICE, POD, SLICE, PEER][which].chars().collect();
+        let at = at % text.len();
+        text.splice(at..(at + cut).min(text.len()), put.chars());
+        let text: String = text.into_iter().collect();
+        let lines = u32::try_from(text.lines().count()).unwrap_or(u32::MAX);
+        for document in documents::split(&text) {
+            for decoded in decode::decode(&document) {
+                let refused = decoded.flaws.iter().any(|flaw| flaw.severity == Severity::Error);
+                proptest::prop_assert_eq!(refused, decoded.outcome == Outcome::Bad);
+                for flaw in decoded.flaws {
+                    proptest::prop_assert!((1..=lines + 1).contains(&flaw.at.line), "{:?} of {}", flaw, lines);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,77 @@
+//! Conditions of a route at each of its parents: Accepted, ResolvedRefs, and PartiallyInvalid where some rules are not what
+//! they say. Every message says what to do. `weft.dev/Programmed` is added by those who know what proxies ACKed.
+
+use std::borrow::Cow;
+
+use weft_proto::ServiceName;
+
+use super::parents::Resolved;
+use super::rules::Compiled;
+use crate::model::ParentRef;
+use crate::status::{Condition, ParentStatus, RouteStatus};
+
+/// A message names this many problems of a kind; more are counted.
+const NAMED: usize = 5;
+
+/// One entry per parentRef of ours, in the order of the spec.
+pub(super) fn status(parents: &[(&ParentRef, Resolved)], compiled: &Compiled, generation: i64) -> RouteStatus {
+    let condition = |kind, status, reason: &'static str, message| Condition {
+        kind,
+        status,
+        reason: Cow::Borrowed(reason),
+        message,
+        observed_generation: generation,
+    };
+    let invalid = invalid(compiled);
+    let parents = parents.iter().map(|(parent, resolved)| {
+        let accepted = match resolved {
+            Err(refusal) => condition("Accepted", false, refusal.reason, refusal.message.clone()),
+            Ok(_) if !compiled.usable() => condition(
+                "Accepted",
+                false,
+                "UnsupportedValue",
+                format!("no rule can be used, so the route is not in effect. {invalid}"),
+            ),
+            Ok(ports) => condition("Accepted", true, "Accepted", format!("attached to {}", attached(ports))),
+        };
+        let resolved_refs = match compiled.bad_refs.first() {
+            None => condition("ResolvedRefs", true, "ResolvedRefs", "every backendRef is valid".to_owned()),
+            Some(first) => {
+                let messages = list(compiled.bad_refs.iter().map(|bad| &*bad.message));
+                condition("ResolvedRefs", false, first.reason, format!("{messages} (their share of requests gets 500)"))
+            }
+        };
+        let partially_invalid = (accepted.status && !invalid.is_empty())
+            .then(|| condition("PartiallyInvalid", true, "UnsupportedValue", invalid.clone()));
+        let conditions = [accepted, resolved_refs].into_iter().chain(partially_invalid).collect();
+        ParentStatus { parent_ref: (*parent).clone(), conditions }
+    });
+    RouteStatus { parents: parents.collect() }
+}
+
+/// The prefix "Dropped Rule" is the specification's.
+fn invalid(compiled: &Compiled) -> String {
+    let mut parts = Vec::new();
+    if !compiled.dropped.is_empty() {
+        parts.push(format!("Dropped Rule {}", list(compiled.dropped.iter().map(String::as_str))));
+    }
+    if !compiled.answering.is_empty() {
+        parts.push(format!("Answering 500: rule {}", list(compiled.answering.iter().map(String::as_str))));
+    }
+    parts.join(". ")
+}
+
+fn attached(ports: &[(ServiceName, u16)]) -> String {
+    let Some((service, _)) = ports.first() else { return String::new() };
+    let ports: Vec<_> = ports.iter().map(|(_, port)| port.to_string()).collect();
+    format!("Service {service}, port {}", ports.join(", "))
+}
+
+fn list<'a>(mut items: impl ExactSizeIterator<Item = &'a str>) -> String {
+    let more = items.len().saturating_sub(NAMED);
+    let mut text = items.by_ref().take(NAMED).collect::<Vec<_>>().join("; ");
+    if more > 0 {
+        text.push_str(&format!("; and {more} more"));
+    }
+    text
+}

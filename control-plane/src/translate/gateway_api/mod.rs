@@ -1,0 +1,110 @@
+//! Gateway API routes whose parent is a Service (GAMMA; SEMANTICS.md §2 "Gateway API").
+//!
+//! A route is analysed once, whatever it is attached to ([`analyse`]): its rules become wire rules (`rules`), its parentRefs
+//! become Service ports or refusals (`parents`), and both become conditions (`conditions`). Then each Service port
+//! collects what is attached to it, for each view, in match order ([`routed_port`], `precedence`).
+//!
+//! Producer routes (in the Service's namespace) are for all clients. Consumer routes are for clients in the route's own
+//! namespace; on a port that has one, producers do not count there.
+
+mod conditions;
+mod parents;
+mod precedence;
+mod rules;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeSet;
+
+use weft_proto::ServiceName;
+use weft_proto::v1::RouteEntry;
+
+use self::precedence::Precedence;
+use self::rules::Rule;
+use super::MeshConfig;
+use super::kubernetes::RoutedPort;
+use crate::model::{Age, HttpRoute, Model, ObjectName};
+use crate::status::RouteStatus;
+
+/// What a route means, wherever it is attached.
+#[derive(Debug, PartialEq)]
+pub(super) struct Analysis {
+    age: Age,
+    name: ObjectName,
+    /// Empty unless the route is accepted there.
+    attached: BTreeSet<(ServiceName, u16)>,
+    /// Usable ones, in their order. Shared by all attachments.
+    rules: Vec<Rule>,
+    /// `None` when no parent is ours.
+    pub(super) status: Option<RouteStatus>,
+}
+
+impl Analysis {
+    /// Services on which this route acts.
+    pub(super) fn services(&self) -> impl Iterator<Item = &ServiceName> {
+        self.attached.iter().map(|(service, _)| service)
+    }
+}
+
+/// Analyses a route against the objects as they are.
+pub(super) fn analyse(route: &HttpRoute, model: &Model, config: &MeshConfig) -> Analysis {
+    let compiled = rules::compile(route, model);
+    let parents: Vec<_> = route
+        .parents
+        .iter()
+        .filter_map(|parent| Some((parent, parents::resolve(parent, &route.meta.name, model, config)?)))
+        .collect();
+    let attached = if compiled.usable() {
+        parents.iter().filter_map(|(_, resolved)| resolved.as_ref().ok()).flatten().cloned().collect()
+    } else {
+        BTreeSet::new()
+    };
+    let status = (!parents.is_empty()).then(|| conditions::status(&parents, &compiled, route.meta.generation));
+    Analysis { age: route.meta.age.clone(), name: route.meta.name.clone(), attached, rules: compiled.rules, status }
+}
+
+/// Client namespaces other than the Service's own for which some of these routes are consumer routes.
+pub(super) fn consumer_namespaces<'a>(service: &ServiceName, routes: &[&'a Analysis]) -> BTreeSet<&'a str> {
+    let consumers = routes.iter().filter(|route| route.services().any(|name| name == service));
+    consumers.map(|route| &*route.name.namespace).filter(|namespace| *namespace != service.namespace).collect()
+}
+
+/// What routes make of a Service's port for clients of a namespace (`None`: of one without consumer routes);
+/// `None` when no route is attached.
+pub(super) fn routed_port(
+    service: &ServiceName,
+    port: u16,
+    client: Option<&str>,
+    routes: &[&Analysis],
+) -> Option<RoutedPort> {
+    let key = (service.clone(), port);
+    let attached_in = |namespace: &str| -> Vec<&Analysis> {
+        let here = |route: &&&Analysis| route.name.namespace == namespace && route.attached.contains(&key);
+        routes.iter().filter(here).copied().collect()
+    };
+    let mut attached = client.map(attached_in).unwrap_or_default();
+    if attached.is_empty() {
+        attached = attached_in(&service.namespace);
+    }
+    if attached.is_empty() {
+        return None;
+    }
+    attached.sort_by(|a, b| (&a.age, &a.name).cmp(&(&b.age, &b.name)));
+
+    let mut out = RoutedPort::default();
+    let mut entries: Vec<(&Precedence, RouteEntry)> = Vec::new();
+    for rule in attached.iter().flat_map(|route| &route.rules) {
+        // A proxy refuses what it cannot index; far below 2^32 by the API server's limits.
+        let Ok(index) = u32::try_from(out.rules.len()) else { break };
+        out.rules.push(rule.wire.clone());
+        entries.extend(
+            rule.matches.iter().map(|(precedence, condition)| {
+                (precedence, RouteEntry { r#match: Some(condition.clone()), rule: index })
+            }),
+        );
+    }
+    // Stable: on a tie the oldest route stays first, then its name, its first rule, its first match.
+    entries.sort_by_key(|(precedence, _)| *precedence);
+    out.entries = entries.into_iter().map(|(_, entry)| entry).collect();
+    Some(out)
+}

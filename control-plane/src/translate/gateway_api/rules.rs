@@ -1,0 +1,300 @@
+//! Rules: matches, filters and backends of an HTTPRoute into wire rules, each part checked so that no proxy has to refuse a
+//! whole Service for one bad rule.
+//!
+//! A rule whose match cannot be evaluated (a bad regular expression, say) is dropped: it would match nothing. A rule with a
+//! filter this version does not do is kept and answers 500, because skipping a filter would let requests through that
+//! it was meant to change. A backendRef that is not valid keeps its share and answers 500 (HTTPRoute `backendRefs`).
+//!
+//! Bound: an expression may compile to 1 MiB at most. A proxy's own limit must not be smaller.
+
+use std::time::Duration;
+
+use http::{HeaderName, HeaderValue, Method};
+use regex::RegexBuilder;
+use weft_proto::ServiceName;
+use weft_proto::v1::key_match::Kind as KeyKind;
+use weft_proto::v1::path_match::Kind as PathKind;
+use weft_proto::v1::weighted_target::Target;
+use weft_proto::v1::{self, FixedAnswer, HttpMatch, Millis, Protocol, RouteRule, WeightedTarget};
+
+use super::super::kubernetes::{backend_policy, declared, may_carry_http};
+use super::parents::ports_of;
+use super::precedence::{Precedence, prefix_of};
+use crate::model::{
+    BackendRef, HeaderModifier, HttpRoute, HttpRouteFilter, HttpRouteMatch, HttpRouteRule, KeyMatch, Model, ObjectName,
+    PathMatch, ServiceKind,
+};
+
+const REGEX_LIMIT: usize = 1 << 20;
+
+/// A rule that attaches.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Rule {
+    pub(super) wire: RouteRule,
+    pub(super) matches: Vec<(Precedence, HttpMatch)>,
+}
+
+/// Why a reference to a backend is not valid.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct BadRef {
+    /// A reason of the ResolvedRefs condition.
+    pub(super) reason: &'static str,
+    pub(super) message: String,
+}
+
+/// All rules of a route, and what is wrong with some.
+#[derive(Debug, Default)]
+pub(super) struct Compiled {
+    pub(super) rules: Vec<Rule>,
+    /// Rules that are not there, and why.
+    pub(super) dropped: Vec<String>,
+    /// Rules, or shares of rules, that answer 500 for something this version does not do, and why.
+    pub(super) answering: Vec<String>,
+    pub(super) bad_refs: Vec<BadRef>,
+    /// Rules that do what they say.
+    implemented: usize,
+}
+
+impl Compiled {
+    /// At least one rule does what it says, or there is none at all.
+    pub(super) fn usable(&self) -> bool {
+        self.implemented > 0 || (self.rules.is_empty() && self.dropped.is_empty())
+    }
+}
+
+pub(super) fn compile(route: &HttpRoute, model: &Model) -> Compiled {
+    let mut out = Compiled::default();
+    for (index, rule) in route.rules.iter().enumerate() {
+        let label = match &rule.name {
+            Some(name) => format!("{index} ({name})"),
+            None => index.to_string(),
+        };
+        let matches = match rule.matches.iter().map(wire_match).collect::<Result<Vec<_>, _>>() {
+            Ok(matches) if matches.is_empty() => vec![match_all()],
+            Ok(matches) => matches,
+            Err(why) => {
+                out.dropped.push(format!("{label}: {why}"));
+                continue;
+            }
+        };
+        let (filters, targets) = match wire_filters(&rule.filters) {
+            Ok(filters) => {
+                out.implemented += 1;
+                (filters, targets(rule, &label, model, &mut out))
+            }
+            Err(why) => {
+                let target = answer(1, format!("rule {label}: {why}"));
+                out.answering.push(format!("{label}: {why}"));
+                (Vec::new(), vec![target])
+            }
+        };
+        let wire = RouteRule {
+            route: format!("HTTPRoute/{}", route.meta.name),
+            rule: rule.name.clone().unwrap_or_else(|| index.to_string()),
+            filters,
+            targets,
+            request_timeout: rule.request_timeout.map(millis),
+            backend_request_timeout: rule.backend_request_timeout.map(millis),
+            retry: None,
+        };
+        out.rules.push(Rule { wire, matches });
+    }
+    out
+}
+
+fn targets(rule: &HttpRouteRule, label: &str, model: &Model, out: &mut Compiled) -> Vec<WeightedTarget> {
+    if rule.backends.is_empty() {
+        return vec![answer(1, format!("rule {label} has no backendRefs"))];
+    }
+    let targets: Vec<_> = rule
+        .backends
+        .iter()
+        .map(|reference| {
+            let filters = match wire_filters(&reference.filters) {
+                Ok(filters) => filters,
+                Err(why) => {
+                    let why = format!("{label}, backend {}: {why}", reference.name);
+                    out.answering.push(why.clone());
+                    // The reference itself is still checked, so that status names everything at once.
+                    if let Err(bad) = backend(reference, model) {
+                        out.bad_refs.push(bad);
+                    }
+                    return answer(reference.weight, format!("rule {why}"));
+                }
+            };
+            match backend(reference, model) {
+                Ok(backend) => {
+                    WeightedTarget { weight: reference.weight, filters, target: Some(Target::Backend(backend)) }
+                }
+                Err(bad) => {
+                    let target = answer(reference.weight, bad.message.clone());
+                    out.bad_refs.push(bad);
+                    target
+                }
+            }
+        })
+        .collect();
+    if targets.iter().all(|target| target.weight == 0) {
+        return vec![answer(1, format!("every backend of rule {label} has weight 0"))];
+    }
+    targets
+}
+
+fn answer(weight: u32, detail: String) -> WeightedTarget {
+    WeightedTarget { weight, filters: Vec::new(), target: Some(Target::Answer(FixedAnswer { status: 500, detail })) }
+}
+
+/// A backend that exists; whether it has endpoints is the proxy's to see (503).
+fn backend(reference: &BackendRef, model: &Model) -> Result<v1::Backend, BadRef> {
+    let bad = |reason, message| Err(BadRef { reason, message });
+    let name = ObjectName::new(&*reference.namespace, &*reference.name);
+    if !matches!(&*reference.group, "" | "core") || reference.kind != "Service" {
+        let group = if reference.group.is_empty() { "core" } else { &reference.group };
+        return bad(
+            "InvalidKind",
+            format!("backend {name} is a {} of group {group}; only a Service can be one", reference.kind),
+        );
+    }
+    let Some(service) = model.service(&name) else {
+        return bad("BackendNotFound", format!("there is no Service {name}"));
+    };
+    if let ServiceKind::ExternalName(external) = &service.kind {
+        let message =
+            format!("Service {name} is an ExternalName for {external}; a backend must have endpoints of its own");
+        return bad("UnsupportedValue", message);
+    }
+    let Some(number) = reference.port else {
+        return bad("UnsupportedValue", format!("backend {name} needs a port; the Service has {}", ports_of(service)));
+    };
+    let Some(port) = service.ports.iter().find(|port| port.port == number) else {
+        return bad("BackendNotFound", format!("Service {name} has no port {number}; it has {}", ports_of(service)));
+    };
+    // The request is HTTP already, so an undeclared port is taken to speak it too.
+    let protocol = declared(port).unwrap_or(Protocol::Http);
+    if !may_carry_http(protocol) {
+        let message =
+            format!("port {number} of Service {name} is not declared HTTP; set its appProtocol to http if it is");
+        return bad("UnsupportedProtocol", message);
+    }
+    Ok(v1::Backend {
+        service: ServiceName::new(name.namespace, name.name).to_string(),
+        port: number.into(),
+        protocol: protocol.into(),
+        policy: backend_policy(service),
+    })
+}
+
+fn match_all() -> (Precedence, HttpMatch) {
+    let condition = HttpRouteMatch {
+        path: PathMatch::Prefix("/".to_owned()),
+        headers: Vec::new(),
+        query_params: Vec::new(),
+        method: None,
+    };
+    let path = v1::PathMatch { kind: Some(PathKind::Prefix("/".to_owned())) };
+    (Precedence::of(&condition), HttpMatch { path: Some(path), ..HttpMatch::default() })
+}
+
+pub(super) fn wire_match(condition: &HttpRouteMatch) -> Result<(Precedence, HttpMatch), String> {
+    let kind = match &condition.path {
+        PathMatch::Exact(path) | PathMatch::Prefix(path) if !path.starts_with('/') => {
+            return Err(format!("path `{path}` does not start with `/`"));
+        }
+        PathMatch::Exact(path) => PathKind::Exact(path.clone()),
+        PathMatch::Prefix(path) => PathKind::Prefix(prefix_of(path).to_owned()),
+        PathMatch::Regex(regex) => PathKind::Regex(checked_regex(regex)?),
+    };
+    let method = match &condition.method {
+        Some(method) => Method::from_bytes(method.as_bytes())
+            .map_err(|_| format!("`{method}` is not an HTTP method"))?
+            .as_str()
+            .to_ascii_uppercase(),
+        None => String::new(),
+    };
+    let headers = condition.headers.iter().map(|header| {
+        let name = header_name(&header.name)?;
+        key_match(header, name)
+    });
+    let query_params = condition.query_params.iter().map(|param| key_match(param, param.name.clone()));
+    let wire = HttpMatch {
+        path: Some(v1::PathMatch { kind: Some(kind) }),
+        method,
+        headers: headers.collect::<Result<_, _>>()?,
+        query_params: query_params.collect::<Result<_, _>>()?,
+    };
+    Ok((Precedence::of(condition), wire))
+}
+
+fn key_match(condition: &KeyMatch, name: String) -> Result<v1::KeyMatch, String> {
+    let kind = if condition.regex {
+        KeyKind::Regex(checked_regex(&condition.value)?)
+    } else {
+        KeyKind::Exact(condition.value.clone())
+    };
+    Ok(v1::KeyMatch { name, kind: Some(kind) })
+}
+
+fn checked_regex(regex: &str) -> Result<String, String> {
+    // Compiled as the proxy does it: against the whole value. The expression alone as well, so that `a)(b` is refused.
+    let compile = |regex: &str| RegexBuilder::new(regex).size_limit(REGEX_LIMIT).build();
+    compile(regex).and_then(|_| compile(&format!("^(?:{regex})$"))).map(|_| regex.to_owned()).map_err(|error| {
+        match error {
+            regex::Error::CompiledTooBig(_) => format!("expression `{}` is too large", short(regex)),
+            _ => format!("`{}` is not a regular expression (RE2 syntax)", short(regex)),
+        }
+    })
+}
+
+/// What fits into a message.
+fn short(text: &str) -> String {
+    const MOST: usize = 80;
+    let mut short: String = text.chars().take(MOST).collect();
+    if short.len() < text.len() {
+        short.push('…');
+    }
+    short
+}
+
+fn header_name(name: &str) -> Result<String, String> {
+    let valid =
+        HeaderName::from_bytes(name.as_bytes()).map_err(|_| format!("`{}` is not a header name", short(name)))?;
+    Ok(valid.as_str().to_owned())
+}
+
+fn wire_filters(filters: &[HttpRouteFilter]) -> Result<Vec<v1::Filter>, String> {
+    use v1::filter::Kind;
+    let wire = filters.iter().map(|filter| {
+        let kind = match filter {
+            HttpRouteFilter::RequestHeaders(modifier) => Kind::RequestHeaders(header_modifier(modifier)?),
+            HttpRouteFilter::ResponseHeaders(modifier) => Kind::ResponseHeaders(header_modifier(modifier)?),
+            HttpRouteFilter::Unsupported(kind) => {
+                return Err(format!("filter {kind} is not supported by this version"));
+            }
+        };
+        Ok(v1::Filter { kind: Some(kind) })
+    });
+    wire.collect()
+}
+
+fn header_modifier(modifier: &HeaderModifier) -> Result<v1::HeaderModifier, String> {
+    // Of entries with equivalent names the first counts (HTTPHeaderFilter).
+    let headers = |list: &[(String, String)]| {
+        let mut headers: Vec<v1::Header> = Vec::new();
+        for (name, value) in list {
+            let name = header_name(name)?;
+            HeaderValue::from_str(value)
+                .map_err(|_| format!("header {name} cannot have the value `{}`", short(value)))?;
+            if !headers.iter().any(|header| header.name == name) {
+                headers.push(v1::Header { name, value: value.clone() });
+            }
+        }
+        Ok::<_, String>(headers)
+    };
+    let remove = modifier.remove.iter().map(|name| header_name(name)).collect::<Result<_, _>>()?;
+    Ok(v1::HeaderModifier { set: headers(&modifier.set)?, add: headers(&modifier.add)?, remove })
+}
+
+/// Rounded up: a timeout that is set must not become zero, which is off.
+fn millis(timeout: Duration) -> Millis {
+    Millis { value: u64::try_from(timeout.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX) }
+}

@@ -1,0 +1,131 @@
+//! Which units a changed object marks.
+//!
+//! It is enough to look at the indexes *after* the whole batch: whatever linked a unit to this object before either still
+//! does, or is itself an object that changed and marks the unit by what it was.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use weft_proto::{EndpointsName, ServiceName};
+
+use super::super::MeshConfig;
+use super::super::kubernetes::{selects_pod, zone_label};
+use crate::model::{
+    Change, EndpointSlice, Kind, Model, Node, Object, ObjectName, PeerAuthentication, Pod, Service, selects,
+};
+
+/// Units to compute anew.
+#[derive(Debug, Default)]
+pub(super) struct Dirty {
+    pub(super) vips: BTreeSet<IpAddr>,
+    pub(super) routes: BTreeSet<ObjectName>,
+    pub(super) services: BTreeSet<ServiceName>,
+    pub(super) endpoints: BTreeSet<EndpointsName>,
+    pub(super) addresses: BTreeSet<IpAddr>,
+}
+
+impl Dirty {
+    /// Marks what depends on the object as it was and as the model has it now.
+    pub(super) fn mark(&mut self, change: &Change, model: &Model, config: &MeshConfig) {
+        let name = &change.key.name;
+        let before = change.before.as_ref();
+        match change.key.kind {
+            // Nothing depends on it yet.
+            Kind::Namespace => {}
+            Kind::Service => {
+                let before = before.and_then(|object| if let Object::Service(old) = object { Some(old) } else { None });
+                for service in [before, model.service(name)].into_iter().flatten() {
+                    self.service(service, model);
+                }
+            }
+            Kind::EndpointSlice => {
+                if let Some(Object::EndpointSlice(old)) = before {
+                    self.slice(old, model);
+                }
+                if let Some(slice) = model.slice(name) {
+                    self.slice(slice, model);
+                }
+            }
+            Kind::Pod => {
+                let before = before.and_then(|object| if let Object::Pod(old) = object { Some(old) } else { None });
+                for pod in [before, model.pod(name)].into_iter().flatten() {
+                    self.pod(pod, model);
+                }
+            }
+            Kind::Node => {
+                let before = before.and_then(|object| if let Object::Node(old) = object { Some(old) } else { None });
+                let zone = |node: Option<&Node>| node.and_then(zone_label).map(str::to_owned);
+                // Nodes change often, their zone hardly ever.
+                if zone(before) != zone(model.node(&name.name)) {
+                    self.node(&name.name, model);
+                }
+            }
+            Kind::HttpRoute => {
+                // What it was is in the analysis that is replaced.
+                self.routes.insert(name.clone());
+            }
+            Kind::PeerAuthentication => {
+                if let Some(Object::PeerAuthentication(old)) = before {
+                    self.peer_authentication(old, model, config);
+                }
+                if let Some(policy) = model.peer_authentication(name) {
+                    self.peer_authentication(policy, model, config);
+                }
+            }
+        }
+    }
+
+    fn service(&mut self, service: &Service, model: &Model) {
+        let name = &service.meta.name;
+        let wire_name = ServiceName::new(&*name.namespace, &*name.name);
+        self.vips.extend(&service.vips);
+        self.endpoints.extend(service.ports.iter().map(|port| wire_name.endpoints(port.port)));
+        self.services.insert(wire_name);
+        let routes = model.routes_with_parent(name).chain(model.routes_with_backend(name));
+        self.routes.extend(routes.map(|route| route.meta.name.clone()));
+        // Its ports declare what its pods' ports speak.
+        if !service.selector.is_empty() {
+            let pods = model.pods_in(&name.namespace).filter(|pod| selects_pod(service, pod));
+            self.addresses.extend(pods.flat_map(|pod| &pod.addresses));
+        }
+    }
+
+    fn slice(&mut self, slice: &EndpointSlice, model: &Model) {
+        let name = ObjectName::new(&*slice.meta.name.namespace, &*slice.service);
+        // A Service that changed with it marks its own ports.
+        if let Some(service) = model.service(&name) {
+            let wire_name = ServiceName::new(name.namespace, name.name);
+            self.endpoints.extend(service.ports.iter().map(|port| wire_name.endpoints(port.port)));
+        }
+    }
+
+    fn pod(&mut self, pod: &Pod, model: &Model) {
+        self.addresses.extend(&pod.addresses);
+        let by_address = pod.addresses.iter().flat_map(|addr| model.slices_with_address(*addr));
+        for slice in model.slices_naming_pod(&pod.meta.name).chain(by_address) {
+            self.slice(slice, model);
+        }
+    }
+
+    fn node(&mut self, node: &str, model: &Model) {
+        for pod in model.pods_on_node(node) {
+            self.pod(pod, model);
+        }
+        for slice in model.slices_on_node(node) {
+            self.slice(slice, model);
+        }
+    }
+
+    fn peer_authentication(&mut self, policy: &PeerAuthentication, model: &Model, config: &MeshConfig) {
+        let namespace = &policy.meta.name.namespace;
+        if *namespace == config.root_namespace && policy.selector.is_empty() {
+            for pod in model.pods() {
+                self.pod(pod, model);
+            }
+        } else {
+            for pod in model.pods_in(namespace).filter(|pod| selects(&policy.selector, &pod.meta.labels)) {
+                self.pod(pod, model);
+            }
+        }
+    }
+}

@@ -1,0 +1,412 @@
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use proptest::prelude::*;
+use weft_proto::v1::{MeshSettings, Protocol};
+use weft_proto::{MESH_SETTINGS, MESH_TLS_LABEL, type_url};
+
+use super::super::fixtures::{
+    aged, backend, decode, endpoint, ip, map, named, node, parent, peer_authentication, pod, port, prefix, route, rule,
+    service, slice, upserts, view,
+};
+use super::super::{Lookup, MeshConfig, Translated, WorkloadIdentity};
+use super::{Touched, Translator};
+use crate::model::{
+    BackendRef, Batch, HttpRouteFilter, HttpRouteMatch, Kind, MtlsMode, Object, ObjectKey, ParentRef, Pod, Service,
+    ServiceKind, ServicePort, TargetPort,
+};
+use crate::status::RouteStatus;
+
+fn remove(kind: Kind, name: &str) -> Batch {
+    Batch { removes: vec![ObjectKey { kind, name: named(name) }], ..Batch::default() }
+}
+
+fn names(touched: &Touched, type_url: &str) -> Vec<String> {
+    touched.names.get(type_url).into_iter().flatten().cloned().collect()
+}
+
+#[test]
+fn nothing_is_absent_before_the_first_batch() {
+    let mut translator = Translator::new(MeshConfig::default());
+    let before = translator.translated();
+    assert_eq!(before.lookup(type_url::SERVICE, "shop/a", &view("shop")), Lookup::Held);
+    assert_eq!(before.own(type_url::INBOUND_POLICY, ip("10.0.0.1")), Lookup::Held);
+    let (after, touched) = translator.apply(Batch::default());
+    assert!(touched.everything && !touched.is_empty());
+    assert_eq!(after.lookup(type_url::SERVICE, "shop/a", &view("shop")), Lookup::Absent);
+    assert_eq!(after.own(type_url::INBOUND_POLICY, ip("10.0.0.1")), Lookup::Absent);
+    assert!(translator.apply(Batch::default()).1.is_empty());
+}
+
+#[test]
+fn a_trust_bundle_is_held_until_there_are_roots() {
+    let mut translator = Translator::new(MeshConfig::default());
+    let (world, _) = translator.apply(Batch::default());
+    assert_eq!(world.lookup(type_url::TRUST_BUNDLE, "cluster.local", &view("shop")), Lookup::Held);
+    assert_eq!(world.lookup(type_url::TRUST_BUNDLE, "example.com", &view("shop")), Lookup::Absent);
+    let (world, touched) = translator.set_trust_roots(vec![vec![1], vec![2]]);
+    assert_eq!(names(&touched, type_url::TRUST_BUNDLE), ["cluster.local"]);
+    let bundle: weft_proto::v1::TrustBundle =
+        decode(world.lookup(type_url::TRUST_BUNDLE, "cluster.local", &view("shop")));
+    assert_eq!(bundle.roots, [[1], [2]]);
+    assert!(translator.set_trust_roots(vec![vec![1], vec![2]]).1.is_empty());
+}
+
+#[test]
+fn a_weight_touches_its_service_and_nothing_else() {
+    let split = |weight| {
+        let to = rule(vec![BackendRef { weight, ..backend("shop/b") }, backend("shop/a")]);
+        route("shop/r", vec![parent("a")], vec![to])
+    };
+    let mut translator = Translator::new(MeshConfig::default());
+    translator.apply(upserts![service("shop/a", "10.96.0.1"), service("shop/b", "10.96.0.2"), split(1)]);
+    let (_, touched) = translator.apply(upserts![split(2)]);
+    let expected = BTreeMap::from([(type_url::SERVICE, BTreeSet::from(["shop/a".to_owned()]))]);
+    assert_eq!(touched, Touched { names: expected, ..Touched::default() });
+}
+
+#[test]
+fn an_endpoint_touches_no_service() {
+    let mut translator = Translator::new(MeshConfig::default());
+    translator.apply(upserts![service("shop/a", "10.96.0.1"), pod("shop/p", "a", "10.0.0.1")]);
+    let (_, touched) = translator.apply(upserts![slice("shop/s", "a", vec![endpoint("p", "10.0.0.1")])]);
+    let expected = BTreeMap::from([(type_url::ENDPOINTS, BTreeSet::from(["shop/a:80".to_owned()]))]);
+    assert_eq!(touched, Touched { names: expected, ..Touched::default() });
+}
+
+#[test]
+fn a_reused_vip_moves_in_one_step() {
+    let mut translator = Translator::new(MeshConfig::default());
+    translator.apply(upserts![service("shop/a", "10.96.0.1")]);
+    let mut batch = upserts![service("shop/b", "10.96.0.1")];
+    batch.removes = remove(Kind::Service, "shop/a").removes;
+    let (world, touched) = translator.apply(batch);
+    assert_eq!(world.service_for("web", "10.96.0.1").name, "b");
+    let touched = names(&touched, type_url::SERVICE);
+    for name in ["shop/a", "shop/b", "10.96.0.1"] {
+        assert!(touched.iter().any(|it| it == name), "{name} in {touched:?}");
+    }
+}
+
+#[test]
+fn proxies_ask_around_every_known_address() {
+    let mut translator = Translator::new(MeshConfig::default());
+    let (world, touched) = translator.apply(upserts![service("shop/a", "10.96.0.1"), pod("shop/p", "a", "10.0.0.1")]);
+    assert_eq!(names(&touched, type_url::MESH_SETTINGS), [MESH_SETTINGS]);
+    let settings: MeshSettings = decode(world.lookup(type_url::MESH_SETTINGS, MESH_SETTINGS, &view("shop")));
+    assert_eq!(settings.cluster_cidrs, ["10.0.0.0/24", "10.96.0.0/24"]);
+    let (_, touched) = translator.apply(upserts![pod("shop/q", "a", "10.0.0.2")]);
+    assert_eq!(names(&touched, type_url::MESH_SETTINGS), Vec::<String>::new(), "the range was known");
+    let (world, _) = translator.apply(remove(Kind::Service, "shop/a"));
+    let settings: MeshSettings = decode(world.lookup(type_url::MESH_SETTINGS, MESH_SETTINGS, &view("shop")));
+    assert_eq!(settings.cluster_cidrs, ["10.0.0.0/24"]);
+}
+
+// ---- Incremental = from scratch.
+
+const NAMESPACES: [&str; 3] = ["a", "b", "weft-system"];
+const NAMES: [&str; 2] = ["x", "y"];
+
+fn name() -> impl Strategy<Value = String> {
+    (prop::sample::select(&NAMESPACES[..]), prop::sample::select(&NAMES[..]))
+        .prop_map(|(ns, name)| format!("{ns}/{name}"))
+}
+
+fn pick(options: &'static [&'static str]) -> impl Strategy<Value = &'static str> {
+    prop::sample::select(options)
+}
+
+fn vip() -> impl Strategy<Value = &'static str> {
+    pick(&["10.96.0.1", "10.96.0.2", "10.96.1.1", "203.0.113.1", "10.0.0.1"])
+}
+
+fn pod_addr() -> impl Strategy<Value = &'static str> {
+    pick(&["10.0.0.1", "10.0.0.2", "10.0.1.1", "fd00::1"])
+}
+
+fn mtls_mode() -> impl Strategy<Value = MtlsMode> {
+    prop_oneof![Just(MtlsMode::Unset), Just(MtlsMode::Disable), Just(MtlsMode::Permissive), Just(MtlsMode::Strict)]
+}
+
+fn protocol() -> impl Strategy<Value = Protocol> {
+    prop_oneof![3 => Just(Protocol::Auto), 1 => Just(Protocol::Http), 1 => Just(Protocol::Tcp)]
+}
+
+fn a_service() -> impl Strategy<Value = Object> {
+    let ports = prop::collection::vec((prop::sample::select(vec![80_u16, 81, 3306]), protocol(), any::<bool>()), 0..3);
+    let kind = prop_oneof![
+        4 => Just(ServiceKind::ClusterIp),
+        1 => Just(ServiceKind::Headless),
+        1 => Just(ServiceKind::ExternalName("example.com".to_owned())),
+    ];
+    let flags = (any::<bool>(), any::<bool>(), 0..3_i64);
+    (name(), prop::collection::vec(vip(), 0..3), ports, kind, pick(&["", "x", "y"]), flags).prop_map(
+        |(name, vips, ports, kind, app, (publish_not_ready, node_local, age))| {
+            let base = service(&name, "10.96.0.1");
+            let port = |(number, protocol, by_name): (u16, Protocol, bool)| ServicePort {
+                protocol,
+                target: if by_name { TargetPort::Name("web".to_owned()) } else { TargetPort::Number(number) },
+                ..port(number)
+            };
+            Service {
+                meta: aged(base.meta.clone(), age),
+                kind,
+                vips: vips.into_iter().map(ip).collect(),
+                ports: ports.into_iter().map(port).collect(),
+                selector: if app.is_empty() { map(&[]) } else { map(&[("app", app)]) },
+                publish_not_ready,
+                node_local,
+                ..base
+            }
+            .into()
+        },
+    )
+}
+
+fn a_pod() -> impl Strategy<Value = Object> {
+    let addresses = prop::collection::vec(pod_addr(), 0..3);
+    let flags = (any::<bool>(), prop::bool::weighted(0.1), prop::bool::weighted(0.2), prop::bool::weighted(0.2));
+    (name(), pick(&NAMES), addresses, pick(&["", "n1", "n2"]), flags, any::<bool>(), 0..3_i64).prop_map(
+        |(name, app, addresses, node, (meshed, host_network, finished, terminating), excluding, age)| {
+            let mut base = pod(&name, app, "10.0.0.1");
+            if !meshed {
+                base.meta.labels.remove(MESH_TLS_LABEL);
+            }
+            if excluding {
+                base.meta.annotations = map(&[("weft.dev/exclude-inbound-ports", "80")]);
+            }
+            Pod {
+                meta: aged(base.meta.clone(), age),
+                addresses: addresses.into_iter().map(ip).collect(),
+                node: node.to_owned(),
+                host_network,
+                finished,
+                terminating,
+                ..base
+            }
+            .into()
+        },
+    )
+}
+
+fn a_slice() -> impl Strategy<Value = Object> {
+    let at = (pick(&["", "x", "y"]), pod_addr(), any::<(bool, bool, bool)>(), pick(&["", "n1", "n2"]));
+    (name(), pick(&NAMES), prop::collection::vec(at, 0..4)).prop_map(|(name, service, all)| {
+        let endpoints = all.into_iter().map(|(pod, addr, (ready, serving, terminating), node)| {
+            let mut endpoint = endpoint(pod, addr);
+            (endpoint.ready, endpoint.serving, endpoint.terminating) = (ready, serving, terminating);
+            endpoint.node = node.to_owned();
+            endpoint
+        });
+        slice(&name, service, endpoints.collect()).into()
+    })
+}
+
+fn a_route() -> impl Strategy<Value = Object> {
+    let parents = (prop::option::of(pick(&NAMESPACES)), pick(&NAMES), prop::option::weighted(0.3, 80..82_u16));
+    let backends = (name(), prop::option::weighted(0.9, 80..82_u16), 0..3_u32);
+    let rules = (
+        pick(&["/", "/a", "/a/b", "/b/"]),
+        any::<bool>(),
+        prop::bool::weighted(0.2),
+        prop::bool::weighted(0.1),
+        prop::collection::vec(backends, 0..3),
+    );
+    (name(), prop::collection::vec(parents, 0..3), prop::collection::vec(rules, 0..3), 0..3_i64).prop_map(
+        |(name, parents, rules, age)| {
+            let parents = parents.into_iter().map(|(namespace, name, port)| ParentRef {
+                namespace: namespace.map(str::to_owned),
+                port,
+                ..parent(name)
+            });
+            let rules = rules.into_iter().map(|(path, method, unsupported, bad, backends)| {
+                let backends = backends
+                    .into_iter()
+                    .map(|(name, port, weight)| BackendRef { port, weight, ..backend(&name) })
+                    .collect();
+                let mut rule = rule(backends);
+                let method = method.then(|| if bad { "G ET" } else { "GET" }.to_owned());
+                rule.matches = vec![HttpRouteMatch { method, ..prefix(path) }];
+                if unsupported {
+                    rule.filters = vec![HttpRouteFilter::Unsupported("URLRewrite".to_owned())];
+                }
+                rule
+            });
+            let mut route = route(&name, parents.collect(), rules.collect());
+            route.meta = aged(route.meta, age);
+            route.into()
+        },
+    )
+}
+
+fn a_peer_authentication() -> impl Strategy<Value = Object> {
+    let ports = prop::collection::btree_map(80..82_u16, mtls_mode(), 0..2);
+    (name(), pick(&["", "x", "y"]), mtls_mode(), ports, 0..3_i64).prop_map(|(name, app, mode, ports, age)| {
+        let mut policy = peer_authentication(&name, mode);
+        policy.meta = aged(policy.meta, age);
+        policy.selector = if app.is_empty() { map(&[]) } else { map(&[("app", app)]) };
+        policy.ports = ports;
+        policy.into()
+    })
+}
+
+fn an_object() -> impl Strategy<Value = Object> {
+    prop_oneof![
+        4 => a_service(),
+        4 => a_pod(),
+        3 => a_slice(),
+        4 => a_route(),
+        2 => a_peer_authentication(),
+        1 => (pick(&["n1", "n2"]), pick(&["z1", "z2"])).prop_map(|(name, zone)| node(name, zone).into()),
+    ]
+}
+
+fn a_key() -> impl Strategy<Value = ObjectKey> {
+    let kinds = [Kind::Service, Kind::EndpointSlice, Kind::Pod, Kind::HttpRoute, Kind::PeerAuthentication, Kind::Node];
+    let name = prop_oneof![5 => name(), 1 => pick(&["n1", "n2"]).prop_map(str::to_owned)];
+    (prop::sample::select(kinds.to_vec()), name).prop_map(|(kind, name)| ObjectKey { kind, name: named(&name) })
+}
+
+fn a_batch() -> impl Strategy<Value = Batch> {
+    (prop::collection::vec(a_key(), 0..3), prop::collection::vec(an_object(), 0..6))
+        .prop_map(|(removes, upserts)| Batch { removes, upserts })
+}
+
+/// What there is, independent of how it came about: the oracle of [`Translator`]'s incremental state.
+#[derive(Debug, PartialEq)]
+struct Everything {
+    resources: BTreeMap<(&'static str, String, String), Lookup>,
+    own: BTreeMap<(&'static str, IpAddr), (Lookup, Option<WorkloadIdentity>)>,
+    statuses: BTreeMap<String, RouteStatus>,
+    services: usize,
+    endpoints: usize,
+    workloads: usize,
+}
+
+/// Every name that could be asked for in these worlds, in every view.
+fn everything(world: &Translated) -> Everything {
+    let mut resources = BTreeMap::new();
+    let mut ask = |type_url: &'static str, name: String| {
+        for client in ["a", "b", "weft-system", "elsewhere"] {
+            let answer = world.lookup(type_url, &name, &view(client));
+            resources.insert((type_url, name.clone(), client.to_owned()), answer);
+        }
+    };
+    for vip in ["10.96.0.1", "10.96.0.2", "10.96.1.1", "203.0.113.1", "10.0.0.1"] {
+        ask(type_url::SERVICE, vip.to_owned());
+    }
+    for name in NAMES {
+        ask(type_url::SERVICE, name.to_owned());
+        for namespace in NAMESPACES {
+            ask(type_url::SERVICE, format!("{namespace}/{name}"));
+            for suffix in ["", ".svc", ".svc.cluster.local"] {
+                ask(type_url::SERVICE, format!("{name}.{namespace}{suffix}"));
+            }
+            for port in [80, 81, 3306] {
+                ask(type_url::ENDPOINTS, format!("{namespace}/{name}:{port}"));
+            }
+        }
+    }
+    let addresses = ["10.0.0.1", "10.0.0.2", "10.0.1.1", "fd00::1"];
+    for addr in addresses {
+        ask(type_url::WORKLOAD, addr.to_owned());
+    }
+    ask(type_url::MESH_SETTINGS, MESH_SETTINGS.to_owned());
+    let mut own = BTreeMap::new();
+    for addr in addresses.map(ip) {
+        for type_url in [type_url::WORKLOAD, type_url::INBOUND_POLICY] {
+            let identity = world.workload_by_address(addr).map(|identity| (**identity).clone());
+            own.insert((type_url, addr), (world.own(type_url, addr), identity));
+        }
+    }
+    Everything {
+        resources,
+        own,
+        statuses: world.route_statuses().map(|(name, status)| (name.to_string(), (**status).clone())).collect(),
+        services: world.services.iter().count(),
+        endpoints: world.endpoints.iter().count(),
+        workloads: world.workloads.iter().count(),
+    }
+}
+
+/// The objects that are there after some batches.
+fn objects(batches: &[Batch]) -> Vec<Object> {
+    let mut objects = BTreeMap::new();
+    for batch in batches {
+        for key in &batch.removes {
+            objects.remove(key);
+        }
+        for object in &batch.upserts {
+            objects.insert(object.key(), object.clone());
+        }
+    }
+    objects.into_values().collect()
+}
+
+fn from_scratch(objects: Vec<Object>) -> Everything {
+    let batch = Batch { upserts: objects, ..Batch::default() };
+    everything(&Translator::new(MeshConfig::default()).apply(batch).0)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(96))]
+
+    /// Also: whatever differs for anyone was named by `Touched`, and what was named first did change for someone.
+    #[test]
+    fn incremental_equals_from_scratch_and_touched_names_all_that_changed(
+        batches in prop::collection::vec(a_batch(), 1..12),
+    ) {
+        let mut translator = Translator::new(MeshConfig::default());
+        let mut before = everything(&translator.apply(Batch::default()).0);
+        for (index, batch) in batches.iter().enumerate() {
+            let (world, touched) = translator.apply(batch.clone());
+            let after = everything(&world);
+            prop_assert_eq!(&after, &from_scratch(objects(&batches[..=index])), "after batch {}", index);
+
+            for (key, answer) in &after.resources {
+                let old = &before.resources[key];
+                if old == answer {
+                    continue;
+                }
+                let told = touched.names.get(key.0).cloned().unwrap_or_default();
+                let canonical = |lookup: &Lookup| match lookup {
+                    Lookup::Found(resource) => Some(resource.name.clone()),
+                    Lookup::Held | Lookup::Absent => None,
+                };
+                match (canonical(old), canonical(answer)) {
+                    // Another content under the same meaning: whoever has it knows its canonical name.
+                    (Some(old), Some(new)) if old == new => prop_assert!(told.contains(&new), "{:?}", key),
+                    // Another meaning: whoever asked by this name must hear of it.
+                    _ => prop_assert!(told.contains(&key.1), "{:?} not in {:?}", key, told),
+                }
+            }
+            for (key, answer) in &after.own {
+                prop_assert!(before.own[key] == *answer || touched.own.contains(&key.1), "{:?}", key);
+            }
+            let routes: BTreeSet<_> = before.statuses.keys().chain(after.statuses.keys()).collect();
+            for name in routes {
+                let changed = before.statuses.get(name) != after.statuses.get(name);
+                prop_assert_eq!(changed, touched.statuses.contains(&named(name)), "{}", name);
+            }
+            prop_assert!(!touched.everything);
+            before = after;
+        }
+    }
+
+    #[test]
+    fn the_order_in_which_objects_arrive_does_not_matter(
+        batch in prop::collection::vec(an_object(), 1..24).prop_flat_map(|all| {
+            let unique = objects(&[Batch { upserts: all, ..Batch::default() }]);
+            (Just(unique.clone()), Just(unique).prop_shuffle())
+        }),
+    ) {
+        let (sorted, shuffled) = batch;
+        let expected = from_scratch(sorted);
+        let mut one_by_one = Translator::new(MeshConfig::default());
+        for object in &shuffled {
+            one_by_one.apply(Batch { upserts: vec![object.clone()], ..Batch::default() });
+        }
+        prop_assert_eq!(&everything(&one_by_one.translated()), &expected);
+        prop_assert_eq!(&from_scratch(shuffled), &expected);
+    }
+}

@@ -1,0 +1,26 @@
+//! Kubernetes objects into resources. kube-proxy is bypassed, so its rules are ours (SEMANTICS.md §1 "Service
+//! semantics"): what a VIP leads to, which endpoints may be used, what a pod's ports speak.
+
+mod endpoints;
+mod protocol;
+mod service;
+#[cfg(test)]
+mod tests;
+mod workload;
+
+pub(super) use endpoints::endpoints;
+pub(super) use protocol::{declared, is_opaque, may_carry_http};
+pub(super) use service::{RoutedPort, backend_policy, service_forms, vip_owner};
+pub(super) use workload::{selects_pod, workload};
+
+use crate::model::Model;
+
+/// The zone of a Node, or empty.
+fn zone_of(node: &str, model: &Model) -> String {
+    model.node(node).and_then(zone_label).unwrap_or_default().to_owned()
+}
+
+/// The zone label of a Node: all that matters of it.
+pub(super) fn zone_label(node: &crate::model::Node) -> Option<&str> {
+    node.meta.labels.get("topology.kubernetes.io/zone").map(String::as_str)
+}

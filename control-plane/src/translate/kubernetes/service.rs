@@ -1,0 +1,123 @@
+//! The `Service` resource, in one form per view.
+//!
+//! Hosts: `name.ns.svc.CLUSTER-DOMAIN`, `name.ns.svc`, `name.ns`, and for clients in the Service's own namespace `name`.
+//! A VIP that several Services list is the oldest one's alone. A headless Service has hosts and ports and no VIP; its pods
+//! are reached as `Workload`s or, through a route, as endpoints. An ExternalName has hosts and no ports: the app resolves
+//! the CNAME itself and dials an address that is not ours.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use weft_proto::v1::{self, BackendPolicy, RouteEntry, RouteRule};
+use weft_proto::{ServiceName, type_url};
+
+use super::super::translated::ServiceForms;
+use super::super::{MeshConfig, Resource};
+use super::protocol;
+use crate::model::{Model, Service, ServiceKind};
+
+/// What routes make of one port for one view.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(in super::super) struct RoutedPort {
+    pub(in super::super) entries: Vec<RouteEntry>,
+    pub(in super::super) rules: Vec<RouteRule>,
+}
+
+/// Who answers at a VIP: the oldest Service that lists it, then by name.
+pub(in super::super) fn vip_owner(vip: IpAddr, model: &Model) -> Option<ServiceName> {
+    model
+        .services_with_vip(vip)
+        .filter(|service| service.kind == ServiceKind::ClusterIp)
+        .min_by(|a, b| (&a.meta.age, &a.meta.name).cmp(&(&b.meta.age, &b.meta.name)))
+        .map(|service| ServiceName::new(&*service.meta.name.namespace, &*service.meta.name.name))
+}
+
+/// Every form of a Service. `owns` says which of the VIPs it lists are its; `namespaces` are those with consumer routes;
+/// `routed` gives what routes make of a port for clients of a namespace (`None`: no route is attached).
+pub(in super::super) fn service_forms(
+    service: &Service,
+    config: &MeshConfig,
+    owns: impl Fn(IpAddr) -> bool,
+    namespaces: impl IntoIterator<Item = String>,
+    routed: impl Fn(Option<&str>, u16) -> Option<RoutedPort>,
+) -> ServiceForms {
+    let own = &service.meta.name.namespace;
+    let mut vips: Vec<IpAddr> = match service.kind {
+        ServiceKind::ClusterIp => service.vips.iter().copied().filter(|vip| owns(*vip)).collect(),
+        ServiceKind::Headless | ServiceKind::ExternalName(_) => Vec::new(),
+    };
+    vips.sort_unstable();
+    vips.dedup();
+    let form = |namespace: Option<&str>| Arc::new(form(service, config, &vips, namespace, &routed));
+    let by_namespace: BTreeMap<_, _> =
+        namespaces.into_iter().chain([own.clone()]).map(|view| (view.clone(), form(Some(&view)))).collect();
+    ServiceForms { default: form(None), by_namespace }
+}
+
+fn form(
+    service: &Service,
+    config: &MeshConfig,
+    vips: &[IpAddr],
+    view: Option<&str>,
+    routed: &impl Fn(Option<&str>, u16) -> Option<RoutedPort>,
+) -> Resource {
+    let (namespace, name) = (&service.meta.name.namespace, &service.meta.name.name);
+    let mut hosts = vec![
+        format!("{name}.{namespace}.svc.{}", config.cluster_domain),
+        format!("{name}.{namespace}.svc"),
+        format!("{name}.{namespace}"),
+    ];
+    if view == Some(namespace) {
+        hosts.push(name.clone());
+    }
+    hosts.sort_unstable();
+
+    let mut ports: Vec<_> = match service.kind {
+        ServiceKind::ClusterIp | ServiceKind::Headless => service.ports.iter().collect(),
+        ServiceKind::ExternalName(_) => Vec::new(),
+    };
+    // The API server refuses two TCP ports of one number; the files source cannot, so the first counts.
+    ports.sort_by_key(|port| port.port);
+    ports.dedup_by_key(|port| port.port);
+    let ports = ports.into_iter().map(|port| {
+        let routes = routed(view, port.port);
+        let protocol = protocol::with_defaults(protocol::declared(port), routes.is_some(), port.port, config);
+        let is_routed = routes.is_some();
+        let RoutedPort { entries, rules } = routes.unwrap_or_default();
+        v1::ServicePort {
+            port: port.port.into(),
+            name: port.name.clone(),
+            protocol: protocol.into(),
+            policy: backend_policy(service),
+            routed: is_routed,
+            entries,
+            rules,
+        }
+    });
+    let vips: Vec<_> = vips.iter().map(IpAddr::to_string).collect();
+    let message = v1::Service {
+        namespace: namespace.clone(),
+        name: name.clone(),
+        ports: ports.collect(),
+        hosts: hosts.clone(),
+        vips: vips.clone(),
+    };
+    let mut aliases = [hosts, vips].concat();
+    aliases.sort_unstable();
+    Resource::new(type_url::SERVICE, ServiceName::new(&**namespace, &**name).to_string(), aliases, &message)
+}
+
+/// What the Service object itself says about reaching its endpoints; `None` when nothing.
+pub(in super::super) fn backend_policy(service: &Service) -> Option<BackendPolicy> {
+    let policy = BackendPolicy {
+        // Kubernetes allows 1 s to 1 day; less than a second still means "on".
+        client_ip_affinity_seconds: service
+            .client_ip_affinity
+            .map_or(0, |timeout| u32::try_from(timeout.as_secs()).unwrap_or(u32::MAX).max(1)),
+        publish_not_ready: service.publish_not_ready,
+        node_local: service.node_local,
+        ..BackendPolicy::default()
+    };
+    (policy != BackendPolicy::default()).then_some(policy)
+}
