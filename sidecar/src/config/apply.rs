@@ -187,30 +187,36 @@ impl Config {
     /// Drops what the table has given up and asks for what the store needs. Publishes when anything was dropped.
     pub(super) fn after_change(&self, tables: &mut Tables, now: Instant) {
         let Tables { subscriptions, store } = tables;
-        let gone = subscriptions.take_gone();
-        let dropped = !gone.is_empty();
-        for (kind, resource) in gone {
-            match kind {
-                Kind::Service => store.remove_service(&resource),
-                Kind::Workload => store.remove_workload(&resource),
-                Kind::Endpoints => {
-                    if let Ok(name) = resource.parse() {
-                        store.no_endpoints(&name, now);
+        let mut dropped = false;
+        // Dropping a service gives up its endpoints, and asking for endpoints may make room at a service's cost. It ends:
+        // each round has fewer services than the one before.
+        loop {
+            let gone = subscriptions.take_gone();
+            dropped |= !gone.is_empty();
+            for (kind, resource) in gone {
+                match kind {
+                    Kind::Service => store.remove_service(&resource),
+                    Kind::Workload => store.remove_workload(&resource),
+                    Kind::Endpoints => {
+                        if let Ok(name) = resource.parse() {
+                            store.no_endpoints(&name, now);
+                        }
                     }
+                    // What concerns this proxy itself stays in force while it drains after its pod is gone.
+                    Kind::InboundPolicy | Kind::TrustBundle | Kind::MeshSettings => {}
                 }
-                // What concerns this proxy itself stays in force while it drains after its pod is gone.
-                Kind::InboundPolicy | Kind::TrustBundle | Kind::MeshSettings => {}
+            }
+            let settled = store.settle();
+            if settled.is_empty() {
+                break;
+            }
+            for name in settled.dropped {
+                subscriptions.unsubscribe(Kind::Endpoints, &name.to_string());
+            }
+            for name in settled.wanted {
+                subscriptions.subscribe(Kind::Endpoints, &name.to_string(), Wanted::ByResource, now);
             }
         }
-        let settled = store.settle();
-        for name in settled.wanted {
-            subscriptions.subscribe(Kind::Endpoints, &name.to_string(), Wanted::ByResource, now);
-        }
-        for name in settled.dropped {
-            subscriptions.unsubscribe(Kind::Endpoints, &name.to_string());
-        }
-        // Giving up endpoints leads to nothing further: the store has forgotten them already.
-        subscriptions.take_gone();
         self.0.stats.subscriptions.store(subscriptions.len(), Ordering::Relaxed);
         if subscriptions.has_request() {
             self.0.wake.notify_one();

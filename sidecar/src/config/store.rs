@@ -102,6 +102,12 @@ pub(super) struct Settled {
     pub(super) dropped: Vec<EndpointsName>,
 }
 
+impl Settled {
+    pub(super) fn is_empty(&self) -> bool {
+        self.wanted.is_empty() && self.dropped.is_empty()
+    }
+}
+
 impl Store {
     pub(super) fn new(settings: MeshSettings) -> Self {
         let snapshot = Snapshot {
