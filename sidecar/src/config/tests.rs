@@ -25,14 +25,16 @@ use crate::identity::testing::{PipeDial, TestCa, serve};
 /// What the played control plane knows and has heard.
 #[derive(Default)]
 struct World {
-    /// (kind, resource) → (version, aliases, payload)
-    resources: BTreeMap<(Kind, String), (u32, Vec<String>, Vec<u8>)>,
+    resources: BTreeMap<(Kind, String), Held>,
     version: u32,
     requests: Vec<DeltaDiscoveryRequest>,
     /// (kind, resource) of everything sent.
     sent: Vec<(Kind, String)>,
     silent: bool,
 }
+
+/// Version, aliases, payload.
+type Held = (u32, Vec<String>, Vec<u8>);
 
 struct Fake {
     world: Mutex<World>,
@@ -679,6 +681,36 @@ async fn the_view_is_readable_and_holds_no_secret() {
     for secret in ["private", "begin", "token"] {
         assert!(!text.contains(secret), "{secret}");
     }
+}
+
+/// The control plane ends a stream that subscribes to more names than it allows, of all kinds together.
+#[tokio::test(start_paused = true)]
+async fn no_stream_ever_subscribes_to_more_names_than_the_bound() {
+    let max = 40;
+    let bounds = Bounds { max, ..Bounds::default() };
+    let mut mesh = Mesh::with(ConfigSettings { bounds, ..ConfigSettings::default() });
+    mesh.fake.set(Kind::MeshSettings, "mesh", &[], &settings());
+    mesh.up();
+    for n in 0..60 {
+        let vip = format!("10.96.1.{n}");
+        mesh.fake.service(&format!("s{n}"), &[&vip], None);
+        mesh.fake.endpoints(&format!("shop/s{n}:80"), &["10.1.0.7"]);
+        let destination = mesh.to(&format!("{vip}:80")).await;
+        assert!(served(&destination).1.backend.is_known(), "{vip}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let mut names = BTreeSet::new();
+    for request in &mesh.fake.world.lock().requests {
+        let named = |name: &String| (request.type_url.clone(), name.clone());
+        names.extend(request.resource_names_subscribe.iter().map(named));
+        assert!(names.len() <= max, "{}", names.len());
+        for name in &request.resource_names_unsubscribe {
+            names.remove(&named(name));
+        }
+    }
+    assert_eq!(mesh.config.stats().connects.load(Ordering::Relaxed), 1);
+    let services = mesh.config.0.tables.lock().store.services().count();
+    assert!((5..max).contains(&services), "{services} are kept");
 }
 
 #[tokio::test(start_paused = true)]
