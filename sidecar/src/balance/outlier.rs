@@ -147,6 +147,12 @@ impl Standing {
         u32::from(self.get().failures)
     }
 
+    /// Whether it has failed often enough to be ejected, and only the cap keeps it in use.
+    pub(super) fn is_kept(&self, threshold: Option<NonZeroU32>) -> bool {
+        let word = self.get();
+        word.phase == Phase::InUse && threshold.is_some_and(|threshold| reached(word.failures, threshold))
+    }
+
     /// Milliseconds until a probe is due, if the endpoint is ejected; zero while one is under way.
     pub(super) fn ejected_for(&self, now: u64) -> Option<u64> {
         let word = self.get();
@@ -172,19 +178,19 @@ impl Standing {
         }
     }
 
-    /// A request that was not the probe failed.
-    pub(super) fn on_failure(&self, now: u64, threshold: Option<NonZeroU32>) -> OnFailure {
+    /// A request that was not the probe failed, which counts as `times` failures in a row.
+    pub(super) fn on_failure(&self, now: u64, threshold: Option<NonZeroU32>, times: u16) -> OnFailure {
         let Some(threshold) = threshold else { return OnFailure::Ignored };
         if !self.member.load(Ordering::Acquire) {
             return OnFailure::Ignored;
         }
         self.recheck_at.store(now + RECHECK_MS, Ordering::Relaxed);
         let before = self.change(|word| {
-            (word.phase == Phase::InUse).then(|| Word { failures: word.failures.saturating_add(1), ..word })
+            (word.phase == Phase::InUse).then(|| Word { failures: word.failures.saturating_add(times), ..word })
         });
         match before {
             None => OnFailure::Ignored,
-            Some(word) if reached(word.failures.saturating_add(1), threshold) => OnFailure::Due,
+            Some(word) if reached(word.failures.saturating_add(times), threshold) => OnFailure::Due,
             Some(_) => OnFailure::Counted,
         }
     }
@@ -417,9 +423,9 @@ mod tests {
         fn fail(&self, index: usize, now: u64) -> Ejection {
             let standing = &self.standings[index];
             for _ in 0..4 {
-                assert_eq!(standing.on_failure(now, policy().consecutive_failures), OnFailure::Counted);
+                assert_eq!(standing.on_failure(now, policy().consecutive_failures, 1), OnFailure::Counted);
             }
-            assert_eq!(standing.on_failure(now, policy().consecutive_failures), OnFailure::Due);
+            assert_eq!(standing.on_failure(now, policy().consecutive_failures, 1), OnFailure::Due);
             self.ejections.lock().eject(standing, self.standings.iter(), &policy(), now)
         }
 
@@ -501,7 +507,7 @@ mod tests {
         let standing = &fixture.standings[0];
         for _ in 0..3 {
             for _ in 0..4 {
-                assert_eq!(standing.on_failure(0, policy().consecutive_failures), OnFailure::Counted);
+                assert_eq!(standing.on_failure(0, policy().consecutive_failures, 1), OnFailure::Counted);
             }
             standing.on_success();
         }
@@ -513,7 +519,7 @@ mod tests {
         let fixture = Fixture::of(2);
         let standing = &fixture.standings[0];
         for _ in 0..5 {
-            let _ = standing.on_failure(0, policy().consecutive_failures);
+            let _ = standing.on_failure(0, policy().consecutive_failures, 1);
         }
         standing.on_success();
         let done = fixture.ejections.lock().eject(standing, fixture.standings.iter(), &policy(), 0);
@@ -526,7 +532,7 @@ mod tests {
         assert!(matches!(fixture.fail(0, 0), Ejection::Now { .. }));
         assert_eq!(fixture.fail(1, 0), Ejection::TooMany);
         assert!(fixture.probe(0, 1_000) && fixture.probe_succeeds(0, 1_000));
-        assert_eq!(fixture.standings[1].on_failure(1_000, policy().consecutive_failures), OnFailure::Due);
+        assert_eq!(fixture.standings[1].on_failure(1_000, policy().consecutive_failures, 1), OnFailure::Due);
         let done = fixture.ejections.lock().eject(&fixture.standings[1], fixture.standings.iter(), &policy(), 1_000);
         assert_eq!(done, Ejection::Now { until: 2_000 });
     }
@@ -540,7 +546,7 @@ mod tests {
         // The first one starts draining.
         fixture.ejections.lock().replace(fixture.standings.iter(), fixture.standings[1..].iter(), &policy());
         assert_eq!(fixture.ejections.ejected(), 1);
-        assert_eq!(fixture.standings[0].on_failure(0, policy().consecutive_failures), OnFailure::Ignored);
+        assert_eq!(fixture.standings[0].on_failure(0, policy().consecutive_failures, 1), OnFailure::Ignored);
         // Its probe, had there been one, does not count it out a second time.
         assert!(!fixture.probe(0, 5_000));
         fixture.ejections.lock().replace(fixture.standings.iter(), fixture.standings.iter(), &policy());
@@ -555,7 +561,7 @@ mod tests {
         fixture.ejections.lock().replace(fixture.standings.iter(), fixture.standings.iter(), &off);
         assert!(fixture.standings[0].in_use() && fixture.ejections.ejected() == 0);
         assert!(!fixture.ejections.probe_due(u64::MAX - 1));
-        assert_eq!(fixture.standings[0].on_failure(0, None), OnFailure::Ignored);
+        assert_eq!(fixture.standings[0].on_failure(0, None, 1), OnFailure::Ignored);
     }
 
     #[test]
@@ -563,7 +569,7 @@ mod tests {
         let fixture = Fixture::of(2);
         let standing = &fixture.standings[0];
         assert!(!standing.take_recheck(1_000), "it has not failed");
-        let _ = standing.on_failure(1_000, policy().consecutive_failures);
+        let _ = standing.on_failure(1_000, policy().consecutive_failures, 1);
         let taken: Vec<u64> = (1_000..1_200).step_by(10).filter(|now| standing.take_recheck(*now)).collect();
         assert_eq!(taken, [1_050, 1_100, 1_150]);
         standing.on_success();
