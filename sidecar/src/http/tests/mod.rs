@@ -195,7 +195,10 @@ impl Client {
         match self {
             Self::H1(send) => {
                 send.ready().await?;
-                send.send_request(request).await
+                let (mut parts, body) = request.into_parts();
+                parts.headers.insert("host", ::http::HeaderValue::from_static("a"));
+                parts.uri = parts.uri.path().parse().unwrap();
+                send.send_request(::http::Request::from_parts(parts, body)).await
             }
             Self::H2(send) => {
                 send.ready().await?;
