@@ -135,7 +135,7 @@ async fn a_clients_reset_cancels_the_handler_and_touches_no_other_stream() {
     assert_eq!(fine.await.unwrap().status(), 200);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_reset_inside_a_body_travels_on_with_its_code_both_ways() {
     // Down: the app resets in the middle of its response.
     let connect = pipes(Proto::H2, 64 * 1024, |io| async move {
@@ -213,7 +213,7 @@ async fn refusals_are_resets_with_their_code() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn draining_says_goaway_and_finishes_what_is_open() {
     let release = Arc::new(tokio::sync::Notify::new());
     let waiting = Arc::clone(&release);
@@ -247,8 +247,7 @@ async fn draining_says_goaway_and_finishes_what_is_open() {
 async fn expect_continue_is_said_over_http_2_when_the_body_is_wanted() {
     let served = served(Proto::H2, echo());
     let mut send = client(served.client).await;
-    let request =
-        ::http::Request::builder().uri("http://a/").header("expect", "100-continue").body(()).unwrap();
+    let request = ::http::Request::builder().uri("http://a/").header("expect", "100-continue").body(()).unwrap();
     let (mut response, mut stream) = send.send_request(request, false).unwrap();
     // The echo answers with its head at once and polls the body then; a handler that reads first is told first.
     let informational = std::future::poll_fn(|cx| response.poll_informational(cx)).await;
