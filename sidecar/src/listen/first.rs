@@ -14,6 +14,7 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::detect::{Detected, MAX_PREFIX, detect};
+use crate::tcp::Abort;
 
 /// How long a client may be silent before it is believed to wait for the server.
 pub const SILENCE: Duration = Duration::from_millis(10);
@@ -153,6 +154,12 @@ impl<IO: AsyncWrite> AsyncWrite for Prefixed<IO> {
 
     fn is_write_vectored(&self) -> bool {
         self.io.is_write_vectored()
+    }
+}
+
+impl<IO: Abort> Abort for Prefixed<IO> {
+    fn abort_on_drop(&self) {
+        self.get_ref().abort_on_drop();
     }
 }
 

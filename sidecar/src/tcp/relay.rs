@@ -21,7 +21,6 @@ use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf};
 use tokio::net::TcpStream;
 
 use super::options;
-use crate::listen::Prefixed;
 
 const READ_MIN: usize = 16 * 1024;
 const READ_MAX: usize = 256 * 1024;
@@ -60,12 +59,6 @@ impl<IO: Abort> Abort for tokio_rustls::server::TlsStream<IO> {
 impl<IO: Abort> Abort for tokio_rustls::TlsStream<IO> {
     fn abort_on_drop(&self) {
         self.get_ref().0.abort_on_drop();
-    }
-}
-
-impl<IO: Abort> Abort for Prefixed<IO> {
-    fn abort_on_drop(&self) {
-        self.get_ref().abort_on_drop();
     }
 }
 

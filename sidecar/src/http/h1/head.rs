@@ -196,9 +196,20 @@ pub enum HeadError {
 impl HeadError {
     /// The status a refused request is answered with, before the connection is closed.
     pub const fn status(self) -> StatusCode {
+        self.answer().0
+    }
+
+    /// The reason of that answer. (A refused *response* is [`Reason::UpstreamProtocol`], whatever was wrong with it.)
+    pub const fn reason(self) -> Reason {
+        self.answer().1
+    }
+
+    const fn answer(self) -> (StatusCode, Reason) {
         match self {
-            Self::TooLarge { .. } | Self::TooManyFields { .. } => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
-            Self::UnsupportedVersion => StatusCode::HTTP_VERSION_NOT_SUPPORTED,
+            Self::TooLarge { .. } | Self::TooManyFields { .. } => {
+                (StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, Reason::HeadTooLarge)
+            }
+            Self::UnsupportedVersion => (StatusCode::HTTP_VERSION_NOT_SUPPORTED, Reason::BadRequest),
             Self::Http2Preface
             | Self::LeadingEmptyLine
             | Self::BareLf
@@ -219,15 +230,7 @@ impl HeadError {
             | Self::TransferEncoding
             | Self::TransferEncodingIn10
             | Self::LengthAndTransferEncoding
-            | Self::ConnectWithBody => StatusCode::BAD_REQUEST,
-        }
-    }
-
-    /// The reason of that answer. (A refused *response* is [`Reason::UpstreamProtocol`], whatever was wrong with it.)
-    pub const fn reason(self) -> Reason {
-        match self {
-            Self::TooLarge { .. } | Self::TooManyFields { .. } => Reason::HeadTooLarge,
-            _ => Reason::BadRequest,
+            | Self::ConnectWithBody => (StatusCode::BAD_REQUEST, Reason::BadRequest),
         }
     }
 }

@@ -3,7 +3,7 @@
 //!
 //! Stricter than RFC 3986 in: no user information, no percent-encoding and no comma in a host (no DNS name has them, and
 //! a comma reads as a list elsewhere). Looser in: the ASCII characters that browsers leave unescaped in paths and queries
-//! (`| { } " ^`), since apps live with them and nothing splits on them. Never: a fragment, a blank, a control character
+//! (`| { } ^`, and `"` in paths), since apps live with them and nothing splits on them. Never: a fragment, a blank, a control character
 //! or a byte from 0x80.
 
 use std::net::Ipv6Addr;
