@@ -164,7 +164,7 @@ impl Opening {
                 connection.queue.write(|dst| encode_request(dst, &parts, framing, become_)).map(|()| framing)
             })
             .map_err(|error| SendErrorKind::Unsendable(error.to_string().into()))?;
-        let mut writer = Writer::new(body, framing);
+        let mut writer = Writer::for_request(body, framing);
         writer.hold(expects);
         Ok(Self {
             written_before: connection.queue.written(),

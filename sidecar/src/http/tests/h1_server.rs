@@ -278,11 +278,7 @@ async fn a_client_that_leaves_cancels_its_request_and_one_that_half_closes_is_an
 
 #[tokio::test(start_paused = true)]
 async fn what_cannot_be_answered_is_503_and_says_not_processed_to_peers_only() {
-    let rows = [
-        (Reset::Refused, true, true),
-        (Reset::Refused, false, false),
-        (Reset::Internal, true, false),
-    ];
+    let rows = [(Reset::Refused, true, true), (Reset::Refused, false, false), (Reset::Internal, true, false)];
     for (reset, mesh_peer, vouches) in rows {
         let settings = ServerSettings { mesh_peer, ..ServerSettings::default() };
         let refusing = handler(move |_| async move { Answer::Reset(reset) });

@@ -177,7 +177,7 @@ impl Exchange {
             parts.version = Version::HTTP_11;
             let become_ = if switches { encode::Connection::Upgrade } else { encode::Connection::KeepAlive };
             wire.queue.write(|dst| encode_response(dst, &parts, &self.method, Framing::None, become_));
-            self.response = Some(Writer::new(Body::empty(), Framing::None));
+            self.response = Some(Writer::for_response(Body::empty(), Framing::None));
             return;
         }
 
@@ -199,7 +199,7 @@ impl Exchange {
         self.keep_alive &= framing != Framing::UntilClose;
         let become_ = if self.keep_alive { encode::Connection::KeepAlive } else { encode::Connection::Close };
         wire.queue.write(|dst| encode_response(dst, &parts, &self.method, framing, become_));
-        self.response = Some(Writer::new(body, framing));
+        self.response = Some(Writer::for_response(body, framing));
     }
 
     /// Writes the response, and goes on with the request while anybody wants it.
