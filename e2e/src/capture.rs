@@ -137,7 +137,11 @@ impl Traffic {
     }
 
     /// Connections to one of `servers` on a port that `wanted` says yes to, and that carried anything.
-    pub fn to<'a>(&'a self, servers: &'a [IpAddr], wanted: impl Fn(u16) -> bool + 'a) -> impl Iterator<Item = &'a Connection> {
+    pub fn to<'a>(
+        &'a self,
+        servers: &'a [IpAddr],
+        wanted: impl Fn(u16) -> bool + 'a,
+    ) -> impl Iterator<Item = &'a Connection> {
         self.connections.iter().filter(move |connection| {
             servers.contains(&connection.server.ip())
                 && wanted(connection.server.port())

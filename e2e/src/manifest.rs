@@ -100,7 +100,10 @@ impl Service {
         map(&mut text, "  ", "selector", &self.selector);
         text.push_str("  ports:\n");
         for Port { name, port, target, app_protocol } in &self.ports {
-            let _ = writeln!(text, "    - name: {name}\n      port: {port}\n      targetPort: {target}\n      protocol: TCP");
+            let _ = writeln!(
+                text,
+                "    - name: {name}\n      port: {port}\n      targetPort: {target}\n      protocol: TCP"
+            );
             if let Some(app_protocol) = app_protocol {
                 let _ = writeln!(text, "      appProtocol: {app_protocol}");
             }
@@ -141,7 +144,8 @@ pub struct Pod<'a> {
 impl Pod<'_> {
     /// The Pod as YAML.
     pub fn yaml(&self) -> String {
-        let mut text = format!("apiVersion: v1\nkind: Pod\nmetadata:\n  name: {}\n  namespace: {}\n", self.name, self.namespace);
+        let mut text =
+            format!("apiVersion: v1\nkind: Pod\nmetadata:\n  name: {}\n  namespace: {}\n", self.name, self.namespace);
         if self.state == PodState::Terminating {
             text.push_str("  deletionTimestamp: \"2026-01-01T00:00:00Z\"\n");
         }
@@ -209,7 +213,9 @@ mod tests {
     #[test]
     fn a_route_names_its_parent_and_every_share() {
         let text = split("demo", "reviews", "reviews", 80, &[("reviews-v1", 90), ("reviews-v2", 10)]);
-        for line in ["kind: HTTPRoute", "- name: reviews-v1", "weight: 90", "weight: 10", "name: reviews\n      port: 80"] {
+        for line in
+            ["kind: HTTPRoute", "- name: reviews-v1", "weight: 90", "weight: 10", "name: reviews\n      port: 80"]
+        {
             assert!(text.contains(line), "{line} in\n{text}");
         }
     }

@@ -22,7 +22,7 @@ use parking_lot::Mutex;
 use weft_proto::{MESH_TLS_LABEL, SIDECAR_UID, ports};
 
 use crate::error::Context;
-use crate::manifest::{self, Manifests, Port, PodState, Service};
+use crate::manifest::{self, Manifests, PodState, Port, Service};
 use crate::process::Process;
 use crate::sandbox::{Sandbox, output};
 use crate::{Error, Result, probe, tools};
@@ -81,7 +81,8 @@ impl Mesh {
     /// As for [`Mesh::new`].
     pub fn with_options(name: &str, options: MeshOptions) -> Result<Self> {
         tools::require(&tools::WORLD)?;
-        let root = tools::binary("weft-sidecar")?.parent().and_then(Path::parent).unwrap_or(Path::new("target")).join("e2e");
+        let root =
+            tools::binary("weft-sidecar")?.parent().and_then(Path::parent).unwrap_or(Path::new("target")).join("e2e");
         fs::create_dir_all(&root).context(|| format!("creating {}", root.display()))?;
         remove_stale(&root);
         static RUN: AtomicU16 = AtomicU16::new(0);
@@ -129,7 +130,13 @@ impl Mesh {
     ///
     /// # Errors
     /// When a file cannot be written.
-    pub fn service(&self, namespace: &str, name: &str, ports: &[Port], selector: BTreeMap<String, String>) -> Result<Service> {
+    pub fn service(
+        &self,
+        namespace: &str,
+        name: &str,
+        ports: &[Port],
+        selector: BTreeMap<String, String>,
+    ) -> Result<Service> {
         let number = self.world.next_vip.fetch_add(1, Ordering::Relaxed);
         let [high, low] = number.to_be_bytes();
         let vips = (Ipv4Addr::new(10, 96, high, low), Ipv6Addr::new(0xfd00, 0x96, 0, 0, 0, 0, 0, number));
@@ -162,12 +169,15 @@ impl Mesh {
         }
         command.arg(format!("--discovery-address=0.0.0.0:{}", ports::DISCOVERY));
         command.arg(format!("--admin-address=0.0.0.0:{}", ports::CONTROL_PLANE_ADMIN));
+        command.arg("--cluster-cidr=10.96.0.0/16,10.244.0.0/16,fd00:96::/64,fd00:244::/64");
         command.args(&self.world.options.control_plane_args);
         let process = Process::start(command, &self.world.folder.join("logs"), "control-plane")?;
         *self.world.control_plane.lock() = Some(process);
-        self.wait_ready("the control plane", SocketAddr::new(control_plane_address().into(), ports::CONTROL_PLANE_ADMIN), || {
-            self.world.control_plane.lock().as_mut().is_some_and(Process::is_running)
-        })?;
+        self.wait_ready(
+            "the control plane",
+            SocketAddr::new(control_plane_address().into(), ports::CONTROL_PLANE_ADMIN),
+            || self.world.control_plane.lock().as_mut().is_some_and(Process::is_running),
+        )?;
         // What a cluster hands out as a ConfigMap.
         let roots = self.world.folder.join("mesh/roots.pem");
         fs::copy(self.world.folder.join("state/roots.pem"), &roots).context(|| "copying state/roots.pem".to_owned())?;
@@ -184,7 +194,8 @@ impl Mesh {
     /// What the control plane's metrics say now.
     pub fn control_plane_metrics(&self) -> String {
         let address = SocketAddr::new(control_plane_address().into(), ports::CONTROL_PLANE_ADMIN);
-        self.from_switch(|| probe::get(address, "control-plane", "/metrics")).map_or(String::new(), |answer| answer.text)
+        self.from_switch(|| probe::get(address, "control-plane", "/metrics"))
+            .map_or(String::new(), |answer| answer.text)
     }
 
     /// A new pod, its Pod object written, its sidecar (if it has one) ready.
@@ -201,7 +212,12 @@ impl Mesh {
         fs::create_dir_all(&folder).context(|| format!("creating {}", folder.display()))?;
         let resolver = "nameserver 10.244.0.1\noptions timeout:1 attempts:1\n";
         fs::write(folder.join("resolv.conf"), resolver).context(|| "writing resolv.conf".to_owned())?;
-        let own = format!("127.0.0.1 localhost\n::1 localhost\n{} {name}\n{} {name}\n", addresses.0, addresses.1, name = spec.name);
+        let own = format!(
+            "127.0.0.1 localhost\n::1 localhost\n{} {name}\n{} {name}\n",
+            addresses.0,
+            addresses.1,
+            name = spec.name
+        );
         self.world.write_hosts(&folder, &own)?;
         self.world.pods.lock().push((folder.clone(), own));
         let pod = Pod { mesh: self.clone(), spec, addresses, net, folder, sidecar: Mutex::new(None) };
@@ -509,7 +525,13 @@ impl Pod {
         self.spawn(name, APP_UID, &command)
     }
 
-    fn spawn_with_env(&self, name: &str, uid: u32, program: &[impl AsRef<str>], env: &[(&str, &str)]) -> Result<Process> {
+    fn spawn_with_env(
+        &self,
+        name: &str,
+        uid: u32,
+        program: &[impl AsRef<str>],
+        env: &[(&str, &str)],
+    ) -> Result<Process> {
         const MOUNT: &str = r#"mount -n --bind "$1/hosts" /etc/hosts
             mount -n --bind "$1/resolv.conf" /etc/resolv.conf
             shift; cd /run/weft/tmp; exec "$@""#;
@@ -550,6 +572,11 @@ impl Pod {
             .map_err(|error| with_hint(error, self.mesh.folder()))
     }
 
+    /// What a person types before a command to run it in the pod's network.
+    pub fn enter(&self) -> String {
+        self.mesh.sandbox().enter(&self.net)
+    }
+
     /// Cuts the cable: packets vanish, nothing is told to anybody.
     ///
     /// # Errors
@@ -574,7 +601,8 @@ impl Pod {
         let mut rules = String::new();
         for Vip { address, targets } in vips {
             let family = if address.is_ipv4() { "ip" } else { "ip6" };
-            let shares: Vec<_> = targets.iter().enumerate().map(|(n, to)| format!("{n} : {} . {}", to.ip(), to.port())).collect();
+            let shares: Vec<_> =
+                targets.iter().enumerate().map(|(n, to)| format!("{n} : {} . {}", to.ip(), to.port())).collect();
             let _ = writeln!(
                 rules,
                 "add rule inet vips output {family} daddr {} tcp dport {} dnat {family} to numgen inc mod {} map {{ {} }}",

@@ -60,9 +60,10 @@ impl Answer {
     /// A header's value; names in lower case.
     pub fn header(&self, name: &str) -> Option<&str> {
         let head = self.text.split("\r\n\r\n").next().unwrap_or_default();
-        head.lines().skip(1).filter_map(|line| line.split_once(':')).find_map(|(found, value)| {
-            found.eq_ignore_ascii_case(name).then(|| value.trim())
-        })
+        head.lines()
+            .skip(1)
+            .filter_map(|line| line.split_once(':'))
+            .find_map(|(found, value)| found.eq_ignore_ascii_case(name).then(|| value.trim()))
     }
 }
 

@@ -38,12 +38,8 @@ impl Process {
         };
         let (stdout, out) = create("log")?;
         let (stderr, err) = create("err")?;
-        let mut child = command
-            .stdin(Stdio::null())
-            .stdout(out)
-            .stderr(err)
-            .spawn()
-            .context(|| format!("starting {name}"))?;
+        let mut child =
+            command.stdin(Stdio::null()).stdout(out).stderr(err).spawn().context(|| format!("starting {name}"))?;
         let deadline = Instant::now() + Duration::from_secs(5);
         let pid = loop {
             if let Some(pid) = only_child(child.id()) {

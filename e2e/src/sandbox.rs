@@ -141,6 +141,11 @@ impl Sandbox {
         })
     }
 
+    /// What a person types before a command to run it in network namespace `net`.
+    pub fn enter(&self, net: &str) -> String {
+        format!("nsenter --net={}", self.net_path(Some(net)).display())
+    }
+
     fn net_path(&self, net: Option<&str>) -> PathBuf {
         let process = Path::new("/proc").join(self.unshare.id().to_string());
         match net {

@@ -109,7 +109,8 @@ mod tests {
 
     #[test]
     fn a_metric_is_summed_over_the_samples_that_match() {
-        let text = "# TYPE a counter\na_total{x=\"1\",y=\"2\"} 3\na_total{x=\"1\",y=\"3\"} 4\na_total{x=\"2\"} 5\nb_total 7\n";
+        let text =
+            "# TYPE a counter\na_total{x=\"1\",y=\"2\"} 3\na_total{x=\"1\",y=\"3\"} 4\na_total{x=\"2\"} 5\nb_total 7\n";
         assert_eq!(metric(text, "a_total", &["x=\"1\""]), 7.0);
         assert_eq!(metric(text, "a_total", &["x=\"1\"", "y=\"3\""]), 4.0);
         assert_eq!(metric(text, "a_total", &[]), 12.0);

@@ -14,9 +14,9 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Request, Response, Status, Streaming};
 
 use super::{AppError, asked_to_end, say};
+use crate::echo::Message;
 use crate::echo::echo_client::EchoClient;
 use crate::echo::echo_server::{Echo, EchoServer};
-use crate::echo::Message;
 
 /// Options of the server.
 #[derive(Debug, Clone, clap::Args)]

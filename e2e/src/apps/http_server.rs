@@ -148,9 +148,10 @@ async fn respond(options: &HttpServer, request: Request<Incoming>) -> Result<Res
         "/early" => Ok(Response::new(full("early\n"))),
         "/echo" => Ok(Response::new(request.into_body().boxed())),
         "/headers" => {
-            let lines = request.headers().iter().map(|(name, value)| {
-                format!("{name}: {}\n", String::from_utf8_lossy(value.as_bytes()))
-            });
+            let lines = request
+                .headers()
+                .iter()
+                .map(|(name, value)| format!("{name}: {}\n", String::from_utf8_lossy(value.as_bytes())));
             Ok(Response::new(full(lines.collect::<String>())))
         }
         "/upload" => {

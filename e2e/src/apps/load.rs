@@ -133,10 +133,14 @@ impl Client {
             self.idle.lock().push(connection);
         }
         let text = |name: &str| {
-            head.headers.get(name).map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned()).unwrap_or_default()
+            head.headers
+                .get(name)
+                .map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned())
+                .unwrap_or_default()
         };
         let status = head.status.as_u16();
-        let error = if head.status.is_success() { String::new() } else { format!("status {status} {}", text("x-weft-reason")) };
+        let error =
+            if head.status.is_success() { String::new() } else { format!("status {status} {}", text("x-weft-reason")) };
         Ok((status, text("x-server"), error))
     }
 

@@ -12,7 +12,8 @@ use weft_e2e::{APP_UID, Mesh, PodSpec, Vip, probe};
 #[test]
 fn pods_reach_each_other_by_both_families_and_services_by_name() {
     let mesh = Mesh::new("pods").unwrap();
-    let service = mesh.service("demo", "reviews", &[Port::new("http", 80, 8080)], labels([("app", "reviews")])).unwrap();
+    let service =
+        mesh.service("demo", "reviews", &[Port::new("http", 80, 8080)], labels([("app", "reviews")])).unwrap();
     let server = mesh.pod(PodSpec::plain("server", "reviews")).unwrap();
     let client = mesh.pod(PodSpec::plain("client", "client")).unwrap();
     let app = server.app("app", &["http-server", "--name", "one"]).unwrap();
@@ -27,7 +28,10 @@ fn pods_reach_each_other_by_both_families_and_services_by_name() {
     let (v4, v6) = (SocketAddr::new(service.vips.0.into(), 80), SocketAddr::new(service.vips.1.into(), 80));
     let target = |address| vec![SocketAddr::new(address, 8080)];
     client
-        .set_vips(&[Vip { address: v4, targets: target(server.v4()) }, Vip { address: v6, targets: target(server.v6()) }])
+        .set_vips(&[
+            Vip { address: v4, targets: target(server.v4()) },
+            Vip { address: v6, targets: target(server.v6()) },
+        ])
         .unwrap();
     for family in ["-4", "-6"] {
         let url = "http://reviews.demo.svc.cluster.local/by-name";
@@ -67,8 +71,10 @@ fn a_cut_cable_is_silence_and_can_be_mended() {
     pod.cut().unwrap();
     assert!(!mesh.from_switch(|| probe::accepts(address)));
     pod.mend().unwrap();
-    probe::wait_until("the pod answering again", Duration::from_secs(5), || mesh.from_switch(|| probe::accepts(address)))
-        .unwrap();
+    probe::wait_until("the pod answering again", Duration::from_secs(5), || {
+        mesh.from_switch(|| probe::accepts(address))
+    })
+    .unwrap();
 }
 
 #[test]

@@ -186,7 +186,8 @@ fn programming_is_idempotent_replaces_as_a_whole_and_can_be_undone() {
 fn a_dry_run_changes_nothing_and_tells_what_the_kernel_would_hold() {
     let mesh = Mesh::new("dry-run").unwrap();
     let pod = mesh.pod(PodSpec::plain("pod", "pod")).unwrap();
-    let options = ["--exclude-outbound-ports=5432,9000-9010", "--exclude-outbound-cidrs=10.200.0.0/16,fd00:1::/32,10.9.9.9"];
+    let options =
+        ["--exclude-outbound-ports=5432,9000-9010", "--exclude-outbound-cidrs=10.200.0.0/16,fd00:1::/32,10.9.9.9"];
     let text = redirect(&pod, &[&options[..], &["--dry-run"]].concat()).unwrap();
     assert_eq!(ruleset(&pod), "", "nothing was changed");
     pod.sh(&format!("nft -f - <<'END'\n{text}END")).unwrap();
