@@ -817,6 +817,34 @@ fn workers_together_eject_no_more_than_the_cap_and_probe_one_at_a_time() {
 }
 
 #[test]
+fn the_last_place_under_the_cap_is_taken_once() {
+    for round in 0..300 {
+        let mut world = World::of(3);
+        for endpoint in [1, 2] {
+            for _ in 0..4 {
+                let pick = world.pick_of(endpoint);
+                let _ = world.done(pick, TryResult::Failure);
+            }
+        }
+        let (now, waiting) = (world.now, AtomicU32::new(2));
+        // Spinning, so that both go on within a few nanoseconds: a barrier would wake them apart.
+        let fail = |pick: Pick| {
+            waiting.fetch_sub(1, Ordering::SeqCst);
+            while waiting.load(Ordering::SeqCst) > 0 {
+                std::hint::spin_loop();
+            }
+            matches!(pick.finish(now, ms(1), TryResult::Failure), Finished::Ejected { .. })
+        };
+        let (one, two) = (world.pick_of(1), world.pick_of(2));
+        let both = std::thread::scope(|scope| {
+            let other = scope.spawn(|| fail(one));
+            [fail(two), other.join().expect("no panic")]
+        });
+        assert!(both[0] != both[1] && world.balancer.ejected() == 1, "round {round}: {both:?}");
+    }
+}
+
+#[test]
 fn updates_under_load_lose_no_count() {
     let start = Instant::now();
     let mut policy = BalancePolicy::default();
