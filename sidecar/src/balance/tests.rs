@@ -818,7 +818,7 @@ fn workers_together_eject_no_more_than_the_cap_and_probe_one_at_a_time() {
 
 #[test]
 fn the_last_place_under_the_cap_is_taken_once() {
-    for round in 0..1_000 {
+    for round in 0..300 {
         let mut world = World::of(3);
         for endpoint in [1, 2] {
             for _ in 0..4 {
