@@ -428,3 +428,47 @@ async fn impatient(mut io: DuplexStream) {
     let _ = io.write_all(b"HTTP/1.1 408 Request Timeout\r\n\r\n").await;
     let _ = io.read_buf(&mut seen).await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 3)]
+async fn many_workers_never_exceed_the_limit_and_nobody_starves() {
+    for proto in [Proto::H1, Proto::H2] {
+        let (open, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+        let (now, peak) = (Arc::clone(&open), Arc::clone(&most));
+        let connect = move || {
+            let (near, far) = tokio::io::duplex(16 * 1024);
+            let (now, peak) = (Arc::clone(&now), Arc::clone(&peak));
+            tokio::spawn(async move {
+                peak.fetch_max(now.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+                let app = handler(|_| async {
+                    tokio::task::yield_now().await;
+                    answer(200, "ok")
+                });
+                let (_signal, watch) = drain::new();
+                let _ = serve(far, proto, app, &ServerSettings::default(), watch).await;
+                now.fetch_sub(1, Ordering::SeqCst);
+            });
+            std::future::ready(Ok(Connected { io: Box::new(near), proto }))
+        };
+        // As its workers would: each prefers its own connections, all share the limit.
+        let settings = PoolSettings { max_connections: 3, per_worker: true, ..settings(proto) };
+        let pool = Pool::new(settings);
+        let requests: Vec<_> = (0..500)
+            .map(|_| {
+                let (pool, connect) = (pool.clone(), connect.clone());
+                tokio::spawn(async move {
+                    let response = pool.send(request("/"), connect).await?;
+                    crate::http::tests::collect(response.into_body())
+                        .await
+                        .map_err(|error| SendError::unknown(SendErrorKind::RequestBody(error)))
+                })
+            })
+            .collect();
+        for request in requests {
+            let answered = tokio::time::timeout(Duration::from_secs(30), request).await.expect("starved");
+            assert_eq!(answered.unwrap().unwrap().0, "ok", "{proto:?}");
+        }
+        // A connection is counted closed before its far end hears of it, so one may overlap its successor there.
+        assert!(most.load(Ordering::SeqCst) <= 4, "{proto:?}: {}", most.load(Ordering::SeqCst));
+        assert!(pool.sizes().open <= 3, "{proto:?}");
+    }
+}

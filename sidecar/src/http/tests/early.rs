@@ -117,6 +117,37 @@ async fn a_complete_response_does_not_cut_the_upload_it_came_before() {
 }
 
 #[tokio::test]
+async fn an_http_1_connection_is_kept_when_its_upload_ends_after_the_response() {
+    for up in [Proto::H1, Proto::H2] {
+        let (counted, mut count) = tokio::sync::mpsc::unbounded_channel();
+        let early = handler(move |request: Request| {
+            let counted = counted.clone();
+            async move {
+                let body = request.into_body();
+                tokio::spawn(async move { counted.send(collect(body).await.map(|(data, _)| data.len())) });
+                answer(200, "early")
+            }
+        });
+        let connect = pipes(up, 4096, move |io| {
+            let early = early.clone();
+            async move {
+                let (_signal, watch) = drain::new();
+                let _ = serve(io, up, early, &ServerSettings::default(), watch).await;
+            }
+        });
+        let proxy = handler_for(up, forward(pool(up), connect));
+        let mut served = served_with(Proto::H1, proxy, ServerSettings::default(), 4096);
+        for _ in 0..2 {
+            send(&mut served.client, &format!("POST / HTTP/1.1\r\nhost: a\r\ncontent-length: {MUCH}\r\n\r\n")).await;
+            let seen = read_until(&mut served.client, "early").await;
+            assert!(!seen.contains("connection: close"), "{seen}");
+            within(served.client.write_all(&vec![b'u'; MUCH])).await.unwrap();
+            assert_eq!(within(count.recv()).await.unwrap().unwrap(), MUCH, "{up:?}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn an_early_refusal_reaches_a_client_that_is_still_sending() {
     for (down, up) in EVERY {
         let mut client = whole_way(down, up, 4096, handler(|_| async { answer(413, "too much") })).await;

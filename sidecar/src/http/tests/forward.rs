@@ -232,3 +232,18 @@ async fn hyper_at_both_ends_agrees() {
         }
     }
 }
+
+/// What an idle worker pays per connection and per stream. The handler's own future comes on top.
+#[test]
+fn futures_stay_small() {
+    let (io, _far) = tokio::io::duplex(1);
+    let (_signal, watch) = drain::new();
+    let settings = ServerSettings::default();
+    let connection = serve(io, Proto::H1, handler(|_| async { answer(200, "") }), &settings, watch);
+    let size = size_of_val(&connection);
+    assert!(size < 4096, "serving a connection takes {size} bytes");
+    let pool = pool(Proto::H2);
+    let request = pool.send(get("/"), pipes(Proto::H2, 1, |_| async {}));
+    let size = size_of_val(&request);
+    assert!(size < 4096, "sending a request takes {size} bytes");
+}

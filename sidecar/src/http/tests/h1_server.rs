@@ -81,6 +81,14 @@ async fn continue_is_said_when_the_body_is_first_wanted_and_not_before() {
     send(&mut eager.client, "hi").await;
     read_until(&mut eager.client, "\r\n\r\nhi").await;
 
+    // An answer that comes before anybody wanted the body takes the place of `100 Continue`.
+    let mut early = served(Proto::H1, echo());
+    send(&mut early.client, head).await;
+    let seen = read_until(&mut early.client, "\r\n\r\n").await;
+    assert!(seen.starts_with("HTTP/1.1 200 ") && seen.contains("connection: close"), "{seen}");
+    send(&mut early.client, "hi").await;
+    assert_eq!(read_all(&mut early.client).await, "hi");
+
     let mut refused = served(Proto::H1, handler(|_| async { answer(417, Body::empty()) }));
     send(&mut refused.client, head).await;
     let seen = read_all(&mut refused.client).await;

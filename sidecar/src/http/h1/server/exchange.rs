@@ -190,6 +190,8 @@ impl Exchange {
             || (!self.expects
                 && !self.broken
                 && (self.sender.is_some() || self.left.is_some_and(|left| left <= MAX_DISCARD)));
+        // The real response takes the place of `100 Continue`: an interim one inside it would be content.
+        self.expects = false;
         let asked_to_close = hygiene::lists(&parts.headers, &CONNECTION, "close");
         self.keep_alive &= request_will_end && !draining && !asked_to_close && !wire.eof;
 
