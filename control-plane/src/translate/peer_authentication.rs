@@ -45,11 +45,12 @@ impl PodSecurity {
             .into_iter()
             .flat_map(|policy| &policy.ports)
             .map(|(port, own)| (*port, resolve(*own, mode)))
-            .filter(|(_, own)| *own != mode)
+            .filter(|(port, own)| *port != 0 && *own != mode)
             .collect();
         let meshed = !pod.host_network && pod.meta.labels.get(MESH_TLS_LABEL).is_some_and(|value| value == "1");
         let excluded = pod.meta.annotations.get(EXCLUDE_INBOUND_PORTS).map_or("", String::as_str);
-        let excluded = excluded.split(',').filter_map(|port| port.trim().parse().ok()).collect();
+        let excluded =
+            excluded.split(',').filter_map(|port| port.trim().parse().ok()).filter(|port| *port != 0).collect();
         Self { meshed, excluded, mode, ports }
     }
 
@@ -207,7 +208,7 @@ mod tests {
             ("meshed", meshed(), [true, true]),
             ("another value", labelled("0"), [false, false]),
             ("on its node's network", Pod { host_network: true, ..meshed() }, [false, false]),
-            ("excluded", excluding("9000, 80,x"), [false, true]),
+            ("excluded", excluding("9000, 80,x,0"), [false, true]),
         ] {
             let security = PodSecurity::of(&pod, &Model::default(), &MeshConfig::default());
             assert_eq!([80, 81].map(|port| security.speaks_mesh_tls(port)), expected, "{row}");

@@ -6,7 +6,10 @@
 //!    a client that belongs there;
 //! 3. more than half of the ready ones ejected → panic: all ready ones are in the running again;
 //! 4. among those in the running and not to be avoided: affinity's choice, or the draw;
-//! 5. only endpoints to be avoided are left → among those.
+//! 5. only endpoints to be avoided are left → among those;
+//! 6. even the one chosen has failed so often that only the cap keeps it in use → panic as well: an ejected one is no
+//!    worse, and may have recovered. (Of two endpoints, the one that was out comes back just as the other one fails:
+//!    without this, nobody would ask the first until its time is over.)
 //!
 //! In the draw, a first try prefers a candidate that has begun to fail and was not tried for 50 ms, as long as it
 //! could still be ejected: see `outlier.rs` for why.
@@ -152,16 +155,22 @@ impl Balancer {
             return Ok(self.picked(&endpoint, true));
         }
         let ejected = self.shared.ejections.ejected();
-        let panic = ejected * 2 > set.ready.len();
-        if panic {
-            self.shared.panics.fetch_add(1, Ordering::Relaxed);
-        }
-        let recheck = first_try && ejected < set.policy.outlier.cap(set.ready.len());
-        let running = |endpoint: &Endpoint| panic || endpoint.state.standing.in_use();
+        let outlier = &set.policy.outlier;
+        let recheck = first_try && ejected < outlier.cap(set.ready.len());
+        let in_use = |endpoint: &Endpoint| endpoint.state.standing.in_use();
         let first = |endpoint: &Endpoint| recheck && endpoint.state.standing.take_recheck(ms);
-        self.choose(&set, &set.ready, rng, ms, request, running, first)
-            // The numbers and the words are read apart: between them the last one in the running may have gone.
-            .or_else(|| self.choose(&set, &set.ready, rng, ms, request, |_| true, |_| false))
+        let hopeless = |endpoint: &Endpoint| endpoint.state.standing.is_kept(outlier.consecutive_failures);
+        let chosen = if ejected * 2 > set.ready.len() {
+            None
+        } else {
+            let chosen = self.choose(&set, &set.ready, rng, ms, request, in_use, first);
+            chosen.filter(|endpoint| ejected == 0 || !hopeless(endpoint))
+        };
+        chosen
+            .or_else(|| {
+                self.shared.panics.fetch_add(1, Ordering::Relaxed);
+                self.choose(&set, &set.ready, rng, ms, request, |_| true, |_| false)
+            })
             .map(|endpoint| self.picked(endpoint, false))
             .ok_or(NoEndpoint { reason: NoEndpointReason::AllNotReady })
     }
@@ -278,11 +287,11 @@ impl Shared {
         self.set.store(Arc::new(new));
     }
 
-    fn failed(&self, endpoint: &Endpoint, now: Instant) -> Finished {
+    fn failed(&self, endpoint: &Endpoint, now: Instant, times: u16) -> Finished {
         let ms = self.ms(now);
         let set = self.set.load();
         let policy = &set.policy.outlier;
-        match endpoint.state.standing.on_failure(ms, policy.consecutive_failures) {
+        match endpoint.state.standing.on_failure(ms, policy.consecutive_failures, times) {
             OnFailure::Counted => return Finished::Counted,
             OnFailure::Ignored => return Finished::Ignored,
             OnFailure::Due => {}
@@ -336,11 +345,12 @@ impl Pick {
                 return Finished::Ignored;
             }
             TryResult::Success => believed.on_success(ms, latency),
-            TryResult::Failure => believed.on_failure(ms),
+            TryResult::Failure | TryResult::Silent => believed.on_failure(ms),
         }
         if !self.probe {
             return match result {
-                TryResult::Failure => self.shared.failed(&self.endpoint, now),
+                TryResult::Failure => self.shared.failed(&self.endpoint, now, 1),
+                TryResult::Silent => self.shared.failed(&self.endpoint, now, u16::MAX),
                 TryResult::Success | TryResult::Neutral => {
                     standing.on_success();
                     Finished::Counted

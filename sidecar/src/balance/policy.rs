@@ -74,6 +74,10 @@ pub enum TryResult {
     Success,
     /// Connect failure, reset before the response head, 502/503/504 from the app, or a timeout of the try.
     Failure,
+    /// Its connection was open and did not answer a PING: counts as all the failures in a row that eject. Such an
+    /// endpoint holds one or two requests (the balancer prefers those that answer), so that counting them would take
+    /// another round of connect timeouts after the seconds it took to find out.
+    Silent,
     /// Nothing can be said of the endpoint (the client went away, a limit of ours, an answer with a reason of ours
     /// such as `overflow`).
     Neutral,

@@ -445,3 +445,7 @@ fn host_name(text: &str) -> Result<Box<str>, CompileError> {
         Err(CompileError::new(format_args!("`{text}` is neither an address nor a DNS name")))
     }
 }
+
+#[cfg(test)]
+#[path = "compile_tests.rs"]
+mod tests;

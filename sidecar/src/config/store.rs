@@ -26,10 +26,16 @@ use super::subscriptions::LastUse;
 pub struct Snapshot {
     by_address: Arc<HashMap<IpAddr, Arc<Service>>>,
     by_host: Arc<HashMap<Box<str>, Arc<Service>>>,
-    workloads: Arc<HashMap<IpAddr, (Arc<Workload>, Arc<LastUse>)>>,
+    workloads: Arc<HashMap<IpAddr, Known>>,
     pub(super) own: Option<Arc<Workload>>,
     pub(super) inbound: Option<Arc<InboundPolicy>>,
     pub(super) settings: Arc<MeshSettings>,
+}
+
+#[derive(Debug, Clone)]
+struct Known {
+    workload: Arc<Workload>,
+    used: Arc<LastUse>,
 }
 
 impl Snapshot {
@@ -45,11 +51,11 @@ impl Snapshot {
 
     /// The workload with this address.
     pub fn workload_at(&self, address: IpAddr) -> Option<&Arc<Workload>> {
-        self.workloads.get(&address.to_canonical()).map(|(workload, _)| workload)
+        self.workloads.get(&address.to_canonical()).map(|known| &known.workload)
     }
 
     pub(super) fn workload_use(&self, address: IpAddr) -> Option<&LastUse> {
-        self.workloads.get(&address.to_canonical()).map(|(_, used)| &**used)
+        self.workloads.get(&address.to_canonical()).map(|known| &*known.used)
     }
 
     /// This workload itself.
@@ -100,6 +106,12 @@ pub(super) struct Store {
 pub(super) struct Settled {
     pub(super) wanted: Vec<EndpointsName>,
     pub(super) dropped: Vec<EndpointsName>,
+}
+
+impl Settled {
+    pub(super) fn is_empty(&self) -> bool {
+        self.wanted.is_empty() && self.dropped.is_empty()
+    }
 }
 
 impl Store {
@@ -230,7 +242,7 @@ impl Store {
         let index = Arc::make_mut(&mut self.snapshot.workloads);
         for address in &mut addresses {
             *address = address.to_canonical();
-            index.insert(*address, (Arc::clone(&workload), Arc::clone(used)));
+            index.insert(*address, Known { workload: Arc::clone(&workload), used: Arc::clone(used) });
         }
         self.workloads.insert(resource.into(), (workload, addresses));
     }
@@ -239,7 +251,7 @@ impl Store {
         let Some((old, addresses)) = self.workloads.remove(resource) else { return };
         let index = Arc::make_mut(&mut self.snapshot.workloads);
         for address in addresses {
-            if index.get(&address).is_some_and(|(now, _)| Arc::ptr_eq(now, &old)) {
+            if index.get(&address).is_some_and(|now| Arc::ptr_eq(&now.workload, &old)) {
                 index.remove(&address);
             }
         }

@@ -17,8 +17,8 @@
 //! Within one response removals and dropped aliases are applied before new ones, so an address that moves from one
 //! service to another is never absent in between. A resource nobody's name leads to any more is given up.
 //!
-//! Bound: `Bounds::max` names asked on demand; names nobody answers for go first, then the least recently used. What
-//! those resources refer to (their endpoints) is bounded by them.
+//! Bound: `Bounds::max` names of all kinds, which is also what the control plane allows a stream. Names asked on demand
+//! make room: those nobody answers for go first, then the least recently used.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
@@ -70,7 +70,7 @@ impl Kind {
 /// Limits of the table (SEMANTICS.md §1).
 #[derive(Debug, Clone, Copy)]
 pub struct Bounds {
-    /// Names asked on demand. Default 10,000.
+    /// Names subscribed to. Default 10,000.
     pub max: usize,
     /// A name not used for this long is given up. Default 24 h.
     pub idle: Duration,
@@ -195,13 +195,12 @@ pub(super) struct Subscriptions {
     kinds: [OfKind; Kind::ALL.len()],
     answers: VecDeque<Request>,
     gone: Vec<(Kind, Arc<str>)>,
-    on_demand: usize,
 }
 
 impl Subscriptions {
     /// An empty table; `epoch` is the zero of every [`LastUse`].
     pub(super) fn new(bounds: Bounds, epoch: Instant) -> Self {
-        Self { bounds, epoch, kinds: Default::default(), answers: VecDeque::new(), gone: Vec::new(), on_demand: 0 }
+        Self { bounds, epoch, kinds: Default::default(), answers: VecDeque::new(), gone: Vec::new() }
     }
 
     /// What is known of a name; `None` when nobody asked, or "does not exist" is too old.
@@ -235,10 +234,7 @@ impl Subscriptions {
             }
             self.unsubscribe(kind, name);
         }
-        if wanted == Wanted::OnDemand {
-            self.make_room();
-            self.on_demand += 1;
-        }
+        self.make_room();
         let name: Arc<str> = name.into();
         let used = Arc::new(LastUse::default());
         used.mark(ms);
@@ -260,9 +256,6 @@ impl Subscriptions {
         // If the request to subscribe has not gone out yet, that is all, unless an older one has.
         if !of.subscribe.remove(&name) && of.begun {
             of.unsubscribe.insert(name);
-        }
-        if subscription.wanted == Wanted::OnDemand {
-            self.on_demand -= 1;
         }
         if let State::Present(resource) = subscription.state {
             self.give_up_if_unwanted(kind, &resource);
@@ -347,24 +340,18 @@ impl Subscriptions {
         if let Some(answer) = self.answers.pop_front() {
             return Some(answer);
         }
+        // Out before in: the control plane counts names, and a name in both is to be answered anew.
         for kind in Kind::ALL {
-            let of = self.of_mut(kind);
-            if of.subscribe.is_empty() && of.unsubscribe.is_empty() {
-                continue;
+            let names = std::mem::take(&mut self.of_mut(kind).unsubscribe);
+            if !names.is_empty() {
+                return Some(Request { unsubscribe: texts(names), ..Request::empty(kind) });
             }
-            let texts = |names: BTreeSet<Arc<str>>| names.into_iter().map(|name| name.to_string()).collect();
-            let unsubscribe = std::mem::take(&mut of.unsubscribe);
-            // A name in both is to be answered anew: first out, then, in the next request, in.
-            let subscribe = if unsubscribe.is_disjoint(&of.subscribe) {
-                std::mem::take(&mut of.subscribe)
-            } else {
-                BTreeSet::new()
-            };
-            return Some(Request {
-                subscribe: texts(subscribe),
-                unsubscribe: texts(unsubscribe),
-                ..Request::empty(kind)
-            });
+        }
+        for kind in Kind::ALL {
+            let names = std::mem::take(&mut self.of_mut(kind).subscribe);
+            if !names.is_empty() {
+                return Some(Request { subscribe: texts(names), ..Request::empty(kind) });
+            }
         }
         None
     }
@@ -509,13 +496,13 @@ impl Subscriptions {
         self.gone.push((kind, Arc::clone(resource)));
     }
 
-    /// Keeps on-demand names below the bound. A sixty-fourth goes at a time, so that a full table is not searched for
+    /// Keeps one place free, as far as on-demand names can make it. A sixty-fourth goes at a time, so that a full table is not searched for
     /// every new name.
     fn make_room(&mut self) {
-        if self.on_demand < self.bounds.max {
+        if self.len() < self.bounds.max {
             return;
         }
-        let mut victims: Vec<(bool, u64, Kind, Arc<str>)> = Vec::with_capacity(self.on_demand);
+        let mut victims: Vec<(bool, u64, Kind, Arc<str>)> = Vec::new();
         for kind in Kind::ALL {
             for (name, subscription) in &self.of(kind).names {
                 if subscription.wanted == Wanted::OnDemand {
@@ -546,6 +533,10 @@ impl Request {
             error: None,
         }
     }
+}
+
+fn texts(names: BTreeSet<Arc<str>>) -> Vec<String> {
+    names.into_iter().map(|name| name.to_string()).collect()
 }
 
 fn ms(duration: Duration) -> u64 {

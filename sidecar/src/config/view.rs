@@ -94,6 +94,13 @@ impl Config {
     }
 }
 
+#[cfg(test)]
+impl ConfigView {
+    pub(super) fn version(&self, kind: &str, resource: &str) -> Option<u32> {
+        self.versions.get(kind)?.get(resource)?.parse().ok()
+    }
+}
+
 impl InboundView {
     fn of(policy: &InboundPolicy) -> Self {
         Self { mode: policy.mode, ports: policy.ports.iter().map(|(port, mode)| (*port, *mode)).collect() }

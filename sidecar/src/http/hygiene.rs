@@ -59,6 +59,15 @@ pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
     }
 }
 
+/// The same for messages that change their connection's protocol, or offer to: `Upgrade` stays.
+pub fn strip_all_but_upgrade(headers: &mut HeaderMap) {
+    let upgrade = headers.get(&UPGRADE).cloned();
+    strip_hop_by_hop(headers);
+    if let Some(upgrade) = upgrade {
+        headers.insert(UPGRADE, upgrade);
+    }
+}
+
 /// Removes what only a verified peer may say: `x-weft-*` and `x-forwarded-client-cert`. `keep_deadline`: the headers
 /// are from the local app, whose `x-weft-deadline-ms` counts (SEMANTICS.md §6).
 pub fn strip_untrusted(headers: &mut HeaderMap, keep_deadline: bool) {

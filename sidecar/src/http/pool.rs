@@ -9,8 +9,8 @@
 //! * Waiters are served in the order they came; newcomers go behind them.
 //!
 //! A limit is exact: connections are counted from before they are dialled until they are closed, tunnels included. Every
-//! connection lives on the worker that opened it; a worker prefers its own and, where the limit leaves no other way, uses
-//! another's. One lock, held for bookkeeping only: never across I/O or the end of an HTTP/1 connection.
+//! connection lives on the worker that opened it. A worker prefers its own; it takes another's idle HTTP/1 connection
+//! rather than dial, and another's HTTP/2 streams where the limit leaves no other way ([`PoolSettings::per_worker`]). One lock, held for bookkeeping only: never across I/O or the end of an HTTP/1 connection.
 //!
 //! Bounds: [`PoolSettings::max_connections`] and [`PoolSettings::max_pending`].
 
@@ -37,7 +37,8 @@ use super::{Proto, Request, Response};
 pub struct PoolSettings {
     /// Connections at once, of all workers, those being opened included. Default 1024.
     pub max_connections: usize,
-    /// Requests waiting for a connection at once; one more is refused with `overflow`. Default 1024.
+    /// Requests waiting at once, for a connection to be free or to be opened; one more is refused with `overflow`.
+    /// Default 1024.
     pub max_pending: usize,
     /// Requests after which a connection is not used again. Default: no limit.
     pub max_requests_per_connection: Option<u64>,
@@ -154,7 +155,7 @@ impl Pool {
     pub fn drain(&self) {
         let (closed, wakers) = self.0.state.lock().drain();
         drop(closed);
-        wakers.into_iter().for_each(Waker::wake);
+        wake(wakers);
     }
 
     /// How full it is.
@@ -191,7 +192,7 @@ impl Waiting<'_> {
                     let fresh = idle.connection.served() == 0 && idle.since.elapsed() < Duration::from_secs(1);
                     if fresh || idle.connection.is_reusable() {
                         let next = self.served(&mut self.shared.state.lock());
-                        next.map(Waker::wake);
+                        wake(next);
                         return Poll::Ready(Ok(Lease::H1(idle.connection)));
                     }
                     // Closed by the server while it was idle: dropping it tells the count. Its place among the waiters is
@@ -200,13 +201,13 @@ impl Waiting<'_> {
                 Choice::H2(handle, permit) => {
                     let next = self.served(&mut state);
                     drop(state);
-                    next.map(Waker::wake);
+                    wake(next);
                     return Poll::Ready(Ok(Lease::H2(handle, permit)));
                 }
                 Choice::Failed(error) => {
                     let next = self.served(&mut state);
                     drop(state);
-                    next.map(Waker::wake);
+                    wake(next);
                     return Poll::Ready(Err(SendError::not_processed(SendErrorKind::Connect(error))));
                 }
                 Choice::Draining => return Poll::Ready(Err(SendError::not_processed(SendErrorKind::Draining))),
@@ -238,7 +239,7 @@ impl Drop for Waiting<'_> {
     fn drop(&mut self) {
         if self.ticket.is_some() {
             let waker = self.served(&mut self.shared.state.lock());
-            waker.map(Waker::wake);
+            wake(waker);
         }
     }
 }
@@ -292,13 +293,13 @@ impl Shared {
         match made {
             Err(error) => {
                 let wakers = self.state.lock().failed(&error, now);
-                wakers.into_iter().for_each(Waker::wake);
+                wake(wakers);
             }
             Ok(Made::H1(connection)) => {
                 let connection = connection.at_home(self.me.clone() as Weak<dyn Home>);
                 let (refused, waker) = self.state.lock().made_h1(connection, now);
                 drop(refused);
-                waker.map(Waker::wake);
+                wake(waker);
                 self.reap();
             }
             Ok(Made::H2(handle, driver)) => {
@@ -317,7 +318,7 @@ impl Shared {
                         shared.h2_closed(id);
                     }
                 });
-                waker.map(Waker::wake);
+                wake(waker);
                 self.reap();
             }
         }
@@ -325,7 +326,7 @@ impl Shared {
 
     fn stream_ended(&self, id: u64) {
         let (idle, waker) = self.state.lock().stream_ended(id, Instant::now());
-        waker.map(Waker::wake);
+        wake(waker);
         if idle {
             self.reap();
         }
@@ -339,7 +340,7 @@ impl Shared {
             (removed, state.first_waker())
         };
         drop(removed);
-        waker.map(Waker::wake);
+        wake(waker);
     }
 
     /// Keeps a task while something is idle, which closes it in time.
@@ -371,11 +372,15 @@ impl Shared {
     }
 }
 
+fn wake(wakers: impl IntoIterator<Item = Waker>) {
+    wakers.into_iter().for_each(Waker::wake);
+}
+
 impl Home for Shared {
     fn give_back(self: Arc<Self>, connection: H1) {
         let (refused, waker) = self.state.lock().give_back(connection, Instant::now());
         drop(refused);
-        waker.map(Waker::wake);
+        wake(waker);
         self.reap();
     }
 
@@ -385,7 +390,7 @@ impl Home for Shared {
             state.closed();
             state.first_waker()
         };
-        waker.map(Waker::wake);
+        wake(waker);
     }
 }
 

@@ -187,3 +187,103 @@ impl State {
         self.trailers = None;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Frames on demand, then the end.
+    fn body(pieces: &[&'static str], trailers: bool) -> Body {
+        let (mut sender, body) = Body::channel(None);
+        let pieces: Vec<_> = pieces.iter().map(|piece| Bytes::from_static(piece.as_bytes())).collect();
+        tokio::spawn(async move {
+            for piece in pieces {
+                if sender.send_when_wanted(Frame::data(piece)).await.is_err() {
+                    return;
+                }
+            }
+            if trailers {
+                let mut trailers = HeaderMap::new();
+                trailers.insert("x-sum", http::HeaderValue::from_static("1"));
+                let _ = sender.send_when_wanted(Frame::trailers(trailers)).await;
+            } else {
+                sender.end();
+            }
+        });
+        body
+    }
+
+    async fn text(body: Body) -> Result<(String, bool), BodyError> {
+        let (data, trailers) = crate::http::tests::collect(body).await?;
+        Ok((String::from_utf8_lossy(&data).into_owned(), trailers.is_some()))
+    }
+
+    #[tokio::test]
+    async fn what_streamed_past_is_given_again() {
+        for trailers in [false, true] {
+            let replay = Replay::new(body(&["one ", "two ", "three"], trailers), DEFAULT_LIMIT);
+            for _ in 0..3 {
+                assert_eq!(text(replay.body().unwrap()).await.unwrap(), ("one two three".into(), trailers));
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_try_cut_off_midway_is_followed_by_the_whole_body() {
+        let replay = Replay::new(body(&["one ", "two ", "three"], false), DEFAULT_LIMIT);
+        let mut first = replay.body().unwrap();
+        assert_eq!(first.frame().await.unwrap().unwrap().into_data().unwrap(), "one ");
+        let second = replay.body().unwrap();
+        assert!(matches!(first.frame().await, Some(Err(BodyError::Abandoned))), "two tries may not share one body");
+        assert_eq!(text(second).await.unwrap().0, "one two three");
+    }
+
+    #[tokio::test]
+    async fn beyond_the_limit_the_try_goes_on_and_no_other_follows() {
+        let replay = Replay::new(body(&["12345678", "12345678", "end"], false), 8 + FRAME_COST);
+        let mut first = replay.body().unwrap();
+        first.frame().await.unwrap().unwrap();
+        assert!(replay.can_replay());
+        assert_eq!(text(first).await.unwrap().0, "12345678end");
+        assert!(!replay.can_replay() && replay.body().is_none());
+    }
+
+    #[tokio::test]
+    async fn a_body_that_failed_is_not_replayed() {
+        let (sender, body) = Body::channel(None);
+        sender.fail(BodyError::Truncated);
+        let replay = Replay::new(body, DEFAULT_LIMIT);
+        assert!(matches!(text(replay.body().unwrap()).await, Err(BodyError::Truncated)));
+        assert!(replay.body().is_none());
+    }
+
+    #[tokio::test]
+    async fn an_empty_body_is_replayed_for_ever_and_costs_nothing() {
+        let replay = Replay::new(Body::empty(), 0);
+        for _ in 0..3 {
+            assert!(replay.body().unwrap().is_end_stream());
+        }
+    }
+
+    #[tokio::test]
+    async fn the_length_is_known_in_every_try() {
+        let replay = Replay::new(Body::full("hello"), DEFAULT_LIMIT);
+        for _ in 0..2 {
+            let mut body = replay.body().unwrap();
+            assert_eq!(body.exact_len(), Some(5));
+            body.frame().await.unwrap().unwrap();
+            assert_eq!(body.exact_len(), Some(0));
+        }
+    }
+
+    #[tokio::test]
+    async fn once_dropped_nothing_more_is_kept() {
+        let replay = Replay::new(body(&["one ", "two"], false), DEFAULT_LIMIT);
+        let state = Arc::clone(&replay.0);
+        let mut try_ = replay.body().unwrap();
+        try_.frame().await.unwrap().unwrap();
+        drop(replay);
+        assert_eq!(text(try_).await.unwrap().0, "two");
+        assert!(state.lock().kept.is_empty());
+    }
+}

@@ -47,9 +47,10 @@ pub struct ServerSettings {
     /// How long that ping may go unanswered. Default 3 s (SEMANTICS.md §3).
     pub ping_timeout: Duration,
     /// Streams the client opened and reset before we looked at them, at once; beyond, the connection is closed with
-    /// `ENHANCE_YOUR_CALM` (rapid reset, CVE-2023-44487). Default 20.
+    /// `ENHANCE_YOUR_CALM` (rapid reset, CVE-2023-44487). Default 20; for a mesh peer at least `max_streams`.
     pub max_pending_resets: usize,
-    /// Streams that we had to reset because the client broke the protocol; beyond, likewise. Default 256.
+    /// Streams reset because the client broke the protocol on them, over the connection's life; beyond, likewise.
+    /// Default 1024.
     pub max_local_resets: usize,
     /// The client is a verified mesh peer: it is told why, and what was not processed.
     pub mesh_peer: bool,
@@ -72,7 +73,7 @@ impl Default for ServerSettings {
             ping_after: Duration::from_secs(5),
             ping_timeout: Duration::from_secs(3),
             max_pending_resets: 20,
-            max_local_resets: 256,
+            max_local_resets: 1024,
             mesh_peer: false,
             explain: false,
         }

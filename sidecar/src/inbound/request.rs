@@ -157,8 +157,7 @@ pub(super) async fn to_app(
 ) -> Result<Response, SendError> {
     let tunnels = request.method() == Method::CONNECT || hygiene::is_upgrade(request.headers());
     if tunnels && request.version() != Version::HTTP_2 {
-        let io = dial(inbound, destination).await.map_err(|e| SendError { kind: SendErrorKind::Connect(e), processed: Processed::No, reused: false })?;
-        return h1::client::Connection::new(io, h1::HeadLimits::default()).send(request).await;
+        return tunnel(inbound, destination, request).await;
     }
     let from_h2 = request.version() == Version::HTTP_2;
     let (parts, body) = request.into_parts();
@@ -195,9 +194,17 @@ async fn send(
     inbound.pool(destination, proto).send(request, connect).await
 }
 
-async fn dial(inbound: &Inbound, destination: SocketAddr) -> Result<tokio::net::TcpStream, ConnectError> {
-    let addr = PlainAddr::outside_mesh(destination);
-    tcp::dial_plain(addr, inbound.settings.timeouts.connect).await.map_err(ConnectError::new)
+/// Upgrades and CONNECT: a connection of their own.
+async fn tunnel(inbound: &Inbound, destination: SocketAddr, mut request: Request) -> Result<Response, SendError> {
+    hygiene::strip_all_but_upgrade(request.headers_mut());
+    let app = tcp::dial_plain(PlainAddr::outside_mesh(destination), inbound.settings.timeouts.connect);
+    let app = app.await.map_err(|error| {
+        let kind = SendErrorKind::Connect(ConnectError::new(error));
+        SendError { kind, processed: Processed::No, reused: false }
+    })?;
+    let mut response = h1::client::Connection::new(app, h1::HeadLimits::default()).send(request).await?;
+    hygiene::strip_all_but_upgrade(response.headers_mut());
+    Ok(response)
 }
 
 fn unsendable(conflict: &translate::Conflict) -> SendError {

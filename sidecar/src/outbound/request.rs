@@ -15,7 +15,7 @@ use weft_proto::headers;
 use super::Outbound;
 use super::tries::{Kept, Plan, Tries};
 use crate::answer::OwnAnswer;
-use crate::config::{Backend, Destination};
+use crate::config::{Backend, Destination, LOOKUP_TIMEOUT};
 use crate::http::{Answer, Handler, Request, Response, hygiene};
 use crate::reason::Reason;
 use crate::resilience::Deadline;
@@ -116,6 +116,11 @@ impl RequestHandler {
 
     async fn try_backend(&self, plan: Plan<'_>, request: Request, record: &mut Record) -> Result<Kept, OwnAnswer> {
         record.backend = plan.backend.name.to_string();
+        // A rule that has just changed may name a backend whose endpoints are one round trip away.
+        if !plan.backend.is_known() && !plan.backend.endpoints_known(LOOKUP_TIMEOUT).await {
+            let detail = format!("the control plane did not say in time which endpoints {} has", plan.backend.name);
+            return Err(OwnAnswer::new(Reason::ConfigUnavailable, detail));
+        }
         Tries { outbound: &self.outbound, client: self.client, plan }.run(request, record).await
     }
 }

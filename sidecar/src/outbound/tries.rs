@@ -204,7 +204,9 @@ fn judge(sent: Result<Response, SendError>, endpoint: SocketAddr) -> Judged {
         }
         // The peer's sidecar vouches that its app saw nothing: the app cannot be reached.
         SendErrorKind::Reset(_) if not_processed => (lost, TryResult::Failure, own(Reason::ConnectFailed)),
-        SendErrorKind::Lost(_) | SendErrorKind::Reset(_) | SendErrorKind::Silent => {
+        // It, or the way to it, is gone without a word: no second try has to wait that long to learn it.
+        SendErrorKind::Silent => (lost, TryResult::Silent, own(Reason::UpstreamReset)),
+        SendErrorKind::Lost(_) | SendErrorKind::Reset(_) => {
             (lost, TryResult::Failure, own(Reason::UpstreamReset))
         }
         SendErrorKind::Protocol(_) => (Outcome::Other, TryResult::Failure, own(Reason::UpstreamProtocol)),

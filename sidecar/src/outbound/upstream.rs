@@ -204,14 +204,17 @@ impl Exchange<'_> {
     }
 
     /// Upgrades and CONNECT: a connection of their own, HTTP/1 all the way.
-    async fn tunnel(&self, endpoint: &Arc<Endpoint>, request: Request) -> Result<Response, SendError> {
+    async fn tunnel(&self, endpoint: &Arc<Endpoint>, mut request: Request) -> Result<Response, SendError> {
+        hygiene::strip_all_but_upgrade(request.headers_mut());
         let io = self
             .outbound
             .upstreams
             .dial(endpoint, MeshProtocol::H1, self.backend)
             .await
             .map_err(|error| SendError::not_processed(SendErrorKind::Connect(ConnectError::new(error))))?;
-        h1::client::Connection::new(io, h1::HeadLimits::default()).send(request).await
+        let mut response = h1::client::Connection::new(io, h1::HeadLimits::default()).send(request).await?;
+        hygiene::strip_all_but_upgrade(response.headers_mut());
+        Ok(response)
     }
 }
 

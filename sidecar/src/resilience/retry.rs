@@ -150,8 +150,12 @@ impl Retry {
         if self.retries >= self.policy.max_retries || !body_replayable || !self.may_repeat(outcome) {
             return NextTry::Return;
         }
-        let Some(permit) = budget.try_retry() else { return NextTry::Return };
-        self.permit = Some(permit);
+        // The budget bounds repeated work. A try that provably did none has none to repeat: when an endpoint dies with
+        // many requests on their way to it, each of them may go to another.
+        if *outcome != Outcome::NotProcessed {
+            let Some(permit) = budget.try_retry() else { return NextTry::Return };
+            self.permit = Some(permit);
+        }
         self.retries += 1;
         let wait = self.policy.backoff(self.retries, rng);
         match now.checked_add(wait) {

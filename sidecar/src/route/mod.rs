@@ -22,6 +22,9 @@ mod filters;
 mod matching;
 mod table;
 
+#[cfg(test)]
+mod tests;
+
 pub use filters::{Filters, HeaderEdit, InvalidFilter};
 pub use matching::{InvalidMatch, KeyMatch, Match, PathMatch, RequestView, ValueMatch};
 pub use table::{FixedAnswer, InvalidTable, RouteTable, Rule, Target, WeightedTarget, WeightedTargets};

@@ -118,11 +118,17 @@ pub struct WeightedTarget<B> {
 /// A rule's shares: at least one, and all above zero.
 #[derive(Debug)]
 pub struct WeightedTargets<B> {
-    /// Each with the sum of the weights up to and including its own.
-    shares: Box<[(u64, Target<B>, Filters)]>,
-    /// The answer where no share is above zero.
-    otherwise: (Target<B>, Filters),
+    first: Share<B>,
+    rest: Box<[Share<B>]>,
     sum: u64,
+}
+
+#[derive(Debug)]
+struct Share<B> {
+    /// The sum of the weights up to and including this one.
+    up_to: u64,
+    target: Target<B>,
+    filters: Filters,
 }
 
 impl<B> WeightedTargets<B> {
@@ -130,36 +136,36 @@ impl<B> WeightedTargets<B> {
     pub fn new(targets: Vec<WeightedTarget<B>>) -> Self {
         let detail = if targets.is_empty() { "the rule has no backendRefs" } else { "all weights are zero" };
         let mut sum = 0;
-        let shares = targets
-            .into_iter()
-            .filter(|target| target.weight > 0)
-            .map(|WeightedTarget { weight, target, filters }| {
-                sum += u64::from(weight);
-                (sum, target, filters)
-            })
-            .collect();
-        let answer = FixedAnswer { status: StatusCode::INTERNAL_SERVER_ERROR, detail: detail.into() };
-        Self { shares, otherwise: (Target::Answer(answer), Filters::default()), sum }
+        let mut shares = targets.into_iter().filter(|target| target.weight > 0).map(|share| {
+            sum += u64::from(share.weight);
+            Share { up_to: sum, target: share.target, filters: share.filters }
+        });
+        let first = shares.next();
+        let rest = shares.collect();
+        let first = first.unwrap_or_else(|| {
+            let status = StatusCode::INTERNAL_SERVER_ERROR;
+            let target = Target::Answer(FixedAnswer { status, detail: detail.into() });
+            Share { up_to: 0, target, filters: Filters::default() }
+        });
+        Self { first, rest, sum }
     }
 
     /// Every target that gets requests, with its weight, in the order listed.
     pub fn iter(&self) -> impl Iterator<Item = (u64, &Target<B>)> {
         let mut before = 0;
-        self.shares.iter().map(move |(sum, target, _)| (sum - std::mem::replace(&mut before, *sum), target))
+        std::iter::once(&self.first)
+            .chain(&self.rest)
+            .map(move |share| (share.up_to - std::mem::replace(&mut before, share.up_to), &share.target))
     }
 
     fn choose<R: Rng + ?Sized>(&self, rng: &mut R) -> (&Target<B>, &Filters) {
-        let share = match &*self.shares {
-            [] => None,
-            [only] => Some(only),
-            shares => {
-                let point = rng.random_range(0..self.sum);
-                shares.get(shares.partition_point(|(sum, ..)| *sum <= point))
-            }
+        let share = if self.rest.is_empty() {
+            &self.first
+        } else {
+            let point = rng.random_range(0..self.sum);
+            let index = self.rest.partition_point(|share| share.up_to <= point);
+            if point < self.first.up_to { &self.first } else { self.rest.get(index).unwrap_or(&self.first) }
         };
-        match share {
-            Some((_, target, filters)) => (target, filters),
-            None => (&self.otherwise.0, &self.otherwise.1),
-        }
+        (&share.target, &share.filters)
     }
 }

@@ -8,6 +8,8 @@
 //! namespace; on a port that has one, producers do not count there.
 
 mod conditions;
+mod filters;
+mod matches;
 mod parents;
 mod precedence;
 mod rules;
@@ -107,4 +109,14 @@ pub(super) fn routed_port(
     entries.sort_by_key(|(precedence, _)| *precedence);
     out.entries = entries.into_iter().map(|(_, entry)| entry).collect();
     Some(out)
+}
+
+/// As much of a user's text as fits into a message.
+fn short(text: &str) -> String {
+    const MOST: usize = 80;
+    let mut short: String = text.chars().take(MOST).collect();
+    if short.len() < text.len() {
+        short.push('…');
+    }
+    short
 }

@@ -47,8 +47,8 @@ impl Precedence {
 
 /// A prefix as it counts: a trailing slash is ignored.
 pub(super) fn prefix_of(prefix: &str) -> &str {
-    match prefix.trim_end_matches('/') {
-        "" => "/",
-        trimmed => trimmed,
+    match prefix.strip_suffix('/') {
+        Some("") | None => prefix,
+        Some(rest) => rest,
     }
 }

@@ -1,31 +1,26 @@
-//! Rules: matches, filters and backends of an HTTPRoute into wire rules, each part checked so that no proxy has to refuse a
-//! whole Service for one bad rule.
+//! Rules of an HTTPRoute into wire rules: their matches (`matches`), filters (`filters`), and backends (here).
+//!
+//! Proxies refuse a resource as a whole, so what they would refuse is found here and costs no more than its rule.
 //!
 //! A rule whose match cannot be evaluated (a bad regular expression, say) is dropped: it would match nothing. A rule with a
 //! filter this version does not do is kept and answers 500, because skipping a filter would let requests through that
 //! it was meant to change. A backendRef that is not valid keeps its share and answers 500 (HTTPRoute `backendRefs`).
-//!
-//! Bound: an expression may compile to 1 MiB at most. A proxy's own limit must not be smaller.
 
 use std::time::Duration;
 
-use http::{HeaderName, HeaderValue, Method};
-use regex::RegexBuilder;
 use weft_proto::ServiceName;
-use weft_proto::v1::key_match::Kind as KeyKind;
-use weft_proto::v1::path_match::Kind as PathKind;
 use weft_proto::v1::weighted_target::Target;
 use weft_proto::v1::{self, FixedAnswer, HttpMatch, Millis, Protocol, RouteRule, WeightedTarget};
 
 use super::super::kubernetes::{backend_policy, declared, may_carry_http};
+use super::filters::wire_filters;
+use super::matches::{match_all, wire_match};
 use super::parents::ports_of;
-use super::precedence::{Precedence, prefix_of};
-use crate::model::{
-    BackendRef, HeaderModifier, HttpRoute, HttpRouteFilter, HttpRouteMatch, HttpRouteRule, KeyMatch, Model, ObjectName,
-    PathMatch, ServiceKind,
-};
+use super::precedence::Precedence;
+use crate::model::{BackendRef, HttpRoute, HttpRouteRule, Model, ObjectName, ServiceKind};
 
-const REGEX_LIMIT: usize = 1 << 20;
+/// Nobody waits longer, and proxies take no longer time span. The Gateway API's own limit is eleven years.
+const LONGEST: Duration = Duration::from_secs(366 * 24 * 3600);
 
 /// A rule that attaches.
 #[derive(Debug, Clone, PartialEq)]
@@ -184,117 +179,7 @@ fn backend(reference: &BackendRef, model: &Model) -> Result<v1::Backend, BadRef>
     })
 }
 
-fn match_all() -> (Precedence, HttpMatch) {
-    let condition = HttpRouteMatch {
-        path: PathMatch::Prefix("/".to_owned()),
-        headers: Vec::new(),
-        query_params: Vec::new(),
-        method: None,
-    };
-    let path = v1::PathMatch { kind: Some(PathKind::Prefix("/".to_owned())) };
-    (Precedence::of(&condition), HttpMatch { path: Some(path), ..HttpMatch::default() })
-}
-
-pub(super) fn wire_match(condition: &HttpRouteMatch) -> Result<(Precedence, HttpMatch), String> {
-    let kind = match &condition.path {
-        PathMatch::Exact(path) | PathMatch::Prefix(path) if !path.starts_with('/') => {
-            return Err(format!("path `{path}` does not start with `/`"));
-        }
-        PathMatch::Exact(path) => PathKind::Exact(path.clone()),
-        PathMatch::Prefix(path) => PathKind::Prefix(prefix_of(path).to_owned()),
-        PathMatch::Regex(regex) => PathKind::Regex(checked_regex(regex)?),
-    };
-    let method = match &condition.method {
-        Some(method) => Method::from_bytes(method.as_bytes())
-            .map_err(|_| format!("`{method}` is not an HTTP method"))?
-            .as_str()
-            .to_ascii_uppercase(),
-        None => String::new(),
-    };
-    let headers = condition.headers.iter().map(|header| {
-        let name = header_name(&header.name)?;
-        key_match(header, name)
-    });
-    let query_params = condition.query_params.iter().map(|param| key_match(param, param.name.clone()));
-    let wire = HttpMatch {
-        path: Some(v1::PathMatch { kind: Some(kind) }),
-        method,
-        headers: headers.collect::<Result<_, _>>()?,
-        query_params: query_params.collect::<Result<_, _>>()?,
-    };
-    Ok((Precedence::of(condition), wire))
-}
-
-fn key_match(condition: &KeyMatch, name: String) -> Result<v1::KeyMatch, String> {
-    let kind = if condition.regex {
-        KeyKind::Regex(checked_regex(&condition.value)?)
-    } else {
-        KeyKind::Exact(condition.value.clone())
-    };
-    Ok(v1::KeyMatch { name, kind: Some(kind) })
-}
-
-fn checked_regex(regex: &str) -> Result<String, String> {
-    // Compiled as the proxy does it: against the whole value. The expression alone as well, so that `a)(b` is refused.
-    let compile = |regex: &str| RegexBuilder::new(regex).size_limit(REGEX_LIMIT).build();
-    compile(regex).and_then(|_| compile(&format!("^(?:{regex})$"))).map(|_| regex.to_owned()).map_err(|error| {
-        match error {
-            regex::Error::CompiledTooBig(_) => format!("expression `{}` is too large", short(regex)),
-            _ => format!("`{}` is not a regular expression (RE2 syntax)", short(regex)),
-        }
-    })
-}
-
-/// What fits into a message.
-fn short(text: &str) -> String {
-    const MOST: usize = 80;
-    let mut short: String = text.chars().take(MOST).collect();
-    if short.len() < text.len() {
-        short.push('…');
-    }
-    short
-}
-
-fn header_name(name: &str) -> Result<String, String> {
-    let valid =
-        HeaderName::from_bytes(name.as_bytes()).map_err(|_| format!("`{}` is not a header name", short(name)))?;
-    Ok(valid.as_str().to_owned())
-}
-
-fn wire_filters(filters: &[HttpRouteFilter]) -> Result<Vec<v1::Filter>, String> {
-    use v1::filter::Kind;
-    let wire = filters.iter().map(|filter| {
-        let kind = match filter {
-            HttpRouteFilter::RequestHeaders(modifier) => Kind::RequestHeaders(header_modifier(modifier)?),
-            HttpRouteFilter::ResponseHeaders(modifier) => Kind::ResponseHeaders(header_modifier(modifier)?),
-            HttpRouteFilter::Unsupported(kind) => {
-                return Err(format!("filter {kind} is not supported by this version"));
-            }
-        };
-        Ok(v1::Filter { kind: Some(kind) })
-    });
-    wire.collect()
-}
-
-fn header_modifier(modifier: &HeaderModifier) -> Result<v1::HeaderModifier, String> {
-    // Of entries with equivalent names the first counts (HTTPHeaderFilter).
-    let headers = |list: &[(String, String)]| {
-        let mut headers: Vec<v1::Header> = Vec::new();
-        for (name, value) in list {
-            let name = header_name(name)?;
-            HeaderValue::from_str(value)
-                .map_err(|_| format!("header {name} cannot have the value `{}`", short(value)))?;
-            if !headers.iter().any(|header| header.name == name) {
-                headers.push(v1::Header { name, value: value.clone() });
-            }
-        }
-        Ok::<_, String>(headers)
-    };
-    let remove = modifier.remove.iter().map(|name| header_name(name)).collect::<Result<_, _>>()?;
-    Ok(v1::HeaderModifier { set: headers(&modifier.set)?, add: headers(&modifier.add)?, remove })
-}
-
 /// Rounded up: a timeout that is set must not become zero, which is off.
 fn millis(timeout: Duration) -> Millis {
-    Millis { value: u64::try_from(timeout.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX) }
+    Millis { value: u64::try_from(timeout.min(LONGEST).as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX) }
 }

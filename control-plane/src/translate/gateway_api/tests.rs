@@ -85,7 +85,7 @@ fn matches_are_tried_in_the_order_of_the_specification() {
         with(regex("/a.*"), true, 0, 0),
         regex("/a/b?"),
         with(prefix("/"), true, 0, 0),
-        with(prefix("//"), false, 1, 0),
+        with(prefix("/"), false, 1, 0),
         prefix("/"),
     ];
     for (name, written) in [("in order", ranked.clone()), ("reversed", ranked.iter().rev().cloned().collect())] {
@@ -93,7 +93,8 @@ fn matches_are_tried_in_the_order_of_the_specification() {
         many.matches = written;
         let port = port_80(&world(upserts![reviews(), route("shop/r", vec![parent("reviews")], vec![many])]));
         let tried: Vec<_> = port.entries.iter().map(|entry| entry.r#match.clone().unwrap()).collect();
-        let expected: Vec<_> = ranked.iter().map(|condition| super::rules::wire_match(condition).unwrap().1).collect();
+        let expected: Vec<_> =
+            ranked.iter().map(|condition| super::matches::wire_match(condition).unwrap().1).collect();
         assert_eq!(tried, expected, "{name}");
     }
 }
@@ -327,6 +328,11 @@ fn a_rule_that_cannot_be_evaluated_is_dropped_and_named() {
         ("bad header name", with_header("x y", "v", false)),
         ("bad method", HttpRouteMatch { method: Some("G ET".to_owned()), ..prefix("/") }),
         ("a path without a slash", exact("a")),
+        ("a path with a query", prefix("/a?b")),
+        ("a path with an empty segment", prefix("/a//b")),
+        ("a path that is empty", prefix("")),
+        ("a long expression", regex(&"a".repeat(5000))),
+        ("a parameter without a name", HttpRouteMatch { query_params: vec![header("", "v")], ..prefix("/") }),
     ] {
         let bad = HttpRouteRule { matches: vec![bad], ..rule(vec![backend("shop/reviews")]) };
         let good = rule(vec![backend("shop/reviews")]);
@@ -359,22 +365,41 @@ fn filters_are_translated_and_of_equal_header_names_the_first_counts() {
     let wire = only_rule(HttpRouteRule { filters, ..on_both });
     assert_eq!(wire.filters, expected);
     assert_eq!(wire.targets[0].filters, expected);
-
-    let bad = HeaderModifier { set: vec![pair("x-a", "1\n2")], ..HeaderModifier::default() };
-    let bad =
-        HttpRouteRule { filters: vec![HttpRouteFilter::RequestHeaders(bad)], ..rule(vec![backend("shop/reviews")]) };
-    let world = world(upserts![reviews(), route("shop/r", vec![parent("reviews")], vec![bad, rule(vec![])])]);
-    assert_eq!(shares(&port_80(&world).rules[0]), ["1 500"], "a header no proxy could send");
 }
 
 #[test]
-fn a_timeout_that_is_set_never_rounds_to_off() {
+fn a_filter_that_no_proxy_would_take_costs_its_rule_only() {
+    let set = |name: &str, value: &str| HeaderModifier {
+        set: vec![(name.to_owned(), value.to_owned())],
+        ..HeaderModifier::default()
+    };
+    let remove = |name: &str| HeaderModifier { remove: vec![name.to_owned()], ..HeaderModifier::default() };
+    for (row, modifier, taken) in [
+        ("host may be set", set("Host", "example.com"), true),
+        ("a value with a line feed", set("x-a", "1\n2"), false),
+        ("a name with a space", set("x a", "1"), false),
+        ("framing", set("Transfer-Encoding", "chunked"), false),
+        ("a connection's own", remove("connection"), false),
+        ("the mesh's own", set("X-Weft-Deadline-Ms", "1"), false),
+    ] {
+        let filters = vec![HttpRouteFilter::RequestHeaders(modifier)];
+        let filtered = HttpRouteRule { filters, ..rule(vec![backend("shop/reviews")]) };
+        let world = world(upserts![reviews(), route("shop/r", vec![parent("reviews")], vec![filtered, rule(vec![])])]);
+        let expected = if taken { "1 shop/reviews:80" } else { "1 500" };
+        assert_eq!(shares(&port_80(&world).rules[0]), [expected], "{row}");
+        assert_eq!(condition(&world.status_of("shop/r"), "PartiallyInvalid").is_none(), taken, "{row}");
+    }
+}
+
+#[test]
+fn a_timeout_that_is_set_never_rounds_to_off_and_has_an_end() {
     let timeouts = |request, backend| {
         let wire =
             only_rule(HttpRouteRule { request_timeout: request, backend_request_timeout: backend, ..rule(vec![]) });
         (wire.request_timeout.map(|it| it.value), wire.backend_request_timeout.map(|it| it.value))
     };
     assert_eq!(timeouts(None, Some(Duration::ZERO)), (None, Some(0)));
+    assert_eq!(timeouts(Some(Duration::MAX), None), (Some(366 * 24 * 3600 * 1000), None));
     assert_eq!(timeouts(Some(Duration::from_micros(1)), Some(Duration::from_millis(1500))), (Some(1), Some(1500)));
 }
 
@@ -400,11 +425,11 @@ fn a_backend_carries_its_own_policy_and_protocol_and_not_its_routes() {
 
 #[test]
 fn a_prefix_is_sent_without_its_trailing_slash() {
-    let sent = |text: &str| match super::rules::wire_match(&prefix(text)).unwrap().1.path.unwrap().kind.unwrap() {
+    let sent = |text: &str| match super::matches::wire_match(&prefix(text)).unwrap().1.path.unwrap().kind.unwrap() {
         PathKind::Prefix(prefix) => prefix,
         other => panic!("{other:?}"),
     };
-    assert_eq!([sent("/"), sent("/a/"), sent("/a/b")], ["/", "/a", "/a/b"]);
+    assert_eq!(["/", "/a/", "/a/b"].map(sent), ["/", "/a", "/a/b"]);
 }
 
 #[test]

@@ -157,14 +157,19 @@ impl Opening {
         let expects = !body.is_end_stream()
             && parts.headers.get(EXPECT).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"));
         let version = parts.version;
+        // A client of HTTP/1.0 expects its server to close, and some servers behave by it: nothing is saved here.
         let keeps_alive = version != http::Version::HTTP_10;
-        let become_ = if upgrades { encode::Connection::Upgrade } else { encode::Connection::KeepAlive };
+        let become_ = match (upgrades, keeps_alive) {
+            (true, _) => encode::Connection::Upgrade,
+            (false, true) => encode::Connection::KeepAlive,
+            (false, false) => encode::Connection::Close,
+        };
         let framing = Framing::for_request(&parts.method, version, declared, body.is_end_stream())
             .and_then(|framing| {
                 connection.queue.write(|dst| encode_request(dst, &parts, framing, become_)).map(|()| framing)
             })
             .map_err(|error| SendErrorKind::Unsendable(error.to_string().into()))?;
-        let mut writer = Writer::new(body, framing);
+        let mut writer = Writer::for_request(body, framing);
         writer.hold(expects);
         Ok(Self {
             written_before: connection.queue.written(),

@@ -79,7 +79,8 @@ pub(crate) async fn serve<IO: Io, H: Handler>(
         };
         let (request, mut exchange) = Exchange::new(head);
         let answer = {
-            let mut handling = pin!(handler.handle(request));
+            // Called inside the future, so that a panic before the first await is caught as well.
+            let mut handling = pin!(async { handler.handle(request).await });
             std::future::poll_fn(|cx| exchange.poll_answer(&mut wire, &handler, handling.as_mut(), settings, cx)).await
         };
         let Some(answer) = answer else { return Ok(()) };

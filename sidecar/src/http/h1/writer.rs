@@ -130,6 +130,10 @@ pub(crate) struct Writer {
     owed: u64,
     ended: bool,
     held: bool,
+    /// The body's error, told when what came before it has been written.
+    failed: Option<BodyError>,
+    /// Responses: a reader that waits for them gets what there is. Requests: who sent one that failed is gone.
+    flush_before_failing: bool,
 }
 
 /// Why a message was not written in full.
@@ -142,11 +146,19 @@ pub(crate) enum WriteError {
 }
 
 impl Writer {
-    pub(crate) fn new(body: Body, framing: Framing) -> Self {
+    pub(crate) fn for_request(body: Body, framing: Framing) -> Self {
+        Self::new(body, framing, false)
+    }
+
+    pub(crate) fn for_response(body: Body, framing: Framing) -> Self {
+        Self::new(body, framing, true)
+    }
+
+    fn new(body: Body, framing: Framing, flush_before_failing: bool) -> Self {
         let owed = if let Framing::Length(length) = framing { length } else { 0 };
         // With no content there is nothing to take from the body; it is kept for what it keeps going.
         let ended = framing == Framing::None || (framing == Framing::Length(0) && body.is_end_stream());
-        Self { body, framing, owed, ended, held: false }
+        Self { body, framing, owed, ended, held: false, failed: None, flush_before_failing }
     }
 
     /// Holds the body back (`Expect: 100-continue`) or lets it go; what is queued is written either way.
@@ -171,11 +183,20 @@ impl Writer {
             while !self.ended && !waiting && queue.len < HIGH_WATER {
                 match self.body.poll_next(cx) {
                     Poll::Pending => waiting = true,
-                    Poll::Ready(frame) => self.take(queue, frame).map_err(WriteError::Body)?,
+                    Poll::Ready(frame) => match self.take(queue, frame) {
+                        Ok(()) => {}
+                        Err(error) if self.flush_before_failing => {
+                            self.ended = true;
+                            self.failed = Some(error);
+                        }
+                        Err(error) => return Poll::Ready(Err(WriteError::Body(error))),
+                    },
                 }
             }
             match queue.poll_flush(io, cx).map_err(WriteError::Io)? {
-                Poll::Ready(()) if self.ended => return Poll::Ready(Ok(())),
+                Poll::Ready(()) if self.ended => {
+                    return Poll::Ready(self.failed.take().map_or(Ok(()), |error| Err(WriteError::Body(error))));
+                }
                 Poll::Ready(()) if waiting => return Poll::Pending,
                 Poll::Ready(()) => {}
                 Poll::Pending => {

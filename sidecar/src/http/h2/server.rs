@@ -39,6 +39,12 @@ pub(crate) async fn serve<IO: Io, H: Handler>(
     drain: Watch,
 ) -> Result<(), ServeError> {
     let (io, meter) = Metered::new(io);
+    // A peer speaks for many clients, and may well cancel for all of them at once.
+    let max_pending_resets = if settings.mesh_peer {
+        settings.max_pending_resets.max(settings.max_streams as usize)
+    } else {
+        settings.max_pending_resets
+    };
     let mut builder = h2::server::Builder::new();
     builder
         .max_concurrent_streams(settings.max_streams)
@@ -46,7 +52,7 @@ pub(crate) async fn serve<IO: Io, H: Handler>(
         .initial_connection_window_size(settings.connection_window)
         .max_header_list_size(settings.max_header_list)
         .max_send_buffer_size(settings.max_send_buffer)
-        .max_pending_accept_reset_streams(settings.max_pending_resets)
+        .max_pending_accept_reset_streams(max_pending_resets)
         .max_local_error_reset_streams(Some(settings.max_local_resets));
     let handshake = tokio::time::timeout(settings.head_timeout, builder.handshake::<_, Bytes>(io));
     let Ok(connection) = handshake.await else {
@@ -78,7 +84,6 @@ pub(crate) async fn serve<IO: Io, H: Handler>(
         }
         let open = connection.has_streams();
         if liveness.poll(cx, open).is_ready() {
-            connection.abrupt_shutdown(h2::Reason::NO_ERROR);
             return Poll::Ready(Err(ServeError::Silent));
         }
         if open || draining {
@@ -118,7 +123,8 @@ async fn stream<H: Handler>(
     let request = http::Request::from_parts(parts, body);
 
     let answered = {
-        let mut handling = pin!(handler.handle(request));
+        // Called inside the future, so that a panic before the first await is caught as well.
+        let mut handling = pin!(async { handler.handle(request).await });
         std::future::poll_fn(|cx| {
             // Ready with an error when the connection is gone: nobody is left to answer either way.
             if respond.poll_reset(cx).is_ready() {

@@ -81,6 +81,14 @@ async fn continue_is_said_when_the_body_is_first_wanted_and_not_before() {
     send(&mut eager.client, "hi").await;
     read_until(&mut eager.client, "\r\n\r\nhi").await;
 
+    // An answer that comes before anybody wanted the body takes the place of `100 Continue`.
+    let mut early = served(Proto::H1, echo());
+    send(&mut early.client, head).await;
+    let seen = read_until(&mut early.client, "\r\n\r\n").await;
+    assert!(seen.starts_with("HTTP/1.1 200 ") && seen.contains("connection: close"), "{seen}");
+    send(&mut early.client, "hi").await;
+    assert_eq!(read_all(&mut early.client).await, "hi");
+
     let mut refused = served(Proto::H1, handler(|_| async { answer(417, Body::empty()) }));
     send(&mut refused.client, head).await;
     let seen = read_all(&mut refused.client).await;
@@ -278,11 +286,7 @@ async fn a_client_that_leaves_cancels_its_request_and_one_that_half_closes_is_an
 
 #[tokio::test(start_paused = true)]
 async fn what_cannot_be_answered_is_503_and_says_not_processed_to_peers_only() {
-    let rows = [
-        (Reset::Refused, true, true),
-        (Reset::Refused, false, false),
-        (Reset::Internal, true, false),
-    ];
+    let rows = [(Reset::Refused, true, true), (Reset::Refused, false, false), (Reset::Internal, true, false)];
     for (reset, mesh_peer, vouches) in rows {
         let settings = ServerSettings { mesh_peer, ..ServerSettings::default() };
         let refusing = handler(move |_| async move { Answer::Reset(reset) });

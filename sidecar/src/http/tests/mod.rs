@@ -21,7 +21,7 @@ use super::*;
 use crate::listen::drain;
 
 /// A handler made of a closure.
-pub(super) struct Closure<F>(Arc<F>);
+pub(crate) struct Closure<F>(Arc<F>);
 
 impl<F> Clone for Closure<F> {
     fn clone(&self) -> Self {
@@ -39,7 +39,7 @@ where
     }
 }
 
-pub(super) fn handler<F, R>(handle: F) -> Closure<F>
+pub(crate) fn handler<F, R>(handle: F) -> Closure<F>
 where
     F: Fn(Request) -> R + Send + Sync + 'static,
     R: Future<Output = Answer> + Send,
@@ -47,24 +47,24 @@ where
     Closure(Arc::new(handle))
 }
 
-pub(super) fn answer(status: u16, body: impl Into<Body>) -> Answer {
+pub(crate) fn answer(status: u16, body: impl Into<Body>) -> Answer {
     let mut response = ::http::Response::new(body.into());
     *response.status_mut() = ::http::StatusCode::from_u16(status).unwrap();
     Answer::Response(response)
 }
 
 /// A connection served by us.
-pub(super) struct Served {
-    pub(super) client: DuplexStream,
-    pub(super) signal: drain::Signal,
-    pub(super) task: JoinHandle<Result<(), ServeError>>,
+pub(crate) struct Served {
+    pub(crate) client: DuplexStream,
+    pub(crate) signal: drain::Signal,
+    pub(crate) task: JoinHandle<Result<(), ServeError>>,
 }
 
-pub(super) fn served(proto: Proto, handler: impl Handler) -> Served {
+pub(crate) fn served(proto: Proto, handler: impl Handler) -> Served {
     served_with(proto, handler, ServerSettings::default(), 64 * 1024)
 }
 
-pub(super) fn served_with(proto: Proto, handler: impl Handler, settings: ServerSettings, pipe: usize) -> Served {
+pub(crate) fn served_with(proto: Proto, handler: impl Handler, settings: ServerSettings, pipe: usize) -> Served {
     let (client, server) = tokio::io::duplex(pipe);
     let (signal, watch) = drain::new();
     let task = tokio::spawn(async move { serve(server, proto, handler, &settings, watch).await });
@@ -72,7 +72,7 @@ pub(super) fn served_with(proto: Proto, handler: impl Handler, settings: ServerS
 }
 
 /// Forwards everything through a pool whose connections `connect` makes.
-pub(super) fn forward<C, F>(pool: Pool, connect: C) -> impl Handler
+pub(crate) fn forward<C, F>(pool: Pool, connect: C) -> impl Handler
 where
     C: Fn() -> F + Send + Sync + Clone + 'static,
     F: Future<Output = Result<Connected, ConnectError>> + Send + 'static,
@@ -95,7 +95,7 @@ where
 }
 
 /// A connector that hands the other end of a fresh pipe to `server`.
-pub(super) fn pipes<S, R>(
+pub(crate) fn pipes<S, R>(
     proto: Proto,
     size: usize,
     server: S,
@@ -111,12 +111,12 @@ where
     }
 }
 
-pub(super) fn pool(expect: Proto) -> Pool {
+pub(crate) fn pool(expect: Proto) -> Pool {
     Pool::new(PoolSettings { expect, per_worker: false, ..PoolSettings::default() })
 }
 
 /// Reads until `text` has come.
-pub(super) async fn read_until(io: &mut (impl tokio::io::AsyncRead + Unpin), text: &str) -> String {
+pub(crate) async fn read_until(io: &mut (impl tokio::io::AsyncRead + Unpin), text: &str) -> String {
     let mut seen = Vec::new();
     let read = async {
         while !String::from_utf8_lossy(&seen).contains(text) {
@@ -132,7 +132,7 @@ pub(super) async fn read_until(io: &mut (impl tokio::io::AsyncRead + Unpin), tex
 }
 
 /// Reads to the end.
-pub(super) async fn read_all(io: &mut (impl tokio::io::AsyncRead + Unpin)) -> String {
+pub(crate) async fn read_all(io: &mut (impl tokio::io::AsyncRead + Unpin)) -> String {
     let mut seen = Vec::new();
     let within = tokio::time::timeout(Duration::from_secs(60), io.read_to_end(&mut seen)).await;
     let seen = String::from_utf8_lossy(&seen).into_owned();
@@ -140,12 +140,12 @@ pub(super) async fn read_all(io: &mut (impl tokio::io::AsyncRead + Unpin)) -> St
     seen
 }
 
-pub(super) async fn send(io: &mut (impl tokio::io::AsyncWrite + Unpin), text: &str) {
+pub(crate) async fn send(io: &mut (impl tokio::io::AsyncWrite + Unpin), text: &str) {
     io.write_all(text.as_bytes()).await.unwrap();
 }
 
 /// A body's data and trailers, or its error.
-pub(super) async fn collect(mut body: Body) -> Result<(Bytes, Option<::http::HeaderMap>), BodyError> {
+pub(crate) async fn collect(mut body: Body) -> Result<(Bytes, Option<::http::HeaderMap>), BodyError> {
     let mut data = Vec::new();
     let mut trailers = None;
     while let Some(frame) = body.frame().await {
@@ -160,18 +160,18 @@ pub(super) async fn collect(mut body: Body) -> Result<(Bytes, Option<::http::Hea
 }
 
 /// Answers with the request's own body, trailers and all.
-pub(super) fn echo() -> impl Handler {
+pub(crate) fn echo() -> impl Handler {
     handler(|request: Request| async move { Answer::Response(::http::Response::new(request.into_body())) })
 }
 
 /// A hyper client, of either version.
-pub(super) enum Client {
+pub(crate) enum Client {
     H1(hyper::client::conn::http1::SendRequest<Body>),
     H2(hyper::client::conn::http2::SendRequest<Body>),
 }
 
 impl Client {
-    pub(super) async fn new(proto: Proto, io: DuplexStream) -> Self {
+    pub(crate) async fn new(proto: Proto, io: DuplexStream) -> Self {
         let io = hyper_util::rt::TokioIo::new(io);
         match proto {
             Proto::H1 => {
@@ -188,14 +188,14 @@ impl Client {
         }
     }
 
-    pub(super) async fn send(
-        &mut self,
-        request: Request,
-    ) -> hyper::Result<::http::Response<hyper::body::Incoming>> {
+    pub(crate) async fn send(&mut self, request: Request) -> hyper::Result<::http::Response<hyper::body::Incoming>> {
         match self {
             Self::H1(send) => {
                 send.ready().await?;
-                send.send_request(request).await
+                let (mut parts, body) = request.into_parts();
+                parts.headers.insert("host", ::http::HeaderValue::from_static("a"));
+                parts.uri = parts.uri.path().parse().unwrap();
+                send.send_request(::http::Request::from_parts(parts, body)).await
             }
             Self::H2(send) => {
                 send.ready().await?;
@@ -204,17 +204,17 @@ impl Client {
         }
     }
 
-    pub(super) async fn get(&mut self, path: &str) -> hyper::Result<::http::Response<hyper::body::Incoming>> {
+    pub(crate) async fn get(&mut self, path: &str) -> hyper::Result<::http::Response<hyper::body::Incoming>> {
         self.send(get(path)).await
     }
 }
 
 /// A request for `path` of host `a`, in a form both versions take.
-pub(super) fn get(path: &str) -> Request {
+pub(crate) fn get(path: &str) -> Request {
     post(path, Body::empty())
 }
 
-pub(super) fn post(path: &str, body: Body) -> Request {
+pub(crate) fn post(path: &str, body: Body) -> Request {
     let method = if http_body::Body::is_end_stream(&body) { "GET" } else { "POST" };
     ::http::Request::builder().method(method).uri(format!("http://a{path}")).body(body).unwrap()
 }

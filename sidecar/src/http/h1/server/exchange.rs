@@ -177,7 +177,7 @@ impl Exchange {
             parts.version = Version::HTTP_11;
             let become_ = if switches { encode::Connection::Upgrade } else { encode::Connection::KeepAlive };
             wire.queue.write(|dst| encode_response(dst, &parts, &self.method, Framing::None, become_));
-            self.response = Some(Writer::new(Body::empty(), Framing::None));
+            self.response = Some(Writer::for_response(Body::empty(), Framing::None));
             return;
         }
 
@@ -190,6 +190,8 @@ impl Exchange {
             || (!self.expects
                 && !self.broken
                 && (self.sender.is_some() || self.left.is_some_and(|left| left <= MAX_DISCARD)));
+        // The real response takes the place of `100 Continue`: an interim one inside it would be content.
+        self.expects = false;
         let asked_to_close = hygiene::lists(&parts.headers, &CONNECTION, "close");
         self.keep_alive &= request_will_end && !draining && !asked_to_close && !wire.eof;
 
@@ -199,7 +201,7 @@ impl Exchange {
         self.keep_alive &= framing != Framing::UntilClose;
         let become_ = if self.keep_alive { encode::Connection::KeepAlive } else { encode::Connection::Close };
         wire.queue.write(|dst| encode_response(dst, &parts, &self.method, framing, become_));
-        self.response = Some(Writer::new(body, framing));
+        self.response = Some(Writer::for_response(body, framing));
     }
 
     /// Writes the response, and goes on with the request while anybody wants it.
