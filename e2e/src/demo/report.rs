@@ -239,7 +239,8 @@ mod tests {
 
     #[test]
     fn each_promise_broken_alone_is_noticed() {
-        let breaks: [(&str, fn(&mut Figures)); 14] = [
+        type Break = (&'static str, fn(&mut Figures));
+        let breaks: [Break; 14] = [
             ("the split", |f| f.split_90_10 = (19_000, 1_400)),
             ("too few", |f| f.requests = 19_999),
             ("a failure", |f| f.failed = 1),
