@@ -13,7 +13,7 @@ use super::screen::Screen;
 use super::world::{World, route};
 use crate::apps::grpc::GrpcReport;
 use crate::apps::now_ms;
-use crate::capture::{Capture, Spoke, TLS_1_3, X25519_MLKEM768};
+use crate::capture::{Capture, Spoke, TLS_1_3, Traffic, X25519_MLKEM768};
 use crate::stats::{self, Sent, Served};
 use crate::{Pod, Result};
 
@@ -26,7 +26,6 @@ const SHORT: Duration = Duration::from_secs(6);
 pub(super) fn play(args: &DemoArgs, world: &mut World) -> Result<Figures> {
     let mut figures = Figures::default();
     count_attempts(&world.reviews[0].0)?;
-    let capture = Capture::start(&world.mesh, "demo")?;
     let rate = args.rate.to_string();
     let header = format!("x-demo: {MARKER}");
     let load = ["load", "--address", "reviews:80", "--rate", &rate, "--header", &header, "--id", "demo"];
@@ -55,7 +54,7 @@ pub(super) fn play(args: &DemoArgs, world: &mut World) -> Result<Figures> {
     load.signal(Signal::SIGTERM);
     load.wait(Duration::from_secs(20))?;
     screen.done();
-    let traffic = capture.finish()?;
+    let traffic = world.capture.take().map_or_else(|| Ok(Traffic::default()), Capture::finish)?;
 
     let sent: Vec<Sent> = stats::lines(load.log());
     let served: Vec<Served> = world.reviews.iter().flat_map(|(_, app)| stats::lines(app.log())).collect();

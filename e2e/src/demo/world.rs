@@ -6,6 +6,7 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 
 use super::{Broken, DemoArgs};
+use crate::capture::Capture;
 use crate::error::Context;
 use crate::manifest::{self, Port, Service, labels};
 use crate::{APP_UID, Mesh, MeshOptions, Pod, PodSpec, Process, Result, Vip, probe};
@@ -20,6 +21,7 @@ pub(super) struct World {
     pub(super) vault: (Pod, Process),
     pub(super) vault_service: Service,
     pub(super) reviews_service: Service,
+    pub(super) capture: Option<Capture>,
     others: Vec<(Pod, Process)>,
     // Last: ends what is left.
     pub(super) mesh: Mesh,
@@ -75,6 +77,8 @@ impl World {
         mesh.manifests().write("strict", &strict)?;
         route(&mesh, 90, 10)?;
         mesh.start_control_plane()?;
+        // Before anybody says a word, or a connection's first bytes would be missed.
+        let capture = Capture::start(&mesh, "demo")?;
         let config = mesh.folder().join("nginx.conf");
         std::fs::write(&config, NGINX).context(|| format!("writing {}", config.display()))?;
 
@@ -121,6 +125,7 @@ impl World {
             reviews_service,
             others: vec![(web, nginx), (redis, redis_app), (grpc, grpc_app)],
             outsider,
+            capture: Some(capture),
             mesh,
         };
         let others = world.others.iter().zip([8080, 6379, 50051]).map(|((pod, _), port)| (pod, port));

@@ -3,5 +3,10 @@
 
 #![expect(clippy::tests_outside_test_module, reason = "the whole crate is tests")]
 
+mod config;
+mod endpoints;
 mod pods;
+mod protocols;
 mod redirect;
+mod shop;
+mod wire;
