@@ -27,12 +27,16 @@ fn an_edited_weight_is_in_effect_everywhere_within_a_second_and_nothing_fails() 
         mesh.manifests().write("route", &manifest::split("demo", "reviews", "reviews", 80, &weights)).unwrap();
     };
     route(&shop.mesh, 100, 0);
-    let others: Vec<_> = (0..2).map(|n| shop.mesh.pod(PodSpec::meshed(&format!("client-{n}"), "client")).unwrap()).collect();
+    let others: Vec<_> =
+        (0..2).map(|n| shop.mesh.pod(PodSpec::meshed(&format!("client-{n}"), "client")).unwrap()).collect();
     shop.wait_until_answered();
     let main = shop.load("main", 200, &[]);
     let loads: Vec<_> = others
         .iter()
-        .map(|pod| pod.app("load", &["load", "--address", "reviews:80", "--rate", "100", "--seconds", "8", "--id", pod.name()]).unwrap())
+        .map(|pod| {
+            pod.app("load", &["load", "--address", "reviews:80", "--rate", "100", "--seconds", "8", "--id", pod.name()])
+                .unwrap()
+        })
         .collect();
     pause(Duration::from_secs(3));
     let edited = now_ms();
@@ -81,14 +85,17 @@ fn a_dead_control_plane_fails_no_request_and_sends_nothing_again_when_it_is_back
     // And it is in charge again.
     let edits = manifest::split("demo", "gone", "reviews", 80, &[("no-such-service", 1)]);
     shop.mesh.manifests().write("route", &edits).unwrap();
-    probe::wait_until("the new route", Duration::from_secs(5), || shop.get("/").is_some_and(|answer| answer.status == 500))
-        .unwrap();
+    probe::wait_until("the new route", Duration::from_secs(5), || {
+        shop.get("/").is_some_and(|answer| answer.status == 500)
+    })
+    .unwrap();
 }
 
 #[test]
 fn with_the_control_plane_dead_at_a_first_connection_nothing_is_guessed() {
     let shop = Shop::new("first", 1);
-    let unknown = shop.mesh.service("demo", "never-asked", &[Port::new("http", 80, 8080)], labels([("app", "reviews")])).unwrap();
+    let unknown =
+        shop.mesh.service("demo", "never-asked", &[Port::new("http", 80, 8080)], labels([("app", "reviews")])).unwrap();
     // Somebody outside the cluster.
     shop.mesh.sandbox().sh(None, "ip addr add 192.0.2.10/24 dev br0").unwrap();
     let listener = shop.mesh.sandbox().within(None, || TcpListener::bind("192.0.2.10:80")).unwrap().unwrap();
@@ -114,7 +121,11 @@ fn with_the_control_plane_dead_at_a_first_connection_nothing_is_guessed() {
         let answer = shop.client.within(|| probe::get(address, "unknown", "/first")).unwrap();
         let answer = answer.unwrap_or_else(|| panic!("{address}: no answer"));
         assert_eq!(answer.status, 503, "{address}: {}", answer.text);
-        assert!(answer.header("x-weft-reason").is_some_and(|reason| reason.starts_with("config-unavailable")), "{}", answer.text);
+        assert!(
+            answer.header("x-weft-reason").is_some_and(|reason| reason.starts_with("config-unavailable")),
+            "{}",
+            answer.text
+        );
         assert!(started.elapsed() < Duration::from_millis(1500), "{address}: after {:?}", started.elapsed());
     }
     // What is known already goes on.

@@ -146,7 +146,8 @@ fn no_request_fails_while_every_endpoint_is_replaced() {
 
 #[test]
 fn no_request_fails_while_certificates_of_twenty_seconds_rotate() {
-    let options = MeshOptions { control_plane_args: vec!["--certificate-ttl=20s".to_owned()], ..MeshOptions::default() };
+    let options =
+        MeshOptions { control_plane_args: vec!["--certificate-ttl=20s".to_owned()], ..MeshOptions::default() };
     let shop = Shop::with_options("rotation", 2, options);
     let load = shop.load("rotation", 300, &[]);
     let time = Duration::from_secs(if slow() { 120 } else { 35 });

@@ -74,7 +74,10 @@ fn a_client_silent_for_two_seconds_is_still_routed() {
     let served = shop.served();
     let silent: Vec<_> = served.iter().filter(|one| one.path == "/silent").collect();
     assert_eq!(silent.len(), 2);
-    assert!(silent.iter().all(|one| one.headers.iter().any(|(name, _)| name == "x-forwarded-client-cert")), "{silent:?}");
+    assert!(
+        silent.iter().all(|one| one.headers.iter().any(|(name, _)| name == "x-forwarded-client-cert")),
+        "{silent:?}"
+    );
 }
 
 #[test]
@@ -214,7 +217,10 @@ const AMBIGUOUS_WHOLE: [(&str, &str); 8] = [
     ("a lower-case version", "POST /refused http/1.1\r\nHost: reviews\r\n\r\n"),
     ("chunked in HTTP/1.0", "POST /refused HTTP/1.0\r\nHost: reviews\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"),
     ("a header that begins with a space", "POST /refused HTTP/1.1\r\n Host: reviews\r\n\r\n"),
-    ("a chunk that does not end", "POST /refused HTTP/1.1\r\nHost: reviews\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nab\r\n0\r\n\r\n"),
+    (
+        "a chunk that does not end",
+        "POST /refused HTTP/1.1\r\nHost: reviews\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nab\r\n0\r\n\r\n",
+    ),
 ];
 
 #[test]
@@ -222,17 +228,22 @@ fn ambiguous_requests_are_refused_by_both_sidecars_and_nothing_hides_behind_them
     const HIDDEN: &str = "GET /hidden HTTP/1.1\r\nHost: reviews\r\nX-Hidden: 1\r\n\r\n";
     let shop = Shop::new("smuggling", 1);
     let inbound = std::net::SocketAddr::new(shop.servers[0].0.v4(), 8080);
-    let by_header = AMBIGUOUS.iter().map(|(what, lines)| (*what, format!("POST /refused HTTP/1.1\r\nHost: reviews\r\n{lines}")));
+    let by_header =
+        AMBIGUOUS.iter().map(|(what, lines)| (*what, format!("POST /refused HTTP/1.1\r\nHost: reviews\r\n{lines}")));
     let whole = AMBIGUOUS_WHOLE.iter().map(|(what, text)| (*what, (*text).to_owned()));
     let mut wrong = Vec::new();
     for (what, text) in by_header.chain(whole) {
         let request = format!("{text}{HIDDEN}");
         let through = shop.raw(request.as_bytes());
         // A plain client straight to the server's sidecar.
-        let direct = shop.mesh.from_switch(|| probe::raw(inbound, request.as_bytes(), Duration::from_secs(3)).unwrap_or_default());
+        let direct = shop
+            .mesh
+            .from_switch(|| probe::raw(inbound, request.as_bytes(), Duration::from_secs(3)).unwrap_or_default());
         let direct = String::from_utf8_lossy(&direct).into_owned();
         for (which, answer) in [("outbound", through), ("inbound", direct)] {
-            let refused = answer.starts_with("HTTP/1.1 400") || answer.starts_with("HTTP/1.1 501") || answer.starts_with("HTTP/1.1 505");
+            let refused = answer.starts_with("HTTP/1.1 400")
+                || answer.starts_with("HTTP/1.1 501")
+                || answer.starts_with("HTTP/1.1 505");
             let once = answer.matches("HTTP/1.").count() == 1;
             if !refused || !once {
                 wrong.push(format!("{what} ({which}): {:?}", answer.lines().next()));

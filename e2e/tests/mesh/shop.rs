@@ -110,7 +110,13 @@ impl Load {
     pub(crate) fn all_answered(self, at_least: usize) -> Vec<Sent> {
         let sent = self.finish();
         let failed: Vec<_> = sent.iter().filter(|one| !one.ok()).collect();
-        assert!(failed.is_empty(), "{} of {} failed, such as {:?}", failed.len(), sent.len(), &failed[..failed.len().min(5)]);
+        assert!(
+            failed.is_empty(),
+            "{} of {} failed, such as {:?}",
+            failed.len(),
+            sent.len(),
+            &failed[..failed.len().min(5)]
+        );
         assert!(sent.len() >= at_least, "only {} requests were sent", sent.len());
         sent
     }
