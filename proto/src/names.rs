@@ -63,7 +63,10 @@ impl FromStr for ServiceName {
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         match text.split_once('/') {
             Some((namespace, name))
-                if !namespace.is_empty() && !name.is_empty() && !name.contains(['/', ':']) && !namespace.contains(':') =>
+                if !namespace.is_empty()
+                    && !name.is_empty()
+                    && !name.contains(['/', ':'])
+                    && !namespace.contains(':') =>
             {
                 Ok(Self::new(namespace, name))
             }

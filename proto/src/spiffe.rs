@@ -86,7 +86,11 @@ impl FromStr for SpiffeId {
         let namespace_end = trust_domain_end + NS.len() + namespace.len();
         // Both fit: the whole is at most 2,048 bytes.
         let narrow = |n: usize| u16::try_from(n).map_err(|_| refuse("longer than 2,048 bytes"));
-        Ok(Self { uri: text.into(), trust_domain_end: narrow(trust_domain_end)?, namespace_end: narrow(namespace_end)? })
+        Ok(Self {
+            uri: text.into(),
+            trust_domain_end: narrow(trust_domain_end)?,
+            namespace_end: narrow(namespace_end)?,
+        })
     }
 }
 

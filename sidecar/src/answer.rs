@@ -46,7 +46,10 @@ impl OwnAnswer {
             let mut response = Response::new(Body::empty());
             let headers = response.headers_mut();
             headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
-            headers.insert(HeaderName::from_static("grpc-status"), HeaderValue::from(u16::from(self.reason.grpc_status())));
+            headers.insert(
+                HeaderName::from_static("grpc-status"),
+                HeaderValue::from(u16::from(self.reason.grpc_status())),
+            );
             if let Ok(message) = HeaderValue::try_from(percent_encode(&self.detail)) {
                 headers.insert(HeaderName::from_static("grpc-message"), message);
             }

@@ -1,4 +1,4 @@
-//! Weft's sidecar proxy. `docs/architecture.md` says what each room is for and what it may know; this list is in the
+//! Weft's sidecar proxy. `docs/ARCHITECTURE.md` says what each room is for and what it may know; this list is in the
 //! order a request meets them.
 //!
 //! Decisions (`route`, `balance`, `resilience`) are pure: they are handed `now` and a random source. Everything that

@@ -149,3 +149,18 @@ impl std::fmt::Display for Reason {
         f.write_str(self.code())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_reference_lists_every_reason_with_its_answers() {
+        let reference = include_str!("../../docs/reference/reasons.md");
+        for reason in Reason::ALL {
+            let row = format!("| `{reason}` | {} | {} |", reason.status().as_u16(), reason.grpc_status());
+            assert!(reference.contains(&row), "{row}");
+        }
+        assert_eq!(reference.lines().filter(|line| line.starts_with("| `")).count(), Reason::ALL.len());
+    }
+}

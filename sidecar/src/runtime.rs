@@ -213,9 +213,10 @@ impl Drains {
 async fn follow_certificate(identity: IdentityManager, metrics: Arc<Metrics>) {
     let mut svids = identity.watch();
     loop {
-        let expiry = svids.borrow_and_update().as_ref().and_then(|svid| {
-            svid.not_after().duration_since(std::time::UNIX_EPOCH).ok().map(|since| since.as_secs())
-        });
+        let expiry = svids
+            .borrow_and_update()
+            .as_ref()
+            .and_then(|svid| svid.not_after().duration_since(std::time::UNIX_EPOCH).ok().map(|since| since.as_secs()));
         if let Some(expiry) = expiry {
             metrics.certificate_expiry.set(i64::try_from(expiry).unwrap_or(i64::MAX));
         }

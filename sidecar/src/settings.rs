@@ -194,7 +194,10 @@ impl Settings {
                 bad.push(BadSetting::File { flag, path: path.display().to_string(), error });
             }
         }
-        if args.control_plane.rsplit_once(':').is_none_or(|(host, port)| host.is_empty() || port.parse::<u16>().is_err())
+        if args
+            .control_plane
+            .rsplit_once(':')
+            .is_none_or(|(host, port)| host.is_empty() || port.parse::<u16>().is_err())
         {
             bad.push(BadSetting::ControlPlane(args.control_plane.clone()));
         }

@@ -101,7 +101,9 @@ pub async fn serve(listener: TcpListener, surface: Surface, view: Arc<dyn View>)
 /// # Errors
 /// What the system said, with the address.
 pub async fn bind(addr: SocketAddr) -> std::io::Result<TcpListener> {
-    TcpListener::bind(addr).await.map_err(|error| std::io::Error::new(error.kind(), format!("cannot listen on {addr}: {error}")))
+    TcpListener::bind(addr)
+        .await
+        .map_err(|error| std::io::Error::new(error.kind(), format!("cannot listen on {addr}: {error}")))
 }
 
 /// Binds a port on all addresses, IPv4 and IPv6.
@@ -118,7 +120,9 @@ pub fn bind_any(port: u16) -> std::io::Result<TcpListener> {
         socket.listen(128)?;
         TcpListener::from_std(socket.into())
     };
-    bind().map_err(|error: std::io::Error| std::io::Error::new(error.kind(), format!("cannot listen on port {port}: {error}")))
+    bind().map_err(|error: std::io::Error| {
+        std::io::Error::new(error.kind(), format!("cannot listen on port {port}: {error}"))
+    })
 }
 
 async fn answer(request: Request<Incoming>, surface: Surface, view: Arc<dyn View>) -> Response<Full<Bytes>> {

@@ -151,7 +151,7 @@ impl Inbound {
     }
 
     async fn mesh(self: Arc<Self>, stream: TcpStream, buf: BytesMut, mut visit: Visit) {
-        let (tls, peer) = match self.identity.accept(Prefixed::new(buf, stream)).await {
+        let (tls, peer) = match Box::pin(self.identity.accept(Prefixed::new(buf, stream))).await {
             Ok(accepted) => accepted,
             Err(error) => {
                 tracing::debug!(client = %visit.client, %error, "mesh TLS handshake failed");
@@ -163,7 +163,7 @@ impl Inbound {
         match peer.protocol() {
             MeshProtocol::H2 => self.http(tls, visit, Proto::H2, Some(peer.not_after())).await,
             MeshProtocol::H1 => self.http(tls, visit, Proto::H1, Some(peer.not_after())).await,
-            MeshProtocol::Tcp => self.carry(tls, BytesMut::new(), visit).await,
+            MeshProtocol::Tcp => Box::pin(self.carry(tls, BytesMut::new(), visit)).await,
         }
     }
 
@@ -231,8 +231,8 @@ impl Inbound {
         let (signal, watch) = drain::new();
         let handler =
             RequestHandler { inbound: Arc::clone(&self), destination: visit.destination, peer: visit.peer.clone() };
-        let served = serve(io, proto, handler, settings, watch);
-        tokio::pin!(served);
+        // Boxed: the other ways a connection may go should not pay for this one's size.
+        let mut served = Box::pin(serve(io, proto, handler, settings, watch));
         let ended = tokio::select! {
             ended = &mut served => ended,
             () = self.drain_due(expiry) => {

@@ -18,9 +18,9 @@ use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
+use super::Outbound;
 use super::opaque::{self, Early};
 use super::request::{RequestHandler, refusal};
-use super::Outbound;
 use crate::answer::OwnAnswer;
 use crate::balance::PlainAddr;
 use crate::config::{Backend, Destination, Protocol};
@@ -192,8 +192,9 @@ impl Outbound {
     ) {
         self.telemetry.metrics.connection("outbound", if proto == Proto::H1 { "http/1" } else { "http/2" }, false);
         let handler = RequestHandler { outbound: Arc::clone(&self), destination, client };
-        let served = serve(Prefixed::new(buf, stream), proto, handler, &self.server, self.drain.clone()).await;
-        if let Err(error) = served {
+        // Boxed: the other ways a connection may go should not pay for this one's size.
+        let served = Box::pin(serve(Prefixed::new(buf, stream), proto, handler, &self.server, self.drain.clone()));
+        if let Err(error) = served.await {
             tracing::debug!(%client, %destination, %error, "outbound connection ended");
         }
     }
@@ -223,7 +224,8 @@ impl Outbound {
             return;
         };
         let stream = Prefixed::new(buf, stream);
-        if let Err(error) = serve(stream, proto, Refusal(own.into()), &self.server, self.drain.clone()).await {
+        if let Err(error) = Box::pin(serve(stream, proto, Refusal(own.into()), &self.server, self.drain.clone())).await
+        {
             tracing::debug!(%client, %error, "outbound connection ended");
         }
     }

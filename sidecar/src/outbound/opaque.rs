@@ -46,7 +46,10 @@ pub(super) async fn dial(outbound: &Outbound, backend: &Arc<Backend>, client: So
         let dialled = if own {
             // This very pod: nobody to authenticate to but ourselves.
             let addr = PlainAddr::outside_mesh(endpoint.addr());
-            tcp::dial_plain(addr, backend.connect_timeout).await.map(|io| -> BoxedIo { Box::new(io) }).map_err(Into::into)
+            tcp::dial_plain(addr, backend.connect_timeout)
+                .await
+                .map(|io| -> BoxedIo { Box::new(io) })
+                .map_err(Into::into)
         } else {
             outbound.upstreams.dial_opaque(endpoint, backend).await
         };

@@ -136,10 +136,7 @@ fn for_the_app(mut kept: Kept) -> Kept {
     kept
 }
 
-fn find<'a>(
-    routes: &'a RouteTable<Arc<Backend>>,
-    request: &Request,
-) -> Option<&'a Rule<Arc<Backend>>> {
+fn find<'a>(routes: &'a RouteTable<Arc<Backend>>, request: &Request) -> Option<&'a Rule<Arc<Backend>>> {
     routes.find(&RequestView {
         method: request.method(),
         path: request.uri().path(),
@@ -177,9 +174,8 @@ pub(super) fn refusal(destination: &Destination, addr: SocketAddr) -> OwnAnswer 
             Reason::ConfigUnavailable,
             format!("the control plane did not say in time what {addr} is; is it running?"),
         ),
-        Destination::Outside | Destination::Service { .. } | Destination::Workload(_) => OwnAnswer::new(
-            Reason::ConfigUnavailable,
-            format!("what {addr} is has just changed: try again"),
-        ),
+        Destination::Outside | Destination::Service { .. } | Destination::Workload(_) => {
+            OwnAnswer::new(Reason::ConfigUnavailable, format!("what {addr} is has just changed: try again"))
+        }
     }
 }

@@ -75,8 +75,10 @@ impl Tries<'_> {
     async fn tries(&self, request: Request, record: &mut Record) -> Result<Kept, OwnAnswer> {
         let backend = self.plan.backend;
         let settings = &self.outbound.settings.args;
-        let request_guard =
-            backend.limits.request().map_err(|full| OwnAnswer::new(Reason::Overflow, format!("{}: {full}", backend.name)))?;
+        let request_guard = backend
+            .limits
+            .request()
+            .map_err(|full| OwnAnswer::new(Reason::Overflow, format!("{}: {full}", backend.name)))?;
         let active = backend.budget.begin();
         let policy = match self.plan.retry {
             _ if !settings.retries.is_on() => RetryPolicy { max_retries: 0, ..backend.retry.clone() },
@@ -195,9 +197,7 @@ fn judge(sent: Result<Response, SendError>, endpoint: SocketAddr) -> Judged {
         SendErrorKind::Connect(_) => (Outcome::NotProcessed, TryResult::Failure, own(Reason::ConnectFailed)),
         SendErrorKind::Overflow { .. } => (Outcome::Overflow, TryResult::Neutral, own(Reason::Overflow)),
         // It goes away politely: another connection, or another endpoint, will do.
-        SendErrorKind::Draining | SendErrorKind::GoAway(_) => {
-            (lost, TryResult::Neutral, own(Reason::UpstreamReset))
-        }
+        SendErrorKind::Draining | SendErrorKind::GoAway(_) => (lost, TryResult::Neutral, own(Reason::UpstreamReset)),
         // Servers close idle connections just as a request is on its way: that says nothing about their health.
         SendErrorKind::Lost(_) if error.reused && not_processed => {
             (lost, TryResult::Neutral, own(Reason::UpstreamReset))
@@ -206,9 +206,7 @@ fn judge(sent: Result<Response, SendError>, endpoint: SocketAddr) -> Judged {
         SendErrorKind::Reset(_) if not_processed => (lost, TryResult::Failure, own(Reason::ConnectFailed)),
         // It, or the way to it, is gone without a word: no second try has to wait that long to learn it.
         SendErrorKind::Silent => (lost, TryResult::Silent, own(Reason::UpstreamReset)),
-        SendErrorKind::Lost(_) | SendErrorKind::Reset(_) => {
-            (lost, TryResult::Failure, own(Reason::UpstreamReset))
-        }
+        SendErrorKind::Lost(_) | SendErrorKind::Reset(_) => (lost, TryResult::Failure, own(Reason::UpstreamReset)),
         SendErrorKind::Protocol(_) => (Outcome::Other, TryResult::Failure, own(Reason::UpstreamProtocol)),
         SendErrorKind::RequestBody(_) => (Outcome::Other, TryResult::Neutral, own(Reason::BadRequest)),
         SendErrorKind::Unsendable(_) => (Outcome::Other, TryResult::Neutral, own(Reason::BadRequest)),

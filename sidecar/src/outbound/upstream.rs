@@ -166,13 +166,17 @@ impl Exchange<'_> {
             let (parts, body) = request.into_parts();
             let version = parts.version;
             let parts = translate::to_mesh_h2(parts, version).map_err(|conflict| unsendable(&conflict))?;
-            let response =
-                self.pooled(endpoint, Proto::H2, Request::from_parts(parts, body)).await?;
+            let response = self.pooled(endpoint, Proto::H2, Request::from_parts(parts, body)).await?;
             let (parts, body) = response.into_parts();
             return Ok(Response::from_parts(translate::response_from_mesh_h2(parts, client), body));
         }
         let (mut parts, body) = request.into_parts();
-        let proto = if parts.version == Version::HTTP_2 || matches!(self.backend.protocol, Protocol::Http2 | Protocol::Grpc) { Proto::H2 } else { Proto::H1 };
+        let proto =
+            if parts.version == Version::HTTP_2 || matches!(self.backend.protocol, Protocol::Http2 | Protocol::Grpc) {
+                Proto::H2
+            } else {
+                Proto::H1
+            };
         let from_h2 = parts.version == Version::HTTP_2;
         hygiene::strip_untrusted(&mut parts.headers, false);
         if proto == Proto::H2 && !from_h2 {
@@ -191,11 +195,17 @@ impl Exchange<'_> {
     async fn pooled(&self, endpoint: &Arc<Endpoint>, proto: Proto, request: Request) -> Result<Response, SendError> {
         let pool = self.outbound.upstreams.pool(self.backend, endpoint, proto);
         let connect = {
-            let (outbound, backend, endpoint) = (Arc::clone(self.outbound), Arc::clone(self.backend), Arc::clone(endpoint));
+            let (outbound, backend, endpoint) =
+                (Arc::clone(self.outbound), Arc::clone(self.backend), Arc::clone(endpoint));
             move || {
-                let (outbound, backend, endpoint) = (Arc::clone(&outbound), Arc::clone(&backend), Arc::clone(&endpoint));
+                let (outbound, backend, endpoint) =
+                    (Arc::clone(&outbound), Arc::clone(&backend), Arc::clone(&endpoint));
                 async move {
-                    let io = outbound.upstreams.dial(&endpoint, MeshProtocol::H2, &backend).await.map_err(ConnectError::new)?;
+                    let io = outbound
+                        .upstreams
+                        .dial(&endpoint, MeshProtocol::H2, &backend)
+                        .await
+                        .map_err(ConnectError::new)?;
                     Ok(Connected { io, proto })
                 }
             }

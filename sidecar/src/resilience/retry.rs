@@ -313,18 +313,30 @@ mod tests {
         let mut held: Vec<Retry> = (0..4).map(|_| Retry::new(&RetryPolicy::default(), &Method::GET, false)).collect();
         let next: Vec<bool> = held
             .iter_mut()
-            .map(|retry| retry.next_try(&NotProcessed, true, &budget, now, &mut rng()) != NextTry::Return)
+            .map(|retry| retry.next_try(&LostBeforeHead, true, &budget, now, &mut rng()) != NextTry::Return)
             .collect();
         assert_eq!(next, [true, true, true, false]);
         assert_eq!((budget.retries(), budget.spent_total()), (3, 1));
         // The second retry of one request takes the place of its first.
-        assert_ne!(held[0].next_try(&NotProcessed, true, &budget, now, &mut rng()), NextTry::Return);
+        assert_ne!(held[0].next_try(&LostBeforeHead, true, &budget, now, &mut rng()), NextTry::Return);
         assert_eq!(budget.retries(), 3);
         // A success ends the retry at once, the drop of the request at the latest.
         assert_eq!(held[0].next_try(&Response(StatusCode::OK), true, &budget, now, &mut rng()), NextTry::Return);
         assert_eq!(budget.retries(), 2);
         drop(held);
         assert_eq!(budget.retries(), 0);
+    }
+
+    #[test]
+    fn what_provably_did_nothing_spends_no_budget() {
+        let budget = Budget::default();
+        let now = Instant::now();
+        let mut many: Vec<Retry> =
+            (0..100).map(|_| Retry::new(&RetryPolicy::default(), &Method::POST, false)).collect();
+        for retry in &mut many {
+            assert_ne!(retry.next_try(&NotProcessed, true, &budget, now, &mut rng()), NextTry::Return);
+        }
+        assert_eq!((budget.retries(), budget.spent_total()), (0, 0));
     }
 
     fn any_outcome() -> impl Strategy<Value = Outcome> {

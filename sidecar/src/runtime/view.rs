@@ -43,7 +43,8 @@ impl View for Proxy {
 
     fn config(&self) -> serde_json::Value {
         let view = self.config.view(tokio::time::Instant::now().into_std());
-        let mut value = serde_json::to_value(view).unwrap_or_else(|error| serde_json::json!({ "error": error.to_string() }));
+        let mut value =
+            serde_json::to_value(view).unwrap_or_else(|error| serde_json::json!({ "error": error.to_string() }));
         if let Some(svid) = self.identity.svid() {
             let expires = time::OffsetDateTime::from(svid.not_after());
             value["identity"] = serde_json::json!({
@@ -99,15 +100,27 @@ impl Collector for ConfigCollector {
             ("weft_config_connects", "Streams opened to the control plane", stats.connects.load(Relaxed)),
             ("weft_config_failures", "Streams that failed", stats.failures.load(Relaxed)),
             ("weft_config_lookups", "Destinations that waited for an answer", stats.lookups.load(Relaxed)),
-            ("weft_config_lookups_unanswered", "Those without an answer in time", stats.lookups_unanswered.load(Relaxed)),
+            (
+                "weft_config_lookups_unanswered",
+                "Those without an answer in time",
+                stats.lookups_unanswered.load(Relaxed),
+            ),
         ];
         for (name, help, value) in counters {
             let counter = ConstCounter::new(value);
             counter.encode(encoder.encode_descriptor(name, help, None, counter.metric_type())?)?;
         }
         let gauges = [
-            ("weft_config_connected", "1 while a stream to the control plane is open", i64::from(stats.connected.load(Relaxed))),
-            ("weft_config_subscriptions", "Names subscribed to", i64::try_from(stats.subscriptions.load(Relaxed)).unwrap_or(i64::MAX)),
+            (
+                "weft_config_connected",
+                "1 while a stream to the control plane is open",
+                i64::from(stats.connected.load(Relaxed)),
+            ),
+            (
+                "weft_config_subscriptions",
+                "Names subscribed to",
+                i64::try_from(stats.subscriptions.load(Relaxed)).unwrap_or(i64::MAX),
+            ),
         ];
         for (name, help, value) in gauges {
             let gauge = ConstGauge::new(value);

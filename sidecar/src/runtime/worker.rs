@@ -132,8 +132,13 @@ fn listen(
     left: &watch::Sender<usize>,
     view: Arc<dyn View>,
 ) -> std::io::Result<()> {
-    let named = |port: u16| move |error: std::io::Error| {
-        std::io::Error::new(error.kind(), format!("cannot listen on port {port}: {error}; is another sidecar running here?"))
+    let named = |port: u16| {
+        move |error: std::io::Error| {
+            std::io::Error::new(
+                error.kind(),
+                format!("cannot listen on port {port}: {error}; is another sidecar running here?"),
+            )
+        }
     };
     let outbound = Accept::bind(Scope::Loopback, ports::OUTBOUND).map_err(named(ports::OUTBOUND))?;
     let inbound = Accept::bind(Scope::Any, ports::INBOUND).map_err(named(ports::INBOUND))?;

@@ -103,8 +103,6 @@ pub struct Metrics {
     pub panics: Counter,
     /// Bytes relayed as opaque TCP.
     pub tcp_bytes: Counter,
-    /// Resources received from the control plane.
-    pub config_resources: Counter,
     /// Access log lines dropped because the queue was full.
     pub log_dropped: Counter,
     /// When this workload's certificate expires: seconds since 1970.
@@ -127,7 +125,6 @@ impl Default for Metrics {
             handshake_failures: Counter::default(),
             panics: Counter::default(),
             tcp_bytes: Counter::default(),
-            config_resources: Counter::default(),
             log_dropped: Counter::default(),
             certificate_expiry: Gauge::default(),
             registry: Mutex::default(),
@@ -155,11 +152,6 @@ impl Default for Metrics {
         );
         registry.register("weft_panics", "Requests ended by a panic", metrics.panics.clone());
         registry.register("weft_tcp_bytes", "Bytes relayed as opaque TCP", metrics.tcp_bytes.clone());
-        registry.register(
-            "weft_config_resources_received",
-            "Resources received from the control plane",
-            metrics.config_resources.clone(),
-        );
         registry.register("weft_access_log_dropped", "Access log lines dropped", metrics.log_dropped.clone());
         registry.register(
             "weft_certificate_expiry_seconds",
@@ -271,6 +263,15 @@ mod tests {
             ),
             "{text}"
         );
+    }
+
+    #[test]
+    fn every_metric_is_in_the_reference() {
+        let reference = include_str!("../../../docs/reference/metrics.md");
+        for line in Metrics::default().encode().lines().filter(|line| line.starts_with("# TYPE ")) {
+            let name = line.split(' ').nth(2).unwrap();
+            assert!(reference.contains(&format!("`{name}`")), "{name}");
+        }
     }
 
     #[test]

@@ -4,18 +4,17 @@
 
 use std::time::Instant;
 
-
 use http::header::{HOST, HeaderValue};
 use http::{StatusCode, Version};
 use time::format_description::well_known::Rfc3339;
 
+use super::access_log::Entry;
+use super::metrics::OutboundLabels;
+use super::{Telemetry, trace};
 use crate::http::body::Observer;
 use crate::http::error::BodyError;
 use crate::http::{Request, hygiene};
 use crate::reason::Reason;
-use super::access_log::Entry;
-use super::metrics::OutboundLabels;
-use super::{Telemetry, trace};
 
 /// Which way a request went, seen from the pod.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,7 +60,12 @@ pub struct Record {
 }
 
 impl Record {
-    pub(crate) fn new(telemetry: &Telemetry, direction: Direction, protocol: &'static str, span: Option<tracing::Span>) -> Self {
+    pub(crate) fn new(
+        telemetry: &Telemetry,
+        direction: Direction,
+        protocol: &'static str,
+        span: Option<tracing::Span>,
+    ) -> Self {
         Self {
             telemetry: telemetry.clone(),
             direction,
@@ -87,7 +91,12 @@ impl Record {
     }
 
     /// Starts the record of `request` and, where one is due, its span.
-    pub(crate) fn of(telemetry: &Telemetry, direction: Direction, request: &mut Request, sample_per_10000: u32) -> Self {
+    pub(crate) fn of(
+        telemetry: &Telemetry,
+        direction: Direction,
+        request: &mut Request,
+        sample_per_10000: u32,
+    ) -> Self {
         let grpc = hygiene::is_grpc(request.headers());
         let mut span = None;
         if telemetry.spans {

@@ -184,18 +184,31 @@ mod tests {
 
     #[test]
     fn contexts_are_read_in_every_format() {
-        let rows: &[(&str, HeaderMap, Option<(Format, Option<bool>)>)] = &[
+        type Row<'a> = (&'a str, HeaderMap, Option<(Format, Option<bool>)>);
+        let rows: &[Row<'_>] = &[
             ("none", headers(&[]), None),
             ("w3c sampled", headers(&[("traceparent", &format!("00-{T}-{S}-01"))]), Some((Format::W3c, Some(true)))),
             ("w3c unsampled", headers(&[("traceparent", &format!("00-{T}-{S}-00"))]), Some((Format::W3c, Some(false)))),
-            ("a later version may have more parts", headers(&[("traceparent", &format!("01-{T}-{S}-01-x"))]), Some((Format::W3c, Some(true)))),
+            (
+                "a later version may have more parts",
+                headers(&[("traceparent", &format!("01-{T}-{S}-01-x"))]),
+                Some((Format::W3c, Some(true))),
+            ),
             ("version 00 may not", headers(&[("traceparent", &format!("00-{T}-{S}-01-x"))]), None),
             ("version ff is invalid", headers(&[("traceparent", &format!("ff-{T}-{S}-01"))]), None),
             ("zero trace id", headers(&[("traceparent", &format!("00-{}-{S}-01", "0".repeat(32)))]), None),
             ("b3 single", headers(&[("b3", &format!("{T}-{S}-1"))]), Some((Format::B3Single, Some(true)))),
             ("b3 deferred", headers(&[("b3", &format!("{T}-{S}"))]), Some((Format::B3Single, None))),
-            ("b3 64-bit", headers(&[("x-b3-traceid", S), ("x-b3-spanid", S), ("x-b3-sampled", "0")]), Some((Format::B3Multi, Some(false)))),
-            ("b3 debug", headers(&[("x-b3-traceid", T), ("x-b3-spanid", S), ("x-b3-flags", "1")]), Some((Format::B3Multi, Some(true)))),
+            (
+                "b3 64-bit",
+                headers(&[("x-b3-traceid", S), ("x-b3-spanid", S), ("x-b3-sampled", "0")]),
+                Some((Format::B3Multi, Some(false))),
+            ),
+            (
+                "b3 debug",
+                headers(&[("x-b3-traceid", T), ("x-b3-spanid", S), ("x-b3-flags", "1")]),
+                Some((Format::B3Multi, Some(true))),
+            ),
             ("garbage", headers(&[("traceparent", "00-é")]), None),
         ];
         for (name, headers, expected) in rows {
