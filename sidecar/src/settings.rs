@@ -88,6 +88,13 @@ pub struct RunArgs {
     pub test_panic: Switch,
 }
 
+impl RunArgs {
+    /// Panics for `/weft-panic` where `WEFT_TEST_PANIC` is on: what a test needs to show that a defect ends one request.
+    pub(crate) fn panic_if_asked(&self, path: &str) {
+        assert!(!(self.test_panic.is_on() && path == "/weft-panic"), "asked to by WEFT_TEST_PANIC");
+    }
+}
+
 /// `on` or `off`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum Switch {

@@ -137,7 +137,7 @@ impl Balancer {
         let ms = self.shared.ms(now);
         if set.ready.is_empty() {
             return match self.choose(&set, &set.draining, rng, ms, request, |_| true, |_| false) {
-                Some(endpoint) => Ok(self.picked(endpoint, false)),
+                Some(endpoint) => Ok(self.picked(endpoint, false, ms)),
                 None => Err(NoEndpoint {
                     reason: match (set.all.is_empty(), set.on_node) {
                         (true, _) => NoEndpointReason::Empty,
@@ -152,7 +152,7 @@ impl Balancer {
             && self.shared.ejections.probe_due(ms)
             && let Some(endpoint) = self.begin_probe(&set, ms, request)
         {
-            return Ok(self.picked(&endpoint, true));
+            return Ok(self.picked(&endpoint, true, ms));
         }
         let ejected = self.shared.ejections.ejected();
         let outlier = &set.policy.outlier;
@@ -171,7 +171,7 @@ impl Balancer {
                 self.shared.panics.fetch_add(1, Ordering::Relaxed);
                 self.choose(&set, &set.ready, rng, ms, request, |_| true, |_| false)
             })
-            .map(|endpoint| self.picked(endpoint, false))
+            .map(|endpoint| self.picked(endpoint, false, ms))
             .ok_or(NoEndpoint { reason: NoEndpointReason::AllNotReady })
     }
 
@@ -261,8 +261,9 @@ impl Balancer {
         locked.begin_probe(&endpoint.state.standing, current.ready.standings(), ms).then(|| Arc::clone(endpoint))
     }
 
-    fn picked(&self, endpoint: &Arc<Endpoint>, probe: bool) -> Pick {
+    fn picked(&self, endpoint: &Arc<Endpoint>, probe: bool, ms: u64) -> Pick {
         endpoint.state.begin();
+        endpoint.state.latency.on_begin(ms);
         Pick {
             shared: Arc::clone(&self.shared),
             endpoint: Arc::clone(endpoint),
@@ -339,6 +340,7 @@ impl Pick {
         }
         let ms = self.shared.ms(now);
         let State { latency: believed, standing, .. } = &*self.endpoint.state;
+        believed.on_result(ms);
         match result {
             TryResult::Neutral => {
                 self.end_probe();
@@ -388,6 +390,7 @@ impl Drop for Pick {
     fn drop(&mut self) {
         self.endpoint.state.end();
         if !*self.recorded.get_mut() {
+            self.endpoint.state.latency.on_abandoned();
             self.end_probe();
         }
     }

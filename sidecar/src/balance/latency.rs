@@ -8,12 +8,16 @@
 //!   charge lies beside the average, halves every second and is dropped when a probe succeeds. Were it written into the
 //!   average, one 503 would keep a 1 ms endpoint idle for ten half-lives, over a minute and a half.
 //!
-//! Two atomic words. Both are estimates: a lost update costs one measurement, so every access is relaxed.
+//! - **Silence**: while results are awaited, an endpoint is believed at least as slow as it has been silent. A measurement
+//!   comes only with an answer, so one that hangs (its cable cut) would keep the good average of before and gather
+//!   requests until their number outweighs it: over a hundred, once, where the others had just had a slow moment.
+//!
+//! Four atomic words. All are estimates: a lost update costs one measurement, so every access is relaxed.
 //!
 //! Time is milliseconds since the balancer's epoch, truncated to 32 bits: it wraps after 49 days, and an endpoint that
 //! nobody measured for exactly that long is believed for one request.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 /// An average that is not measured again halves in this time.
@@ -70,9 +74,41 @@ fn halvings(at: u32, now: u32, half_life_ms: f32) -> f32 {
 pub(super) struct Latency {
     average: Stamped,
     failure: Stamped,
+    /// Tries that have no result yet.
+    awaited: AtomicU32,
+    /// When the last result came, or when the first of the awaited tries began: the later of the two.
+    heard: AtomicU32,
 }
 
 impl Latency {
+    /// A try begins.
+    pub(super) fn on_begin(&self, now_ms: u64) {
+        if self.awaited.fetch_add(1, Ordering::Relaxed) == 0 {
+            self.heard.store(now_ms as u32, Ordering::Relaxed);
+        }
+    }
+
+    /// A try has its result, whatever it is.
+    pub(super) fn on_result(&self, now_ms: u64) {
+        self.heard.store(now_ms as u32, Ordering::Relaxed);
+        self.awaited.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// A try was given up without one.
+    pub(super) fn on_abandoned(&self) {
+        self.awaited.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// How long results have been awaited in vain, in microseconds.
+    fn silence_us(&self, now_ms: u64) -> Option<f32> {
+        if self.awaited.load(Ordering::Relaxed) == 0 {
+            return None;
+        }
+        let silent = (now_ms as u32).wrapping_sub(self.heard.load(Ordering::Relaxed));
+        // As in `halvings`: a little before is no time at all. A millisecond is the clock's own grain.
+        (silent > 1 && silent <= u32::MAX / 2).then_some(silent as f32 * 1e3)
+    }
+
     /// A try succeeded after `latency`.
     pub(super) fn on_success(&self, now_ms: u64, latency: Duration) {
         let now = now_ms as u32;
@@ -107,11 +143,8 @@ impl Latency {
         let average = self.average_us(now_ms);
         // Far in the past the charge has no say, and an endpoint that only ever failed is as good as unknown.
         let failure = self.failure.decayed(now_ms as u32, FAILURE_HALF_LIFE_MS).filter(|us| *us > LEAST_US);
-        match (average, failure) {
-            (Some(average), Some(failure)) => Some(average.max(failure).max(LEAST_US)),
-            (Some(only), None) | (None, Some(only)) => Some(only.max(LEAST_US)),
-            (None, None) => None,
-        }
+        let known = average.into_iter().chain(failure).chain(self.silence_us(now_ms));
+        known.reduce(f32::max).map(|us| us.max(LEAST_US))
     }
 }
 
@@ -130,6 +163,21 @@ mod tests {
     #[test]
     fn nothing_is_known_before_the_first_result() {
         assert_eq!(Latency::default().expected_us(5), None);
+    }
+
+    #[test]
+    fn an_endpoint_that_hangs_is_as_slow_as_its_silence() {
+        let latency = Latency::default();
+        latency.on_begin(0);
+        latency.on_success(1, ms(1));
+        latency.on_result(1);
+        latency.on_begin(100);
+        latency.on_begin(140);
+        assert!(near(latency.expected_us(150), 50_000.0), "since the first that is awaited");
+        latency.on_result(160);
+        assert!(near(latency.expected_us(200), 40_000.0), "since the last result");
+        latency.on_abandoned();
+        assert!(latency.expected_us(200).is_some_and(|us| us < 1_000.0), "nothing is awaited any more");
     }
 
     #[test]

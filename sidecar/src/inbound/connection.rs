@@ -172,6 +172,7 @@ impl Inbound {
     where
         IO: Io + Abort,
     {
+        let patience = if visit.peer.is_some() { Duration::ZERO } else { SILENCE };
         match visit.protocol {
             Protocol::Tcp | Protocol::Tls => self.opaque(Prefixed::new(buf, io), &visit, None).await,
             Protocol::Http | Protocol::Http2 | Protocol::Grpc => {
@@ -179,7 +180,8 @@ impl Inbound {
                     self.spoke(io, buf, visit, None).await;
                 }
             }
-            Protocol::Auto => match first_bytes(&mut io, &mut buf, SILENCE).await {
+            // A peer's sidecar opens `weft/tcp` when its client was silent already: waiting again would only add up.
+            Protocol::Auto => match first_bytes(&mut io, &mut buf, patience).await {
                 Ok(FirstSpeaker::Eof) | Err(_) => {}
                 Ok(FirstSpeaker::Client) => self.spoke(io, buf, visit, None).await,
                 Ok(FirstSpeaker::Silent) => {

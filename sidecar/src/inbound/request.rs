@@ -62,9 +62,7 @@ impl RequestHandler {
         if self.peer.is_none() {
             hygiene::strip_untrusted(request.headers_mut(), false);
         }
-        if inbound.settings.args.test_panic.is_on() && request.uri().path() == "/weft-panic" {
-            panic!("asked to by WEFT_TEST_PANIC");
-        }
+        inbound.settings.args.panic_if_asked(request.uri().path());
         let grpc = hygiene::is_grpc(request.headers());
         // The client's sidecar decides whether to sample; a plain client's request begins here.
         let per_10000 = if self.peer.is_some() { 0 } else { inbound.config.settings().tracing_sample_per_10000 };

@@ -48,6 +48,7 @@ impl RequestHandler {
     async fn answer(&self, mut request: Request) -> Response {
         // From the local app only the deadline is believed (SEMANTICS.md §6).
         hygiene::strip_untrusted(request.headers_mut(), true);
+        self.outbound.settings.args.panic_if_asked(request.uri().path());
         let grpc = hygiene::is_grpc(request.headers());
         let per_10000 = self.outbound.config.settings().tracing_sample_per_10000;
         let mut record = Record::of(&self.outbound.telemetry, Direction::Outbound, &mut request, per_10000);

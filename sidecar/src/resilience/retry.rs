@@ -190,6 +190,7 @@ fn is_idempotent(method: &Method) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use super::super::BudgetPolicy;
     use super::*;
     use Outcome::{LostBeforeHead, NotProcessed, Other, PerTryTimeout, Response};
     use proptest::prelude::*;
@@ -308,7 +309,7 @@ mod tests {
 
     #[test]
     fn a_spent_budget_returns_the_last_answer_and_a_request_gives_its_permit_back() {
-        let budget = Budget::default();
+        let budget = Budget::new(BudgetPolicy { percent: 20, min_concurrent: 3 });
         let now = Instant::now();
         let mut held: Vec<Retry> = (0..4).map(|_| Retry::new(&RetryPolicy::default(), &Method::GET, false)).collect();
         let next: Vec<bool> = held
