@@ -10,8 +10,8 @@
 //! | a status that the route lists | any method: the user said so |
 //! | anything else, our own `overflow` included | no |
 //!
-//! In every case only while the body can be sent again and the budget allows. When it does not, the last answer is
-//! returned as it is.
+//! In every case only while the body can be sent again. (b) and what follows it also need the budget: it bounds repeated
+//! work, of which (a) makes none. When it is spent, the last answer is returned as it is.
 //!
 //! gRPC is POST and so (a) only; it is named apart because nothing stops a client from sending it with another method.
 //!
@@ -313,18 +313,28 @@ mod tests {
         let mut held: Vec<Retry> = (0..4).map(|_| Retry::new(&RetryPolicy::default(), &Method::GET, false)).collect();
         let next: Vec<bool> = held
             .iter_mut()
-            .map(|retry| retry.next_try(&NotProcessed, true, &budget, now, &mut rng()) != NextTry::Return)
+            .map(|retry| retry.next_try(&LostBeforeHead, true, &budget, now, &mut rng()) != NextTry::Return)
             .collect();
         assert_eq!(next, [true, true, true, false]);
         assert_eq!((budget.retries(), budget.spent_total()), (3, 1));
         // The second retry of one request takes the place of its first.
-        assert_ne!(held[0].next_try(&NotProcessed, true, &budget, now, &mut rng()), NextTry::Return);
+        assert_ne!(held[0].next_try(&LostBeforeHead, true, &budget, now, &mut rng()), NextTry::Return);
         assert_eq!(budget.retries(), 3);
         // A success ends the retry at once, the drop of the request at the latest.
         assert_eq!(held[0].next_try(&Response(StatusCode::OK), true, &budget, now, &mut rng()), NextTry::Return);
         assert_eq!(budget.retries(), 2);
         drop(held);
         assert_eq!(budget.retries(), 0);
+    }
+
+    #[test]
+    fn what_was_not_processed_costs_no_budget() {
+        let budget = Budget::default();
+        let mut held: Vec<Retry> = (0..20).map(|_| Retry::new(&RetryPolicy::default(), &Method::POST, false)).collect();
+        for retry in &mut held {
+            assert_ne!(retry.next_try(&NotProcessed, true, &budget, Instant::now(), &mut rng()), NextTry::Return);
+        }
+        assert_eq!((budget.retries(), budget.spent_total()), (0, 0));
     }
 
     fn any_outcome() -> impl Strategy<Value = Outcome> {
