@@ -41,7 +41,9 @@ impl OwnAnswer {
     }
 
     /// The response. `grpc`: as a gRPC status in a trailers-only response (gRPC over HTTP/2, "Responses").
+    /// Strangers are told the status and no more: details name addresses and rules.
     pub fn response(&self, grpc: bool, trusted: bool) -> Response {
+        let detail = if trusted { &*self.detail } else { self.status().canonical_reason().unwrap_or_default() };
         let mut response = if grpc {
             let mut response = Response::new(Body::empty());
             let headers = response.headers_mut();
@@ -50,12 +52,13 @@ impl OwnAnswer {
                 HeaderName::from_static("grpc-status"),
                 HeaderValue::from(u16::from(self.reason.grpc_status())),
             );
-            if let Ok(message) = HeaderValue::try_from(percent_encode(&self.detail)) {
+            if let Ok(message) = HeaderValue::try_from(percent_encode(detail)) {
                 headers.insert(HeaderName::from_static("grpc-message"), message);
             }
             response
         } else {
-            let mut response = Response::new(Body::full(format!("{}: {}\n", self.reason, self.detail)));
+            let text = if trusted { format!("{}: {detail}\n", self.reason) } else { format!("{detail}\n") };
+            let mut response = Response::new(Body::full(text));
             *response.status_mut() = self.status();
             response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
             response
@@ -109,10 +112,15 @@ mod tests {
         }
     }
 
-    #[test]
-    fn strangers_are_not_told_the_reason() {
-        let answer = OwnAnswer::new(Reason::MtlsRequired, "x");
-        assert!(!answer.response(false, false).headers().contains_key(headers::REASON));
-        assert!(!answer.response(true, false).headers().contains_key(headers::REASON));
+    #[tokio::test]
+    async fn strangers_are_not_told_the_reason() {
+        let answer = OwnAnswer::new(Reason::ConnectFailed, "10.0.0.7:8080 refused");
+        for grpc in [false, true] {
+            let response = answer.response(grpc, false);
+            let headers = format!("{:?}", response.headers());
+            let body = http_body_util::BodyExt::collect(response.into_body()).await.unwrap().to_bytes();
+            let text = format!("{headers} {}", String::from_utf8_lossy(&body));
+            assert!(!text.contains("10.0.0.7") && !text.contains("connect-failed"), "{text}");
+        }
     }
 }

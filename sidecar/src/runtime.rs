@@ -31,7 +31,7 @@ use crate::identity::{ControlPlane, IdentityManager, IdentitySettings, InvalidAd
 use crate::inbound::Inbound;
 use crate::listen::drain;
 use crate::outbound::{Outbound, Upstreams};
-use crate::settings::{Settings, loopback};
+use crate::settings::Settings;
 use crate::telemetry::spans::{self, ExportError};
 use crate::telemetry::{AccessLog, Local, Metrics, Telemetry};
 
@@ -144,8 +144,8 @@ async fn start(settings: Settings) -> Result<(), RunError> {
     });
 
     let workers = worker::start(settings.workers, Arc::clone(&inbound), Arc::clone(&outbound), Arc::clone(&view))?;
-    for addr in loopback(ports::ADMIN) {
-        tokio::spawn(admin::serve(admin::bind(addr).await?, Surface::Admin, Arc::clone(&view)));
+    for listener in admin::bind_loopback(ports::ADMIN).await? {
+        tokio::spawn(admin::serve(listener, Surface::Admin, Arc::clone(&view)));
     }
     let metrics_listener = admin::bind_any(ports::METRICS)?;
     tokio::spawn(admin::serve(metrics_listener, Surface::Metrics, Arc::clone(&view)));

@@ -169,7 +169,9 @@ pub(super) async fn to_app(
     };
     let proto = if app == AppVersion::H2 { Proto::H2 } else { Proto::H1 };
     let response = send(inbound, destination, proto, Request::from_parts(parts, body)).await?;
-    let (parts, body) = response.into_parts();
+    let (mut parts, body) = response.into_parts();
+    // What an app says in our name would be believed by its client's sidecar, down to sending a POST again.
+    hygiene::strip_untrusted(&mut parts.headers, false);
     let parts = if from_h2 {
         translate::response_to_mesh_h2(parts).map_err(|conflict| unsendable(&conflict))?
     } else {
@@ -202,6 +204,7 @@ async fn tunnel(inbound: &Inbound, destination: SocketAddr, mut request: Request
     })?;
     let mut response = h1::client::Connection::new(app, h1::HeadLimits::default()).send(request).await?;
     hygiene::strip_all_but_upgrade(response.headers_mut());
+    hygiene::strip_untrusted(response.headers_mut(), false);
     Ok(response)
 }
 

@@ -205,7 +205,7 @@ fn listen(addr: SocketAddr) -> io::Result<TcpListener> {
 }
 
 /// IPv6 not compiled in, or switched off by sysctl.
-fn no_such_family(error: &io::Error) -> bool {
+pub(crate) fn no_such_family(error: &io::Error) -> bool {
     matches!(
         error.raw_os_error().map(Errno::from_raw),
         Some(Errno::EAFNOSUPPORT | Errno::EADDRNOTAVAIL | Errno::EPROTONOSUPPORT)

@@ -75,10 +75,13 @@ impl RequestHandler {
         let (service, port) = match self.outbound.config.destination(self.destination).await {
             Destination::Service { service, port } => (service, port),
             Destination::Workload(workload) => {
-                record.service = format!("{}/{}", workload.namespace, workload.name);
+                // Pods come and go, so what they belong to is what is counted.
+                let owner = if workload.owner.is_empty() { &workload.name } else { &workload.owner };
+                record.service = format!("{}/{owner}", workload.namespace);
                 let backend = self.outbound.config.direct(&workload, self.destination);
                 let deadline = request_deadline(&request, None, now)?;
                 let plan = Plan { backend: &backend, deadline, per_try: None, retry: None };
+                record.backend = format!("{}:{}", record.service, self.destination.port());
                 return self.try_backend(plan, request, record).await.map(for_the_app);
             }
             other => return Err(refusal(&other, self.destination)),
@@ -116,7 +119,9 @@ impl RequestHandler {
     }
 
     async fn try_backend(&self, plan: Plan<'_>, request: Request, record: &mut Record) -> Result<Kept, OwnAnswer> {
-        record.backend = plan.backend.name.to_string();
+        if record.backend.is_empty() {
+            record.backend = plan.backend.name.to_string();
+        }
         // A rule that has just changed may name a backend whose endpoints are one round trip away.
         if !plan.backend.is_known() && !plan.backend.endpoints_known(LOOKUP_TIMEOUT).await {
             let detail = format!("the control plane did not say in time which endpoints {} has", plan.backend.name);

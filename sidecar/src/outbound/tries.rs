@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::request::Parts;
-use http::{Method, StatusCode};
+use http::{Method, StatusCode, Version};
 use smallvec::SmallVec;
 use weft_proto::{SpiffeId, headers};
 
@@ -87,8 +87,10 @@ impl Tries<'_> {
         };
         let mut retry = Retry::new(&policy, request.method(), hygiene::is_grpc(request.headers()));
         let (parts, body) = request.into_parts();
-        let tunnels = parts.method == Method::CONNECT || hygiene::is_upgrade(&parts.headers);
-        let replay = Replay::new(body, if retry.may_retry() { settings.replay_limit } else { 0 });
+        // In HTTP/2 a CONNECT is a stream like any other, and is carried as one.
+        let tunnels = parts.version != Version::HTTP_2
+            && (parts.method == Method::CONNECT || hygiene::is_upgrade(&parts.headers));
+        let mut replay = Some(Replay::new(body, if retry.may_retry() { settings.replay_limit } else { 0 }));
         let mut tried: SmallVec<[EndpointKey; 3]> = SmallVec::new();
         loop {
             let now = tokio::time::Instant::now().into_std();
@@ -98,17 +100,21 @@ impl Tries<'_> {
                 .pick(now, &mut rand::rng(), request)
                 .map_err(|none| OwnAnswer::new(Reason::NoEndpoints, format!("{}: {none}", backend.name)))?;
             self.describe(&pick, record);
-            let Some(body) = replay.body() else {
+            let Some(body) = replay.as_ref().and_then(Replay::body) else {
                 // `next_try` is told that the body cannot be replayed, so it never asks for this.
                 return Err(OwnAnswer::new(Reason::Internal, "a request body was to be sent twice: please report it"));
             };
+            if !retry.may_retry() {
+                // The last try: from here on nothing of the body is kept.
+                replay = None;
+            }
             let judged = self.once(&pick, &parts, body, tunnels).await;
             let ended = tokio::time::Instant::now().into_std();
             // Switched off for diagnosis: failures are then nobody's.
             let result = if settings.ejection.is_on() { judged.result } else { TryResult::Neutral };
             self.note(&pick, pick.record(ended, ended.saturating_duration_since(now), result));
             let spent = backend.budget.spent_total();
-            let replayable = replay.can_replay();
+            let replayable = replay.as_ref().is_some_and(Replay::can_replay);
             let next = retry.next_try(&judged.outcome, replayable, &backend.budget, ended, &mut rand::rng());
             match next {
                 NextTry::Return => {

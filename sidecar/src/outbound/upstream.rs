@@ -16,7 +16,8 @@ use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::sync::{Arc, Weak};
 
-use http::Version;
+use http::request::Parts;
+use http::{HeaderMap, Method, Version};
 use parking_lot::Mutex;
 use weft_proto::{EndpointsName, SpiffeId};
 
@@ -170,25 +171,12 @@ impl Exchange<'_> {
             let (parts, body) = response.into_parts();
             return Ok(Response::from_parts(translate::response_from_mesh_h2(parts, client), body));
         }
-        let (mut parts, body) = request.into_parts();
-        let proto =
-            if parts.version == Version::HTTP_2 || matches!(self.backend.protocol, Protocol::Http2 | Protocol::Grpc) {
-                Proto::H2
-            } else {
-                Proto::H1
-            };
-        let from_h2 = parts.version == Version::HTTP_2;
-        hygiene::strip_untrusted(&mut parts.headers, false);
-        if proto == Proto::H2 && !from_h2 {
-            let version = parts.version;
-            parts = translate::to_mesh_h2(parts, version).map_err(|conflict| unsendable(&conflict))?;
-            // Only mesh peers restore versions.
-            hygiene::strip_untrusted(&mut parts.headers, false);
-        } else {
-            hygiene::strip_hop_by_hop(&mut parts.headers);
-        }
+        let (parts, body) = request.into_parts();
+        let (proto, parts) = to_plain(parts, self.backend.protocol).map_err(|conflict| unsendable(&conflict))?;
         let response = self.pooled(endpoint, proto, Request::from_parts(parts, body)).await?;
-        let (parts, body) = response.into_parts();
+        let (mut parts, body) = response.into_parts();
+        // Nobody vouches for what it says in a sidecar's name: "not processed" would have a POST sent again.
+        hygiene::strip_untrusted(&mut parts.headers, false);
         Ok(Response::from_parts(translate::response_from_mesh_h2(parts, client), body))
     }
 
@@ -215,7 +203,10 @@ impl Exchange<'_> {
 
     /// Upgrades and CONNECT: a connection of their own, HTTP/1 all the way.
     async fn tunnel(&self, endpoint: &Arc<Endpoint>, mut request: Request) -> Result<Response, SendError> {
-        hygiene::strip_all_but_upgrade(request.headers_mut());
+        ready_for_tunnel(request.method() == Method::CONNECT, request.headers_mut());
+        if endpoint.mesh().is_none() {
+            hygiene::strip_untrusted(request.headers_mut(), false);
+        }
         let io = self
             .outbound
             .upstreams
@@ -224,10 +215,105 @@ impl Exchange<'_> {
             .map_err(|error| SendError::not_processed(SendErrorKind::Connect(ConnectError::new(error))))?;
         let mut response = h1::client::Connection::new(io, h1::HeadLimits::default()).send(request).await?;
         hygiene::strip_all_but_upgrade(response.headers_mut());
+        if endpoint.mesh().is_none() {
+            hygiene::strip_untrusted(response.headers_mut(), false);
+        }
         Ok(response)
     }
 }
 
+/// `Upgrade` goes with an upgrade only: beside CONNECT it would offer the server another protocol (h2c, say) unasked.
+fn ready_for_tunnel(connects: bool, headers: &mut HeaderMap) {
+    if connects {
+        hygiene::strip_hop_by_hop(headers);
+    } else {
+        hygiene::strip_all_but_upgrade(headers);
+    }
+}
+
+/// What is sent to an endpoint without a sidecar, and in which protocol: nothing of ours, nothing of the connection's,
+/// and one host.
+fn to_plain(mut parts: Parts, declared: Protocol) -> Result<(Proto, Parts), translate::Conflict> {
+    let version = parts.version;
+    let proto = if version == Version::HTTP_2 || matches!(declared, Protocol::Http2 | Protocol::Grpc) {
+        Proto::H2
+    } else {
+        Proto::H1
+    };
+    match proto {
+        // Also from HTTP/2, where Host may disagree with `:authority`.
+        Proto::H2 => parts = translate::to_mesh_h2(parts, version)?,
+        Proto::H1 => hygiene::strip_hop_by_hop(&mut parts.headers),
+    }
+    // Last, since only mesh peers restore versions.
+    hygiene::strip_untrusted(&mut parts.headers, false);
+    Ok((proto, parts))
+}
+
 fn unsendable(conflict: &translate::Conflict) -> SendError {
     SendError::not_processed(SendErrorKind::Unsendable(conflict.to_string().into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parts(version: Version, uri: &str, headers: &[(&'static str, &'static str)]) -> Parts {
+        let mut request = http::Request::builder().version(version).uri(uri);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        request.body(()).unwrap().into_parts().0
+    }
+
+    #[test]
+    fn an_endpoint_without_a_sidecar_gets_nothing_of_ours_or_of_the_connections() {
+        let dirty = [
+            ("x-weft-deadline-ms", "5"),
+            ("x-weft-version", "1.0"),
+            ("x-forwarded-client-cert", "By=me"),
+            ("keep-alive", "timeout=5"),
+            ("upgrade", "h2c"),
+            ("te", "trailers, gzip"),
+            ("x-kept", "1"),
+        ];
+        let rows = [
+            ("HTTP/1 to HTTP/1", Version::HTTP_11, "/a", Protocol::Http, Proto::H1),
+            ("HTTP/1 to h2c", Version::HTTP_11, "/a", Protocol::Http2, Proto::H2),
+            ("HTTP/2 to h2c", Version::HTTP_2, "http://reviews/a", Protocol::Http, Proto::H2),
+            ("gRPC", Version::HTTP_2, "http://reviews/a", Protocol::Grpc, Proto::H2),
+        ];
+        for (row, version, uri, declared, want) in rows {
+            let mut given = parts(version, uri, &dirty);
+            if version == Version::HTTP_11 {
+                given.headers.insert("host", http::HeaderValue::from_static("reviews"));
+            }
+            let (proto, sent) = to_plain(given, declared).unwrap();
+            assert_eq!(proto, want, "{row}");
+            let host_in = if want == Proto::H1 { "host" } else { "te" };
+            let mut names: Vec<_> = sent.headers.keys().map(http::HeaderName::as_str).collect();
+            names.sort_unstable();
+            let mut expected = vec!["te", "x-kept", host_in];
+            expected.sort_unstable();
+            expected.dedup();
+            assert_eq!(names, expected, "{row}");
+            assert_eq!(sent.headers["te"], "trailers", "{row}");
+        }
+    }
+
+    #[test]
+    fn two_hosts_are_refused_towards_plain_http2_as_well() {
+        let given = parts(Version::HTTP_2, "http://reviews/a", &[("host", "admin")]);
+        assert_eq!(to_plain(given, Protocol::Http).unwrap_err(), translate::Conflict::Host);
+    }
+
+    #[test]
+    fn connect_offers_no_upgrade() {
+        for (connects, kept) in [(true, false), (false, true)] {
+            let mut given = parts(Version::HTTP_11, "/", &[("connection", "upgrade"), ("upgrade", "websocket")]);
+            ready_for_tunnel(connects, &mut given.headers);
+            assert_eq!(given.headers.contains_key("upgrade"), kept, "CONNECT: {connects}");
+            assert!(!given.headers.contains_key("connection"));
+        }
+    }
 }

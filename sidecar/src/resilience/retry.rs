@@ -10,8 +10,8 @@
 //! | a status that the route lists | any method: the user said so |
 //! | anything else, our own `overflow` included | no |
 //!
-//! In every case only while the body can be sent again and the budget allows. When it does not, the last answer is
-//! returned as it is.
+//! In every case only while the body can be sent again. (b) and what follows it also need the budget: it bounds repeated
+//! work, of which (a) makes none. When it is spent, the last answer is returned as it is.
 //!
 //! gRPC is POST and so (a) only; it is named apart because nothing stops a client from sending it with another method.
 //!

@@ -17,6 +17,8 @@ use crate::reason::Reason;
 
 /// Most label combinations of one family.
 pub const MAX_SERIES: u64 = 2_000;
+/// The label value of what is beyond.
+const OTHER: &str = "other";
 
 /// Bucket bounds of request durations, in seconds.
 const SECONDS: [f64; 14] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
@@ -87,6 +89,8 @@ pub struct Metrics {
     inbound_duration: Family<InboundLabels, Histogram, fn() -> Histogram>,
     outbound: Family<OutboundLabels, Counter>,
     outbound_series: AtomicU64,
+    /// Of all families by backend together.
+    backend_series: AtomicU64,
     /// Retries made, by backend.
     pub retries: Family<BackendLabels, Counter>,
     /// Retries that the budget did not allow, by backend.
@@ -116,6 +120,7 @@ impl Default for Metrics {
             inbound_duration: Family::new_with_constructor(|| Histogram::new(SECONDS)),
             outbound: Family::default(),
             outbound_series: AtomicU64::new(0),
+            backend_series: AtomicU64::new(0),
             retries: Family::default(),
             retries_over_budget: Family::default(),
             ejections: Family::default(),
@@ -182,9 +187,11 @@ impl Metrics {
         // Approximate under a race, by at most the number of workers.
         if self.outbound_series.fetch_add(1, Relaxed) >= MAX_SERIES {
             self.outbound_series.fetch_sub(1, Relaxed);
-            labels.destination_service = "other".to_owned();
-            labels.backend = "other".to_owned();
-            labels.route = "other".to_owned();
+            labels.destination_service = OTHER.to_owned();
+            labels.backend = OTHER.to_owned();
+            labels.route = OTHER.to_owned();
+            // A server may send any of 900 statuses: here their class is all there is room for.
+            labels.response_code = labels.response_code / 100 * 100;
         }
         self.outbound.get_or_create(&labels).inc();
     }
@@ -208,7 +215,18 @@ impl Metrics {
 
     /// A counter of one backend.
     pub fn of_backend(&self, family: &Family<BackendLabels, Counter>, backend: &str) {
-        family.get_or_create(&BackendLabels { backend: backend.to_owned() }).inc();
+        use std::sync::atomic::Ordering::Relaxed;
+        let labels = BackendLabels { backend: backend.to_owned() };
+        if let Some(known) = family.get(&labels) {
+            known.inc();
+            return;
+        }
+        if self.backend_series.fetch_add(1, Relaxed) < MAX_SERIES {
+            family.get_or_create(&labels).inc();
+        } else {
+            self.backend_series.fetch_sub(1, Relaxed);
+            family.get_or_create(&BackendLabels { backend: OTHER.to_owned() }).inc();
+        }
     }
 
     /// All metrics as text.
@@ -284,5 +302,40 @@ mod tests {
         let series = text.lines().filter(|line| line.starts_with("weft_requests_total")).count() as u64;
         assert_eq!(series, MAX_SERIES + 1);
         assert!(text.contains("route=\"other\""));
+    }
+
+    #[test]
+    fn beyond_the_bound_a_servers_statuses_are_classes() {
+        let metrics = Metrics::default();
+        for n in 0..MAX_SERIES {
+            metrics.outbound(labels(&format!("r{n}")));
+        }
+        for response_code in 100..1000 {
+            metrics.outbound(OutboundLabels { response_code, ..labels("x") });
+        }
+        let text = metrics.encode();
+        let series = text.lines().filter(|line| line.starts_with("weft_requests_total")).count() as u64;
+        assert_eq!(series, MAX_SERIES + 9);
+    }
+
+    #[test]
+    fn workloads_that_come_and_go_cannot_grow_a_family() {
+        let metrics = Metrics::default();
+        for n in 0..MAX_SERIES + 500 {
+            metrics.of_backend(&metrics.retries, &format!("shop/pod-{n}:80"));
+        }
+        let text = metrics.encode();
+        let series = text.lines().filter(|line| line.starts_with("weft_retries_total")).count() as u64;
+        assert_eq!(series, MAX_SERIES + 1);
+    }
+
+    #[test]
+    fn no_family_is_there_twice() {
+        let text = Metrics::default().encode();
+        let mut types: Vec<_> = text.lines().filter(|line| line.starts_with("# TYPE")).collect();
+        let all = types.len();
+        types.sort_unstable();
+        types.dedup();
+        assert_eq!(types.len(), all);
     }
 }

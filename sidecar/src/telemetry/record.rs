@@ -101,7 +101,8 @@ impl Record {
         let mut span = None;
         if telemetry.spans {
             let incoming = trace::read(request.headers());
-            if trace::sample(incoming.as_ref(), sample_per_10000, &mut rand::rng()) {
+            let declined = incoming.is_none() && trace::is_declined(request.headers());
+            if !declined && trace::sample(incoming.as_ref(), sample_per_10000, &mut rand::rng()) {
                 let started = trace::start(direction.name(), incoming.as_ref(), request.headers_mut());
                 started.record("http.request.method", request.method().as_str());
                 started.record("url.path", request.uri().path());

@@ -47,7 +47,7 @@ pub fn read(headers: &HeaderMap) -> Option<Incoming> {
         return read_b3(value);
     }
     let trace_id = b3_trace_id(text("x-b3-traceid")?)?;
-    let span_id = hex::<8>(text("x-b3-spanid")?)?;
+    let span_id = nonzero(hex::<8>(text("x-b3-spanid")?)?)?;
     let sampled = match (text("x-b3-flags"), text("x-b3-sampled")) {
         (Some("1"), _) | (_, Some("1" | "true")) => Some(true),
         (_, Some("0" | "false")) => Some(false),
@@ -107,6 +107,12 @@ fn hex<const N: usize>(text: &str) -> Option<[u8; N]> {
     Some(bytes)
 }
 
+/// Whether B3 says "do not sample" without naming a trace (`b3: 0`, or `x-b3-sampled: 0` alone).
+pub fn is_declined(headers: &HeaderMap) -> bool {
+    let says = |name: &str, no: &[&str]| headers.get(name).is_some_and(|value| no.iter().any(|no| value == no));
+    says("b3", &["0"]) || says("x-b3-sampled", &["0", "false"])
+}
+
 /// Decides whether this request gets a span.
 pub fn sample(incoming: Option<&Incoming>, per_10000: u32, rng: &mut impl Rng) -> bool {
     match incoming.and_then(|context| context.sampled) {
@@ -143,7 +149,7 @@ pub fn start(name: &'static str, incoming: Option<&Incoming>, headers: &mut Head
     let context = span.context();
     let own = context.span().span_context().clone();
     if own.is_valid() {
-        write(incoming.map_or(Format::W3c, |context| context.format), &own, headers);
+        write(incoming, &own, headers);
     }
     span
 }
@@ -153,20 +159,27 @@ pub fn id_of(span: &tracing::Span) -> String {
     span.context().span().span_context().trace_id().to_string()
 }
 
-fn write(format: Format, context: &SpanContext, headers: &mut HeaderMap) {
+fn write(incoming: Option<&Incoming>, context: &SpanContext, headers: &mut HeaderMap) {
+    if incoming.is_none() {
+        // A trace that begins here is not the one an unreadable `traceparent` had state for (W3C §3.2).
+        headers.remove("tracestate");
+    }
     let (trace, span) = (context.trace_id(), context.span_id());
     let mut set = |name: &'static str, text: String| {
         if let Ok(value) = text.parse() {
             headers.insert(name, value);
         }
     };
-    match format {
+    match incoming.map_or(Format::W3c, |incoming| incoming.format) {
         Format::W3c => set("traceparent", format!("00-{trace}-{span}-01")),
         Format::B3Single => set("b3", format!("{trace}-{span}-1")),
         Format::B3Multi => {
             set("x-b3-traceid", trace.to_string());
             set("x-b3-spanid", span.to_string());
             set("x-b3-sampled", "1".to_owned());
+            if let Some(parent) = incoming {
+                set("x-b3-parentspanid", SpanId::from_bytes(parent.span_id).to_string());
+            }
         }
     }
 }
@@ -184,8 +197,7 @@ mod tests {
 
     #[test]
     fn contexts_are_read_in_every_format() {
-        type Row<'a> = (&'a str, HeaderMap, Option<(Format, Option<bool>)>);
-        let rows: &[Row<'_>] = &[
+        let rows: &[(&str, HeaderMap, Option<(Format, Option<bool>)>)] = &[
             ("none", headers(&[]), None),
             ("w3c sampled", headers(&[("traceparent", &format!("00-{T}-{S}-01"))]), Some((Format::W3c, Some(true)))),
             ("w3c unsampled", headers(&[("traceparent", &format!("00-{T}-{S}-00"))]), Some((Format::W3c, Some(false)))),
@@ -209,11 +221,69 @@ mod tests {
                 headers(&[("x-b3-traceid", T), ("x-b3-spanid", S), ("x-b3-flags", "1")]),
                 Some((Format::B3Multi, Some(true))),
             ),
+            ("b3 zero span id", headers(&[("x-b3-traceid", T), ("x-b3-spanid", "0000000000000000")]), None),
             ("garbage", headers(&[("traceparent", "00-é")]), None),
         ];
         for (name, headers, expected) in rows {
             let got = read(headers).map(|context| (context.format, context.sampled));
             assert_eq!(got, *expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn b3_can_decline_without_a_trace() {
+        for (pairs, declined) in [
+            (&[("b3", "0")][..], true),
+            (&[("x-b3-sampled", "0")], true),
+            (&[("x-b3-sampled", "1")], false),
+            (&[("b3", "1")], false),
+            (&[], false),
+        ] {
+            assert_eq!(is_declined(&headers(pairs)), declined, "{pairs:?}");
+        }
+    }
+
+    #[test]
+    fn the_context_goes_on_in_the_format_it_came_in() {
+        let own = |sampled| {
+            SpanContext::new(
+                TraceId::from_bytes([2; 16]),
+                SpanId::from_bytes([3; 8]),
+                sampled,
+                false,
+                TraceState::default(),
+            )
+        };
+        let (t, s) = ("02".repeat(16), "03".repeat(8));
+        for (name, mut sent, want) in [
+            ("none", headers(&[("tracestate", "a=1")]), vec![("traceparent", format!("00-{t}-{s}-01"))]),
+            (
+                "w3c",
+                headers(&[("traceparent", &format!("00-{T}-{S}-01")), ("tracestate", "a=1")]),
+                vec![("traceparent", format!("00-{t}-{s}-01")), ("tracestate", "a=1".to_owned())],
+            ),
+            ("b3", headers(&[("b3", &format!("{T}-{S}-1"))]), vec![("b3", format!("{t}-{s}-1"))]),
+            (
+                "b3 multi",
+                headers(&[
+                    ("x-b3-traceid", T),
+                    ("x-b3-spanid", S),
+                    ("x-b3-sampled", "1"),
+                    ("x-b3-parentspanid", "00000000000000ff"),
+                ]),
+                vec![
+                    ("x-b3-traceid", t.clone()),
+                    ("x-b3-spanid", s.clone()),
+                    ("x-b3-sampled", "1".to_owned()),
+                    ("x-b3-parentspanid", S.to_owned()),
+                ],
+            ),
+        ] {
+            let incoming = read(&sent);
+            write(incoming.as_ref(), &own(TraceFlags::SAMPLED), &mut sent);
+            let want: HeaderMap =
+                want.iter().map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap())).collect();
+            assert_eq!(sent, want, "{name}");
         }
     }
 

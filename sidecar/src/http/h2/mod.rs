@@ -22,6 +22,7 @@ use tokio::time::Instant;
 
 use super::body::{Body, PollFrame};
 use super::error::BodyError;
+use super::hygiene;
 use super::io::Io;
 use super::timer::Timer;
 
@@ -104,7 +105,8 @@ impl Pump {
                                 }
                             }
                             Err(frame) => {
-                                if let Ok(trailers) = frame.into_trailers() {
+                                if let Ok(mut trailers) = frame.into_trailers() {
+                                    hygiene::strip_forbidden_trailers(&mut trailers);
                                     return Poll::Ready(self.finish(|stream| stream.send_trailers(trailers)));
                                 }
                             }
