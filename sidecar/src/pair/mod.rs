@@ -13,7 +13,13 @@
 //! Each other file is one row of the contract (SEMANTICS.md). Most tests run on the real clock and wait for nothing but
 //! loopback; those about time run paused.
 
+mod control_plane;
+mod detection;
+mod drain;
 mod http1;
+mod routing;
+mod streams;
+mod truth;
 mod wire;
 
 use std::collections::{BTreeMap, BTreeSet};
