@@ -14,6 +14,8 @@ pub mod identity;
 pub mod inbound;
 pub mod listen;
 pub mod outbound;
+#[cfg(test)]
+mod pair;
 pub mod reason;
 pub mod redirect;
 pub mod resilience;

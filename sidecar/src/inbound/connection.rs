@@ -46,10 +46,19 @@ struct Visit {
 impl Inbound {
     /// Serves one connection to its end. What goes wrong costs this connection only.
     pub async fn serve(self: Arc<Self>, stream: TcpStream, client: SocketAddr) {
+        match original_dst(&stream) {
+            Ok(destination) => self.serve_to(stream, client, destination).await,
+            Err(error) => {
+                tracing::debug!(%client, %error, "inbound: the connection was gone before it was looked at");
+            }
+        }
+    }
+
+    /// The same for a connection whose original destination is known already.
+    pub(crate) async fn serve_to(self: Arc<Self>, stream: TcpStream, client: SocketAddr, destination: SocketAddr) {
         let _guard = self.drain.guard();
         let _open = self.telemetry.metrics.open();
         tcp::options::tune(&stream);
-        let Ok(destination) = original_dst(&stream) else { return };
         if is_own_port(destination.port()) {
             self.refuse(stream, client, Reason::OwnListener);
             return;

@@ -153,6 +153,13 @@ pub(super) async fn to_app(
     destination: SocketAddr,
     request: Request,
 ) -> Result<Response, SendError> {
+    let mut response = exchange(inbound, destination, request).await?;
+    // An app cannot vouch in our name (`x-weft-not-processed`): a peer would believe it.
+    hygiene::strip_untrusted(response.headers_mut(), false);
+    Ok(response)
+}
+
+async fn exchange(inbound: &Inbound, destination: SocketAddr, request: Request) -> Result<Response, SendError> {
     let tunnels = request.method() == Method::CONNECT || hygiene::is_upgrade(request.headers());
     if tunnels && request.version() != Version::HTTP_2 {
         return tunnel(inbound, destination, request).await;

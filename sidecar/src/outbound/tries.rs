@@ -193,7 +193,7 @@ fn clone_parts(parts: &Parts) -> Parts {
 /// What a try means, for the retry, for the endpoint and for the client.
 fn judge(sent: Result<Response, SendError>, endpoint: SocketAddr) -> Judged {
     let error = match sent {
-        Ok(response) => return judge_response(response),
+        Ok(response) => return judge_response(response, endpoint),
         Err(error) => error,
     };
     let not_processed = error.processed == Processed::No;
@@ -220,12 +220,17 @@ fn judge(sent: Result<Response, SendError>, endpoint: SocketAddr) -> Judged {
     Judged { outcome, result, end }
 }
 
-fn judge_response(response: Response) -> Judged {
+fn judge_response(response: Response, endpoint: SocketAddr) -> Judged {
     let headers = response.headers();
     let status = response.status();
     // On `weft/h1`, where a stream cannot be refused, the peer's sidecar says it in words.
     if headers.get(headers::NOT_PROCESSED).is_some_and(|value| value == "1") {
-        return Judged { outcome: Outcome::NotProcessed, result: TryResult::Failure, end: Ok(response) };
+        let detail = format!("{endpoint}: its sidecar could not reach the app");
+        return Judged {
+            outcome: Outcome::NotProcessed,
+            result: TryResult::Failure,
+            end: Err(OwnAnswer::new(Reason::ConnectFailed, detail)),
+        };
     }
     let gateway_error =
         matches!(status, StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT);

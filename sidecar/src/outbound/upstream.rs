@@ -156,6 +156,15 @@ pub(super) struct Exchange<'a> {
 
 impl Exchange<'_> {
     pub(super) async fn send(&self, endpoint: &Arc<Endpoint>, request: Request) -> Result<Response, SendError> {
+        let mut response = self.exchange(endpoint, request).await?;
+        if endpoint.mesh().is_none() {
+            // No sidecar of ours said it.
+            hygiene::strip_untrusted(response.headers_mut(), false);
+        }
+        Ok(response)
+    }
+
+    async fn exchange(&self, endpoint: &Arc<Endpoint>, request: Request) -> Result<Response, SendError> {
         if self.outbound.is_own(endpoint.addr()) {
             return self.outbound.inbound.deliver_own(endpoint.addr(), request).await;
         }
