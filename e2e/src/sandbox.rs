@@ -18,7 +18,8 @@ use nix::sched::{CloneFlags, setns};
 use crate::error::Context;
 use crate::{Error, Result, tools};
 
-/// `mount -n`, or it would keep its notes in the host's `/run/mount`.
+/// `mount -n`, or it would keep its notes in the host's `/run/mount`. The bridge gets an address of its own, or it would
+/// take a new one from its ports as they come, and pods would send to the old.
 const SETUP: &str = r#"
 set -e
 mount -n --make-rprivate /
@@ -33,7 +34,7 @@ for file in "$@"; do
 done
 mount -n --move /mnt /run
 ip link set lo up
-ip link add br0 type bridge forward_delay 0 mcast_snooping 0
+ip link add br0 address 02:00:0a:f4:00:01 type bridge forward_delay 0 mcast_snooping 0
 ip link set br0 up
 ip addr add 10.244.0.1/16 dev br0
 ip -6 addr add fd00:244::1/64 dev br0 nodad

@@ -142,7 +142,10 @@ fn a_hundred_megabytes_in_chunks_pass_in_constant_memory() {
         (answer.unwrap(), watch.join().unwrap())
     });
     assert!(answer.contains(&(CHUNK * CHUNKS).to_string()), "{answer}");
-    println!("{} MiB uploaded; RSS of the sidecars in KiB: before {before:?}, at most {peak:?}", CHUNK * CHUNKS >> 20);
+    println!(
+        "{} MiB uploaded; RSS of the sidecars in KiB: before {before:?}, at most {peak:?}",
+        (CHUNK * CHUNKS) >> 20
+    );
     assert!(peak.0 < before.0 + 16 * 1024 && peak.1 < before.1 + 16 * 1024, "before {before:?}, at most {peak:?}");
 }
 
