@@ -194,6 +194,11 @@ async fn send(
     request: http::Request<Body>,
 ) -> Result<Response, SendError> {
     let timeout = inbound.settings.timeouts.connect;
+    if proto == Proto::H1 && inbound.drain.is_draining() {
+        // The app is being told to stop too, and closes idle connections just as requests arrive on them.
+        let app = tcp::dial_plain(PlainAddr::outside_mesh(destination), timeout).await.map_err(unreachable_app)?;
+        return h1::client::Connection::new(app, h1::HeadLimits::default()).send(request).await;
+    }
     let connect = move || async move {
         let io = tcp::dial_plain(PlainAddr::outside_mesh(destination), timeout).await.map_err(ConnectError::new)?;
         Ok(Connected { io: Box::new(io), proto })
@@ -205,14 +210,16 @@ async fn send(
 async fn tunnel(inbound: &Inbound, destination: SocketAddr, mut request: Request) -> Result<Response, SendError> {
     hygiene::strip_all_but_upgrade(request.headers_mut());
     let app = tcp::dial_plain(PlainAddr::outside_mesh(destination), inbound.settings.timeouts.connect);
-    let app = app.await.map_err(|error| {
-        let kind = SendErrorKind::Connect(ConnectError::new(error));
-        SendError { kind, processed: Processed::No, reused: false }
-    })?;
+    let app = app.await.map_err(unreachable_app)?;
     let mut response = h1::client::Connection::new(app, h1::HeadLimits::default()).send(request).await?;
     hygiene::strip_all_but_upgrade(response.headers_mut());
     hygiene::strip_untrusted(response.headers_mut(), false);
     Ok(response)
+}
+
+fn unreachable_app(error: tcp::DialError) -> SendError {
+    let kind = SendErrorKind::Connect(ConnectError::new(error));
+    SendError { kind, processed: Processed::No, reused: false }
 }
 
 fn unsendable(conflict: &translate::Conflict) -> SendError {

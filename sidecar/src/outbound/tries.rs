@@ -112,6 +112,9 @@ impl Tries<'_> {
             let ended = tokio::time::Instant::now().into_std();
             // Switched off for diagnosis: failures are then nobody's.
             let result = if settings.ejection.is_on() { judged.result } else { TryResult::Neutral };
+            if judged.result == TryResult::Silent {
+                self.outbound.upstreams.suspect(&backend.name, pick.endpoint().key());
+            }
             self.note(&pick, pick.record(ended, ended.saturating_duration_since(now), result));
             let spent = backend.budget.spent_total();
             let replayable = replay.as_ref().is_some_and(Replay::can_replay);

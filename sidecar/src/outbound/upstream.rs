@@ -128,6 +128,21 @@ impl Upstreams {
         pool
     }
 
+    /// Takes an endpoint's connections out of use: one of them has gone silent, and the others lead the same way, whether
+    /// they have noticed yet or not. What is in flight on them ends by itself; the next request dials anew.
+    pub(super) fn suspect(&self, backend: &EndpointsName, endpoint: &EndpointKey) {
+        let suspects: Vec<_> = {
+            let mut pools = self.pools.lock();
+            pools
+                .extract_if(|key, _| key.backend == *backend && key.endpoint == *endpoint)
+                .map(|(_, entry)| entry.pool)
+                .collect()
+        };
+        for pool in suspects {
+            pool.drain();
+        }
+    }
+
     /// Drops the pools of endpoints that are gone: what is in flight finishes, nothing new begins.
     pub fn prune(&self) {
         let gone: Vec<_> = {

@@ -200,7 +200,8 @@ async fn without_a_policy_nobody_comes_in() {
 #[tokio::test]
 async fn a_server_of_another_identity_gets_not_one_byte_in_plain_text() {
     let ca = TestCa::new("weft.local");
-    let (web, ratings, reviews) = (Sidecar::new(&ca, "web"), Sidecar::new(&ca, "ratings"), Sidecar::new(&ca, "reviews"));
+    let (web, ratings, reviews) =
+        (Sidecar::new(&ca, "web"), Sidecar::new(&ca, "ratings"), Sidecar::new(&ca, "reviews"));
     let (wrong, right) = (App::says("wrong").await, App::says("right").await);
     let impostor = v1::Endpoint { identity: reviews.identity.clone(), ..ratings.meshed(wrong.addr).await };
     web.service(|_| {});

@@ -8,7 +8,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
 
 use super::wire::{App, End, Wire, ok};
-use super::{Pair, Sidecar, VIP, REVIEWS, plain};
+use super::{Pair, REVIEWS, Sidecar, VIP, plain};
 use crate::identity::testing::TestCa;
 
 const MIB: usize = 1024 * 1024;

@@ -91,7 +91,9 @@ async fn one_dies_at_work() -> (App, App) {
 
 #[tokio::test]
 async fn an_app_lost_at_work_is_asked_again_elsewhere_only_if_that_is_safe() {
-    for (method, status, runs) in [("GET", 200, 2), ("PUT", 200, 2), ("DELETE", 200, 2), ("POST", 502, 1), ("PATCH", 502, 1)] {
+    for (method, status, runs) in
+        [("GET", 200, 2), ("PUT", 200, 2), ("DELETE", 200, 2), ("POST", 502, 1), ("PATCH", 502, 1)]
+    {
         let (first, second) = one_dies_at_work().await;
         let (_ca, web, _servers) = mesh(&[first.addr, second.addr]).await;
         let request = format!("{method} / HTTP/1.1\r\nhost: reviews\r\ncontent-length: 2\r\n\r\nab");

@@ -253,10 +253,7 @@ impl App {
         Self::at("127.0.0.1:0".parse().unwrap(), script).await
     }
 
-    pub(super) async fn at<F>(
-        addr: SocketAddr,
-        script: impl Fn(Wire, Arc<Log>) -> F + Send + Sync + 'static,
-    ) -> Self
+    pub(super) async fn at<F>(addr: SocketAddr, script: impl Fn(Wire, Arc<Log>) -> F + Send + Sync + 'static) -> Self
     where
         F: Future<Output = ()> + Send + 'static,
     {
@@ -301,9 +298,7 @@ impl App {
     }
 
     /// HTTP/2 with prior knowledge: each request's head and body to what is answered.
-    pub(super) async fn h2(
-        answer: impl Fn(&http::request::Parts, &Bytes) -> Answer2 + Send + Sync + 'static,
-    ) -> Self {
+    pub(super) async fn h2(answer: impl Fn(&http::request::Parts, &Bytes) -> Answer2 + Send + Sync + 'static) -> Self {
         let answer = Arc::new(answer);
         Self::raw(move |wire, log| {
             let answer = Arc::clone(&answer);

@@ -7,6 +7,7 @@
 //! Health (EndpointSlice conditions): ready → ready; terminating and serving → draining; anything else only where the
 //! Service publishes addresses that are not ready. A Pod being deleted is terminating at once, before its slice says so.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use weft_proto::v1::{self, Health, Label};
@@ -42,8 +43,24 @@ pub(in super::super) fn endpoints(name: &EndpointsName, model: &Model, config: &
         a_addr.cmp(b_addr).then_with(|| key(a).cmp(&key(b)))
     });
     found.dedup_by(|(b_addr, b), (a_addr, a)| a_addr == b_addr && a.port == b.port);
+    let prefers_v6 = service.vips.first().is_some_and(IpAddr::is_ipv6);
+    keep_one_address_per_pod(&mut found, prefers_v6);
     let message = v1::Endpoints { endpoints: found.into_iter().map(|(_, endpoint)| endpoint).collect() };
     Some(Resource::new(type_url::ENDPOINTS, name.to_string(), Vec::new(), &message))
+}
+
+/// A dual-stack Pod has an address in a slice of each family, and it is one endpoint all the same: counted twice it would
+/// get twice its share, and a retry that avoids its one address could go to the other. The family of the Service's first
+/// VIP is the one kept (its primary, `ipFamilies[0]`); a Pod without an address of it keeps the other.
+fn keep_one_address_per_pod(found: &mut Vec<(IpAddr, v1::Endpoint)>, prefers_v6: bool) {
+    let kept: BTreeSet<(String, u32)> = found
+        .iter()
+        .filter(|(addr, endpoint)| addr.is_ipv6() == prefers_v6 && !endpoint.pod.is_empty())
+        .map(|(_, endpoint)| (endpoint.pod.clone(), endpoint.port))
+        .collect();
+    found.retain(|(addr, endpoint)| {
+        addr.is_ipv6() == prefers_v6 || !kept.contains(&(endpoint.pod.clone(), endpoint.port))
+    });
 }
 
 /// The Pod behind an endpoint.

@@ -214,6 +214,32 @@ fn an_endpoint_in_two_slices_is_one_and_the_healthier_counts() {
 }
 
 #[test]
+fn a_dual_stack_pod_is_one_endpoint_in_the_family_of_the_services_first_vip() {
+    let both = |name: &str, v4: &str, v6: &str| {
+        let mut pod = pod(name, "reviews", v4);
+        pod.addresses.push(ip(v6));
+        pod
+    };
+    for (vips, want) in [
+        (["10.96.0.1", "fd00:96::1"], ["10.0.0.1", "10.0.0.2", "fd00::3"]),
+        (["fd00:96::1", "10.96.0.1"], ["10.0.0.2", "fd00::1", "fd00::3"]),
+    ] {
+        let mut reviews = service("shop/reviews", vips[0]);
+        reviews.vips.push(ip(vips[1]));
+        let world = world(upserts![
+            reviews,
+            both("shop/a", "10.0.0.1", "fd00::1"),
+            pod("shop/b", "reviews", "10.0.0.2"),
+            pod("shop/c", "reviews", "fd00::3"),
+            slice("shop/s4", "reviews", vec![endpoint("a", "10.0.0.1"), endpoint("b", "10.0.0.2")]),
+            slice("shop/s6", "reviews", vec![endpoint("a", "fd00::1"), endpoint("c", "fd00::3")]),
+        ]);
+        let found: Vec<_> = world.endpoints_of("shop/reviews:80").into_iter().map(|e| e.address).collect();
+        assert_eq!(found, want, "{vips:?}");
+    }
+}
+
+#[test]
 fn mesh_tls_is_decided_by_the_target_port() {
     let mut excluding = pod("shop/a", "reviews", "10.0.0.1");
     excluding.meta.annotations = map(&[("weft.dev/exclude-inbound-ports", "8080")]);
