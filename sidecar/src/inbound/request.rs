@@ -191,7 +191,7 @@ async fn send(
     let timeout = inbound.settings.timeouts.connect;
     let connect = move || async move {
         let io = tcp::dial_plain(PlainAddr::outside_mesh(destination), timeout).await.map_err(ConnectError::new)?;
-        Ok(Connected { io: Box::new(io), proto })
+        Ok(Connected::new(Box::new(io), proto))
     };
     inbound.pool(destination, proto).send(request, connect).await
 }
