@@ -35,6 +35,8 @@ pub(super) struct RequestHandler {
     pub(super) destination: SocketAddr,
     /// The verified other end; `None` for plain text.
     pub(super) peer: Option<SpiffeId>,
+    /// A sidecar speaks, and not an app through an opaque mesh connection.
+    pub(super) sidecar: bool,
 }
 
 impl Handler for RequestHandler {
@@ -59,15 +61,16 @@ enum Failure {
 impl RequestHandler {
     async fn answer(&self, mut request: Request) -> Answer {
         let inbound = &self.inbound;
-        if self.peer.is_none() {
-            hygiene::strip_untrusted(request.headers_mut(), false);
+        if !self.sidecar {
+            // Of a meshed app its deadline counts, as it would have outbound; of a stranger nothing.
+            hygiene::strip_untrusted(request.headers_mut(), self.peer.is_some());
         }
         if inbound.settings.args.test_panic.is_on() && request.uri().path() == "/weft-panic" {
             panic!("asked to by WEFT_TEST_PANIC");
         }
         let grpc = hygiene::is_grpc(request.headers());
         // The client's sidecar decides whether to sample; a plain client's request begins here.
-        let per_10000 = if self.peer.is_some() { 0 } else { inbound.config.settings().tracing_sample_per_10000 };
+        let per_10000 = if self.sidecar { 0 } else { inbound.config.settings().tracing_sample_per_10000 };
         let mut record = Record::of(&inbound.telemetry, Direction::Inbound, &mut request, per_10000);
         record.mtls = self.peer.is_some();
         record.tries = 1;
@@ -133,7 +136,7 @@ impl RequestHandler {
 
     fn failure(&self, error: &SendError) -> Failure {
         let own = |reason| Failure::Own(OwnAnswer::new(reason, format!("{}: {error}", self.destination)));
-        let meshed = self.peer.is_some();
+        let meshed = self.sidecar;
         tracing::debug!(destination = %self.destination, %error, processed = ?error.processed, "the app gave no response");
         match (&error.kind, error.processed) {
             (SendErrorKind::Overflow { .. }, _) => own(Reason::Overflow),
