@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
 use bytes::BytesMut;
@@ -13,7 +14,7 @@ use weft_proto::SpiffeId;
 use super::Inbound;
 use super::request::RequestHandler;
 use crate::balance::PlainAddr;
-use crate::config::{MtlsMode, Protocol};
+use crate::config::{Config, MtlsMode, Protocol};
 use crate::http::server::{ServerSettings, serve};
 use crate::http::{Io, Proto};
 use crate::identity::MeshProtocol;
@@ -45,6 +46,8 @@ struct Visit {
     /// A sidecar speaks: what it says of its client in `x-weft-*` counts. Not so inside `weft/tcp`, which carries the
     /// bytes of an app.
     sidecar: bool,
+    /// Mesh TLS is done, so no mTLS mode takes it back.
+    proven: Arc<AtomicBool>,
     protocol: Protocol,
 }
 
@@ -63,14 +66,28 @@ impl Inbound {
         let protocol = self.config.own().map_or(Protocol::Auto, |own| own.protocol(destination.port()));
         let opaque = self.config.settings().opaque_ports.contains(&destination.port());
         let protocol = if protocol == Protocol::Auto && opaque { Protocol::Tcp } else { protocol };
-        let visit = Visit { client, destination, peer: None, expiry: None, sidecar: false, protocol };
+        let visit = Visit { client, destination, peer: None, expiry: None, sidecar: false, proven: Arc::default(), protocol };
         // A security object that is not there yet fails closed (SEMANTICS.md §4).
         let mode = self.config.inbound_policy().map_or(MtlsMode::Refuse, |policy| policy.mode(destination.port()));
         match mode {
             MtlsMode::Refuse => self.refuse(stream, client, Reason::MtlsRequired),
-            MtlsMode::Disable => self.carry(stream, BytesMut::new(), visit).await,
             MtlsMode::Strict => self.strict(stream, visit).await,
-            MtlsMode::Permissive => self.permissive(stream, visit).await,
+            MtlsMode::Disable | MtlsMode::Permissive => {
+                let narrowed = narrowed(self.config.clone(), destination.port(), Arc::clone(&visit.proven));
+                let served = async {
+                    match mode {
+                        MtlsMode::Disable => Arc::clone(&self).carry(stream, BytesMut::new(), visit).await,
+                        _ => Arc::clone(&self).permissive(stream, visit).await,
+                    }
+                };
+                tokio::select! {
+                    () = served => {}
+                    () = narrowed => {
+                        tracing::debug!(%client, %destination, "inbound connection closed: policy no longer allows plain text");
+                        self.telemetry.metrics.refused("inbound", Reason::MtlsRequired);
+                    }
+                }
+            }
         }
     }
 
@@ -168,6 +185,7 @@ impl Inbound {
         };
         visit.peer = Some(peer.identity().clone());
         visit.expiry = Some(peer.not_after());
+        visit.proven.store(true, Ordering::Relaxed);
         visit.sidecar = peer.protocol() != MeshProtocol::Tcp;
         match peer.protocol() {
             MeshProtocol::H2 => self.http(tls, visit, Proto::H2).await,
@@ -333,6 +351,21 @@ impl Inbound {
         let relayed = tcp::relay(client, app, Arc::new(Counters::default())).await;
         self.telemetry.metrics.tcp_bytes.inc_by(relayed.a_to_b + relayed.b_to_a);
         tracing::trace!(client = %visit.client, ?relayed, "opaque connection ended");
+    }
+}
+
+/// Resolves when the port's policy no longer allows a connection that has proven nothing (SEMANTICS.md §4: a policy that
+/// narrows access closes what it no longer allows).
+async fn narrowed(config: Config, port: u16, proven: Arc<AtomicBool>) {
+    let mut changes = config.changes();
+    loop {
+        let mode = config.inbound_policy().map(|policy| policy.mode(port));
+        if matches!(mode, Some(MtlsMode::Strict | MtlsMode::Refuse)) && !proven.load(Ordering::Relaxed) {
+            return;
+        }
+        if changes.changed().await.is_err() {
+            return std::future::pending().await;
+        }
     }
 }
 
