@@ -10,7 +10,8 @@
 //! on one worker and reset its queue on close. Bound: [`HANDOVER`] connections on their way to one worker.
 //!
 //! Drain (SEMANTICS.md §3): inbound says GOAWAY or `Connection: close`, the listeners keep accepting, outbound serves
-//! the app until SIGTERM. After SIGTERM the process ends when no connection is left, at the latest after `--drain-seconds`.
+//! the app until SIGTERM. After SIGTERM the process ends when no connection is left, at the latest after `--drain-seconds`,
+//! or at once when it is told again.
 
 mod logging;
 mod view;
@@ -41,6 +42,8 @@ pub use worker::HANDOVER;
 /// A drain lasts at least this long: endpoints are withdrawn by the control plane meanwhile, and what arrives on its old
 /// word is still answered.
 const SETTLE: Duration = Duration::from_secs(1);
+/// How long what telemetry still holds may take to go out at the end: within the 2 s that `--drain-seconds` leaves.
+const FLUSH: Duration = Duration::from_secs(1);
 /// How often pools of endpoints that are gone are looked for.
 const PRUNE_EVERY: Duration = Duration::from_secs(1);
 
@@ -59,6 +62,9 @@ pub enum RunError {
     /// Logging.
     #[error(transparent)]
     Log(#[from] LogError),
+    /// A task of the control thread is gone.
+    #[error("the {0} task ended: please report it")]
+    Task(&'static str),
     /// A worker thread is gone.
     #[error("worker {0} ended: please report it")]
     Worker(usize),
@@ -79,10 +85,10 @@ async fn start(settings: Settings) -> Result<(), RunError> {
         Some(endpoint) => Some(spans::exporter(endpoint, &args.service_account, &args.pod)?),
         None => None,
     };
-    let log = logging::start(&args.log_level, exporter.as_ref())?;
+    let metrics = Arc::new(Metrics::default());
+    let (log, flush) = logging::start(&args.log_level, exporter.as_ref(), metrics.diagnostics_dropped.clone())?;
     tracing::info!(version = env!("CARGO_PKG_VERSION"), identity = %settings.identity, address = %args.pod_address, "weft-sidecar starts");
 
-    let metrics = Arc::new(Metrics::default());
     let access_log = match args.access_log.is_on() {
         true => Some(AccessLog::start(std::io::stdout(), metrics.log_dropped.clone())?),
         false => None,
@@ -150,14 +156,14 @@ async fn start(settings: Settings) -> Result<(), RunError> {
     let metrics_listener = admin::bind_any(ports::METRICS)?;
     tokio::spawn(admin::serve(metrics_listener, Surface::Metrics, Arc::clone(&view)));
 
-    {
+    let identity_task = {
         let (identity, control_plane) = (identity.clone(), control_plane.clone());
-        tokio::spawn(async move { identity.run(&control_plane).await });
-    }
-    {
+        tokio::spawn(async move { identity.run(&control_plane).await })
+    };
+    let config_task = {
         let config = config.clone();
-        tokio::spawn(async move { config.run(&control_plane).await });
-    }
+        tokio::spawn(async move { config.run(&control_plane).await })
+    };
     tokio::spawn(follow_certificate(identity.clone(), Arc::clone(&telemetry.metrics)));
     {
         let outbound = Arc::clone(&outbound);
@@ -176,13 +182,22 @@ async fn start(settings: Settings) -> Result<(), RunError> {
         _ = interrupt.recv() => tracing::info!("SIGINT: draining"),
         _ = quitting.wait_for(|quit| *quit) => tracing::info!("/quitquitquit: draining"),
         gone = workers.gone() => return Err(RunError::Worker(gone)),
+        // Neither ever ends by itself. A proxy that no longer hears of endpoints, or lets its certificate expire, looks
+        // healthy until it is not: it is better started again.
+        _ = identity_task => return Err(RunError::Task("identity")),
+        _ = config_task => return Err(RunError::Task("config")),
     }
-    drains.finish(Duration::from_secs(args.drain_seconds), &workers).await;
+    tokio::select! {
+        () = drains.finish(Duration::from_secs(args.drain_seconds), &workers) => {}
+        _ = terminate.recv() => tracing::warn!("second SIGTERM: connections are cut"),
+        _ = interrupt.recv() => tracing::warn!("second SIGINT: connections are cut"),
+    }
     if let Some(exporter) = exporter {
         // Blocks while it sends what is left, so it must not sit on the runtime it needs.
-        let _ = tokio::task::spawn_blocking(move || exporter.shutdown()).await;
+        let _ = tokio::task::spawn_blocking(move || exporter.shutdown_with_timeout(FLUSH)).await;
     }
     tracing::info!("weft-sidecar ends");
+    flush.finish(FLUSH);
     Ok(())
 }
 

@@ -78,6 +78,16 @@ pub struct Connected {
     pub io: BoxedIo,
     /// What was agreed to speak.
     pub proto: Proto,
+    /// When an HTTP/2 connection is to take no further request, for the server's proof of who it is ends: it closes after
+    /// those that are on it (SEMANTICS.md §1, "mesh TLS"). HTTP/1 to mesh peers is not pooled, so there it means nothing.
+    pub expires: Option<Instant>,
+}
+
+impl Connected {
+    /// A connection to a server that proved nothing.
+    pub fn new(io: BoxedIo, proto: Proto) -> Self {
+        Self { io, proto, expires: None }
+    }
 }
 
 /// How full a pool is, for metrics.
@@ -259,13 +269,13 @@ impl Attempt {
         &self,
         connect: impl Future<Output = Result<Connected, ConnectError>> + Send + 'static,
     ) -> Result<Made, ConnectError> {
-        let Connected { io, proto } = connect.await?;
+        let Connected { io, proto, expires } = connect.await?;
         let Some(shared) = &self.0 else { return Err(ConnectError::new("the attempt was abandoned")) };
         match proto {
             Proto::H1 => Ok(Made::H1(H1::new(io, shared.settings.head))),
             Proto::H2 => {
                 let (handle, driver) = H2::handshake(io, &shared.settings.h2).await.map_err(ConnectError::new)?;
-                Ok(Made::H2(handle, Box::pin(driver)))
+                Ok(Made::H2(handle, Box::pin(driver), expires))
             }
         }
     }
@@ -283,7 +293,7 @@ type Driver = std::pin::Pin<Box<dyn Future<Output = ()> + Send>>;
 
 enum Made {
     H1(H1),
-    H2(Handle, Driver),
+    H2(Handle, Driver, Option<Instant>),
 }
 
 impl Shared {
@@ -302,8 +312,8 @@ impl Shared {
                 wake(waker);
                 self.reap();
             }
-            Ok(Made::H2(handle, driver)) => {
-                let (id, waker) = self.state.lock().made_h2(handle.clone(), Worker::current(), now);
+            Ok(Made::H2(handle, driver, expires)) => {
+                let (id, waker) = self.state.lock().made_h2(handle.clone(), Worker::current(), expires, now);
                 let me = self.me.clone();
                 handle.on_free(move || {
                     if let Some(shared) = me.upgrade() {

@@ -1,19 +1,20 @@
 //! One connection from the mesh: who it is, and what it speaks. The module's drawing is in `mod.rs`.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
 use bytes::BytesMut;
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::net::TcpStream;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 use weft_proto::SpiffeId;
 
 use super::Inbound;
 use super::request::RequestHandler;
 use crate::balance::PlainAddr;
-use crate::config::{MtlsMode, Protocol};
+use crate::config::{Config, MtlsMode, Protocol};
 use crate::http::server::{ServerSettings, serve};
 use crate::http::{Io, Proto};
 use crate::identity::MeshProtocol;
@@ -40,6 +41,13 @@ struct Visit {
     client: SocketAddr,
     destination: SocketAddr,
     peer: Option<SpiffeId>,
+    /// When the peer's proof of that ends.
+    expiry: Option<SystemTime>,
+    /// A sidecar speaks: what it says of its client in `x-weft-*` counts. Not so inside `weft/tcp`, which carries the
+    /// bytes of an app.
+    sidecar: bool,
+    /// Mesh TLS is done, so no mTLS mode takes it back.
+    proven: Arc<AtomicBool>,
     protocol: Protocol,
 }
 
@@ -59,21 +67,37 @@ impl Inbound {
         let _guard = self.drain.guard();
         let _open = self.telemetry.metrics.open();
         tcp::options::tune(&stream);
-        if is_own_port(destination.port()) {
+        // No packet from outside is for loopback: one that came all the same would reach what the app shows nobody else.
+        if is_own_port(destination.port()) || is_never_from_outside(destination.ip(), client.ip()) {
             self.refuse(stream, client, Reason::OwnListener);
             return;
         }
         let protocol = self.config.own().map_or(Protocol::Auto, |own| own.protocol(destination.port()));
         let opaque = self.config.settings().opaque_ports.contains(&destination.port());
         let protocol = if protocol == Protocol::Auto && opaque { Protocol::Tcp } else { protocol };
-        let visit = Visit { client, destination, peer: None, protocol };
+        let visit =
+            Visit { client, destination, peer: None, expiry: None, sidecar: false, proven: Arc::default(), protocol };
         // A security object that is not there yet fails closed (SEMANTICS.md §4).
         let mode = self.config.inbound_policy().map_or(MtlsMode::Refuse, |policy| policy.mode(destination.port()));
         match mode {
             MtlsMode::Refuse => self.refuse(stream, client, Reason::MtlsRequired),
-            MtlsMode::Disable => self.carry(stream, BytesMut::new(), visit).await,
             MtlsMode::Strict => self.strict(stream, visit).await,
-            MtlsMode::Permissive => self.permissive(stream, visit).await,
+            MtlsMode::Disable | MtlsMode::Permissive => {
+                let narrowed = narrowed(self.config.clone(), destination.port(), Arc::clone(&visit.proven));
+                let served = async {
+                    match mode {
+                        MtlsMode::Disable => Arc::clone(&self).carry(stream, BytesMut::new(), visit).await,
+                        _ => Arc::clone(&self).permissive(stream, visit).await,
+                    }
+                };
+                tokio::select! {
+                    () = served => {}
+                    () = narrowed => {
+                        tracing::debug!(%client, %destination, "inbound connection closed: policy no longer allows plain text");
+                        self.telemetry.metrics.refused("inbound", Reason::MtlsRequired);
+                    }
+                }
+            }
         }
     }
 
@@ -97,7 +121,7 @@ impl Inbound {
         let http = is_http(visit.protocol);
         let first = if http {
             // Silence means nothing on a declared HTTP port.
-            stream.read_buf(&mut buf).await.map(|n| if n == 0 { FirstSpeaker::Eof } else { FirstSpeaker::Client })
+            self.first_of_request(&mut stream, &mut buf).await
         } else {
             first_bytes(&mut stream, &mut buf, SILENCE).await
         };
@@ -118,8 +142,9 @@ impl Inbound {
                     },
                     read = app.read_buf(&mut said) => match read {
                         Ok(0) | Err(_) => {
-                            // It hung up on a silent connection: an HTTP client gets another one.
-                            if stream.read_buf(&mut buf).await.is_ok_and(|n| n > 0) {
+                            // It hung up on a silent connection: an HTTP client about to speak gets another one.
+                            let spoke = timeout(FIRST_MESSAGE, stream.read_buf(&mut buf)).await;
+                            if matches!(spoke, Ok(Ok(n)) if n > 0) {
                                 self.permissive_spoke(stream, buf, visit, None).await;
                             }
                         }
@@ -169,9 +194,12 @@ impl Inbound {
             }
         };
         visit.peer = Some(peer.identity().clone());
+        visit.expiry = Some(peer.not_after());
+        visit.proven.store(true, Ordering::Relaxed);
+        visit.sidecar = peer.protocol() != MeshProtocol::Tcp;
         match peer.protocol() {
-            MeshProtocol::H2 => self.http(tls, visit, Proto::H2, Some(peer.not_after())).await,
-            MeshProtocol::H1 => self.http(tls, visit, Proto::H1, Some(peer.not_after())).await,
+            MeshProtocol::H2 => self.http(tls, visit, Proto::H2).await,
+            MeshProtocol::H1 => self.http(tls, visit, Proto::H1).await,
             MeshProtocol::Tcp => Box::pin(self.carry(tls, BytesMut::new(), visit)).await,
         }
     }
@@ -185,7 +213,7 @@ impl Inbound {
         match visit.protocol {
             Protocol::Tcp | Protocol::Tls => self.opaque(Prefixed::new(buf, io), &visit, None).await,
             Protocol::Http | Protocol::Http2 | Protocol::Grpc => {
-                if io.read_buf(&mut buf).await.is_ok_and(|n| n > 0) {
+                if matches!(self.first_of_request(&mut io, &mut buf).await, Ok(FirstSpeaker::Client)) {
                     self.spoke(io, buf, visit, None).await;
                 }
             }
@@ -231,22 +259,26 @@ impl Inbound {
             }
         };
         drop(app);
-        self.http(Prefixed::new(buf, io), visit, proto, None).await;
+        self.http(Prefixed::new(buf, io), visit, proto).await;
     }
 
     /// Requests, until the connection ends, the proxy drains, or the peer's certificate is about to expire.
-    async fn http<IO: Io>(self: Arc<Self>, io: IO, visit: Visit, proto: Proto, expiry: Option<SystemTime>) {
+    async fn http<IO: Io>(self: Arc<Self>, io: IO, visit: Visit, proto: Proto) {
         let meshed = visit.peer.is_some();
         self.telemetry.metrics.connection("inbound", if proto == Proto::H1 { "http/1" } else { "http/2" }, meshed);
-        let settings: &ServerSettings = if meshed { &self.mesh_server } else { &self.server };
+        let settings: &ServerSettings = if visit.sidecar { &self.mesh_server } else { &self.server };
         let (signal, watch) = drain::new();
-        let handler =
-            RequestHandler { inbound: Arc::clone(&self), destination: visit.destination, peer: visit.peer.clone() };
+        let handler = RequestHandler {
+            inbound: Arc::clone(&self),
+            destination: visit.destination,
+            peer: visit.peer.clone(),
+            sidecar: visit.sidecar,
+        };
         // Boxed: the other ways a connection may go should not pay for this one's size.
         let mut served = Box::pin(serve(io, proto, handler, settings, watch));
         let ended = tokio::select! {
             ended = &mut served => ended,
-            () = self.drain_due(expiry) => {
+            () = self.drain_due(visit.expiry) => {
                 signal.start();
                 served.await
             }
@@ -271,6 +303,26 @@ impl Inbound {
         tokio::select! {
             () = self.drain.draining() => {}
             () = expires => {}
+        }
+    }
+
+    /// The first bytes on a port declared HTTP: silence means nothing there, but it does not last for ever.
+    async fn first_of_request<IO>(&self, io: &mut IO, buf: &mut BytesMut) -> std::io::Result<FirstSpeaker>
+    where
+        IO: AsyncRead + Unpin,
+    {
+        let wait = async {
+            tokio::select! {
+                () = tokio::time::sleep(self.server.head_timeout) => {}
+                () = async {
+                    self.drain.draining().await;
+                    tokio::time::sleep(FIRST_MESSAGE).await;
+                } => {}
+            }
+        };
+        tokio::select! {
+            read = io.read_buf(buf) => Ok(if read? == 0 { FirstSpeaker::Eof } else { FirstSpeaker::Client }),
+            () = wait => Ok(FirstSpeaker::Eof),
         }
     }
 
@@ -313,6 +365,26 @@ impl Inbound {
     }
 }
 
+/// Resolves when the port's policy no longer allows a connection that has proven nothing (SEMANTICS.md §4: a policy that
+/// narrows access closes what it no longer allows).
+async fn narrowed(config: Config, port: u16, proven: Arc<AtomicBool>) {
+    let mut changes = config.changes();
+    loop {
+        let mode = config.inbound_policy().map(|policy| policy.mode(port));
+        if matches!(mode, Some(MtlsMode::Strict | MtlsMode::Refuse)) && !proven.load(Ordering::Relaxed) {
+            return;
+        }
+        if changes.changed().await.is_err() {
+            return std::future::pending().await;
+        }
+    }
+}
+
+/// Whether a connection to `destination` cannot have come from outside, and yet `client` is not of this pod.
+fn is_never_from_outside(destination: IpAddr, client: IpAddr) -> bool {
+    (destination.is_loopback() || destination.is_unspecified() || destination.is_multicast()) && !client.is_loopback()
+}
+
 fn is_http(protocol: Protocol) -> bool {
     matches!(protocol, Protocol::Http | Protocol::Http2 | Protocol::Grpc)
 }
@@ -340,6 +412,28 @@ where
             Ok(Ok(_)) => return Err(std::io::ErrorKind::UnexpectedEof.into()),
             Ok(Err(error)) => return Err(error),
             Err(_) => return Err(std::io::ErrorKind::TimedOut.into()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nobody_outside_reaches_what_listens_on_loopback_only() {
+        for (destination, client, refused) in [
+            ("127.0.0.1", "10.0.0.9", true),
+            ("127.8.0.1", "10.0.0.9", true),
+            ("::1", "fd00::9", true),
+            ("0.0.0.0", "10.0.0.9", true),
+            ("224.0.0.1", "10.0.0.9", true),
+            ("10.0.0.7", "10.0.0.9", false),
+            ("fd00::7", "fd00::9", false),
+            ("127.0.0.1", "127.0.0.1", false),
+        ] {
+            let got = is_never_from_outside(destination.parse().unwrap(), client.parse().unwrap());
+            assert_eq!(got, refused, "{client} to {destination}");
         }
     }
 }

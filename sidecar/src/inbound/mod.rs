@@ -74,6 +74,11 @@ impl Inbound {
         request::to_app(self, destination, request).await
     }
 
+    /// Tells of the drain.
+    pub(crate) fn drain(&self) -> &drain::Watch {
+        &self.drain
+    }
+
     fn pool(&self, destination: SocketAddr, proto: Proto) -> Pool {
         let mut pools = self.pools.lock();
         if let Some(pool) = pools.get(&(destination, proto)) {

@@ -35,6 +35,8 @@ pub(super) struct RequestHandler {
     pub(super) destination: SocketAddr,
     /// The verified other end; `None` for plain text.
     pub(super) peer: Option<SpiffeId>,
+    /// A sidecar speaks, and not an app through an opaque mesh connection.
+    pub(super) sidecar: bool,
 }
 
 impl Handler for RequestHandler {
@@ -59,13 +61,14 @@ enum Failure {
 impl RequestHandler {
     async fn answer(&self, mut request: Request) -> Answer {
         let inbound = &self.inbound;
-        if self.peer.is_none() {
-            hygiene::strip_untrusted(request.headers_mut(), false);
+        if !self.sidecar {
+            // Of a meshed app its deadline counts, as it would have outbound; of a stranger nothing.
+            hygiene::strip_untrusted(request.headers_mut(), self.peer.is_some());
         }
         inbound.settings.args.panic_if_asked(request.uri().path());
         let grpc = hygiene::is_grpc(request.headers());
         // The client's sidecar decides whether to sample; a plain client's request begins here.
-        let per_10000 = if self.peer.is_some() { 0 } else { inbound.config.settings().tracing_sample_per_10000 };
+        let per_10000 = if self.sidecar { 0 } else { inbound.config.settings().tracing_sample_per_10000 };
         let mut record = Record::of(&inbound.telemetry, Direction::Inbound, &mut request, per_10000);
         record.mtls = self.peer.is_some();
         record.tries = 1;
@@ -131,7 +134,7 @@ impl RequestHandler {
 
     fn failure(&self, error: &SendError) -> Failure {
         let own = |reason| Failure::Own(OwnAnswer::new(reason, format!("{}: {error}", self.destination)));
-        let meshed = self.peer.is_some();
+        let meshed = self.sidecar;
         tracing::debug!(destination = %self.destination, %error, processed = ?error.processed, "the app gave no response");
         match (&error.kind, error.processed) {
             (SendErrorKind::Overflow { .. }, _) => own(Reason::Overflow),
@@ -201,7 +204,7 @@ async fn send(
     }
     let connect = move || async move {
         let io = tcp::dial_plain(PlainAddr::outside_mesh(destination), timeout).await.map_err(ConnectError::new)?;
-        Ok(Connected { io: Box::new(io), proto })
+        Ok(Connected::new(Box::new(io), proto))
     };
     inbound.pool(destination, proto).send(request, connect).await
 }

@@ -16,7 +16,7 @@ use std::sync::Arc;
 use bytes::BytesMut;
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use super::Outbound;
 use super::opaque::{self, Early};
@@ -24,8 +24,8 @@ use super::request::{RequestHandler, refusal};
 use crate::answer::OwnAnswer;
 use crate::balance::PlainAddr;
 use crate::config::{Backend, Destination, Protocol};
+use crate::http::Proto;
 use crate::http::server::serve;
-use crate::http::{Answer, Handler, Proto, Request};
 use crate::listen::first::{FIRST_MESSAGE, SILENCE, detect_more};
 use crate::listen::{Detected, FirstSpeaker, Prefixed, first_bytes, original_dst};
 use crate::reason::Reason;
@@ -82,7 +82,7 @@ impl Outbound {
         match way {
             Way::Backend(backend, protocol) => self.into_mesh(stream, client, destination, &backend, protocol).await,
             Way::Outside => self.pass_through(stream, destination).await,
-            Way::Refused(own) => self.refuse(stream, client, own).await,
+            Way::Refused(own) => self.refuse(stream, client, destination, own).await,
         }
     }
 
@@ -102,9 +102,16 @@ impl Outbound {
             Protocol::Http | Protocol::Http2 | Protocol::Grpc => {
                 // Declared, so silence means nothing: a throttled client keeps its routing. The server's own limits
                 // on a first head begin with its first byte.
-                match stream.read_buf(&mut buf).await {
-                    Ok(0) | Err(_) => return,
-                    Ok(_) => {}
+                tokio::select! {
+                    read = stream.read_buf(&mut buf) => match read {
+                        Ok(0) | Err(_) => return,
+                        Ok(_) => {}
+                    },
+                    // A drain does not wait for who has nothing to say.
+                    () = async {
+                        self.drain.draining().await;
+                        tokio::time::sleep(FIRST_MESSAGE).await;
+                    } => return,
                 }
             }
             Protocol::Auto => match first_bytes(&mut stream, &mut buf, SILENCE).await {
@@ -154,11 +161,9 @@ impl Outbound {
             },
             dialled = &mut dial => match dialled {
                 Ok(early) => early,
-                // An HTTP client deserves an answer rather than a reset: it may only have been slow to speak.
-                Err(_) => return match stream.read_buf(buf).await {
-                    Ok(0) | Err(_) => First::Over,
-                    Ok(_) => First::Client(None),
-                },
+                // An HTTP client deserves an answer rather than a reset: it may only have been slow to speak. Any other
+                // waits for a server that will never come.
+                Err(_) => return said_at_last(stream, buf).await,
             },
         };
         let mut first = BytesMut::with_capacity(4096);
@@ -170,13 +175,8 @@ impl Outbound {
                 Ok(_) => First::Client(Some(early)),
             },
             read = early.io.read_buf(&mut first) => match read {
-                Ok(0) | Err(_) => {
-                    // The server hung up before anybody spoke: the client may be an HTTP client yet.
-                    match stream.read_buf(buf).await {
-                        Ok(0) | Err(_) => First::Over,
-                        Ok(_) => First::Client(None),
-                    }
-                }
+                // The server hung up before anybody spoke: the client may be an HTTP client yet.
+                Ok(0) | Err(_) => said_at_last(stream, buf).await,
                 Ok(_) => {
                     early.said = first;
                     First::Server(early)
@@ -215,7 +215,13 @@ impl Outbound {
     }
 
     /// HTTP clients get an answer, everybody else a reset.
-    async fn refuse(self: Arc<Self>, mut stream: TcpStream, client: SocketAddr, own: OwnAnswer) {
+    async fn refuse(
+        self: Arc<Self>,
+        mut stream: TcpStream,
+        client: SocketAddr,
+        destination: SocketAddr,
+        own: OwnAnswer,
+    ) {
         tracing::debug!(%client, reason = %own.reason, detail = %own.detail, "outbound connection refused");
         self.telemetry.metrics.refused("outbound", own.reason);
         let mut buf = BytesMut::new();
@@ -226,11 +232,8 @@ impl Outbound {
             tcp::reset(stream);
             return;
         };
-        let stream = Prefixed::new(buf, stream);
-        if let Err(error) = Box::pin(serve(stream, proto, Refusal(own.into()), &self.server, self.drain.clone())).await
-        {
-            tracing::debug!(%client, %error, "outbound connection ended");
-        }
+        // Each request asks again: the control plane may come back while the client keeps its connection.
+        self.http(stream, buf, client, destination, proto).await;
     }
 
     async fn opaque(
@@ -274,12 +277,10 @@ fn proto_of(detected: &Detected) -> Option<Proto> {
     }
 }
 
-/// Answers every request of a connection that leads nowhere.
-#[derive(Clone)]
-struct Refusal(Arc<OwnAnswer>);
-
-impl Handler for Refusal {
-    async fn handle(&self, request: Request) -> Answer {
-        Answer::Response(self.0.response(crate::http::hygiene::is_grpc(request.headers()), true))
+/// There is no server to speak: the client may, for as long as a first message may take.
+async fn said_at_last(stream: &mut TcpStream, buf: &mut BytesMut) -> First {
+    match timeout(FIRST_MESSAGE, stream.read_buf(buf)).await {
+        Ok(Ok(n)) if n > 0 => First::Client(None),
+        _ => First::Over,
     }
 }

@@ -15,6 +15,7 @@ use crate::balance::{EndpointKey, Pick, PickRequest, PlainAddr, TryResult};
 use crate::config::Backend;
 use crate::http::BoxedIo;
 use crate::reason::Reason;
+use crate::resilience::ConnectionGuard;
 use crate::tcp::{self, Abort, Counters};
 use crate::telemetry::Telemetry;
 
@@ -27,12 +28,22 @@ pub(super) struct Early {
     /// What the server has said already.
     pub(super) said: BytesMut,
     pub(super) meshed: bool,
-    /// The endpoint's load.
-    pub(super) held: Pick,
+    /// Kept to the connection's end.
+    pub(super) held: Held,
+}
+
+/// A connection's place in the endpoint's load and under the backend's limit.
+pub(super) struct Held {
+    _pick: Pick,
+    _place: ConnectionGuard,
 }
 
 /// Connects to an endpoint of `backend` for opaque bytes.
 pub(super) async fn dial(outbound: &Outbound, backend: &Arc<Backend>, client: SocketAddr) -> Result<Early, OwnAnswer> {
+    let place = backend
+        .limits
+        .connection()
+        .map_err(|full| OwnAnswer::new(Reason::Overflow, format!("{}: {full}", backend.name)))?;
     let mut tried: SmallVec<[EndpointKey; TRIES]> = SmallVec::new();
     loop {
         let now = tokio::time::Instant::now().into_std();
@@ -57,12 +68,13 @@ pub(super) async fn dial(outbound: &Outbound, backend: &Arc<Backend>, client: So
         let latency = took.saturating_duration_since(now);
         match dialled {
             Ok(io) => {
-                let _ = pick.record(took, latency, TryResult::Success);
+                outbound.record(backend, &pick, took, latency, TryResult::Success);
                 let meshed = !own && endpoint.mesh().is_some();
-                return Ok(Early { io, said: BytesMut::new(), meshed, held: pick });
+                return Ok(Early { io, said: BytesMut::new(), meshed, held: Held { _pick: pick, _place: place } });
             }
             Err(error) => {
-                let _ = pick.record(took, latency, TryResult::Failure);
+                let result = if error.is_ours() { TryResult::Neutral } else { TryResult::Failure };
+                outbound.record(backend, &pick, took, latency, result);
                 tried.push(endpoint.key().clone());
                 if tried.len() == TRIES || !outbound.settings.args.retries.is_on() {
                     return Err(OwnAnswer::new(Reason::ConnectFailed, error.to_string()));

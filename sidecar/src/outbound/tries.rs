@@ -4,7 +4,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use http::request::Parts;
 use http::{Method, StatusCode, Version};
@@ -12,7 +12,7 @@ use smallvec::SmallVec;
 use weft_proto::{SpiffeId, headers};
 
 use super::Outbound;
-use super::upstream::Exchange;
+use super::upstream::{DialError, Exchange};
 use crate::answer::OwnAnswer;
 use crate::balance::{EndpointKey, Finished, Pick, PickRequest, TryResult};
 use crate::config::Backend;
@@ -110,12 +110,10 @@ impl Tries<'_> {
             }
             let judged = self.once(&pick, &parts, body, tunnels).await;
             let ended = tokio::time::Instant::now().into_std();
-            // Switched off for diagnosis: failures are then nobody's.
-            let result = if settings.ejection.is_on() { judged.result } else { TryResult::Neutral };
             if judged.result == TryResult::Silent {
                 self.outbound.upstreams.suspect(&backend.name, pick.endpoint().key());
             }
-            self.note(&pick, pick.record(ended, ended.saturating_duration_since(now), result));
+            self.outbound.record(backend, &pick, ended, ended.saturating_duration_since(now), judged.result);
             let spent = backend.budget.spent_total();
             let replayable = replay.as_ref().is_some_and(Replay::can_replay);
             let next = retry.next_try(&judged.outcome, replayable, &backend.budget, ended, &mut rand::rng());
@@ -145,7 +143,7 @@ impl Tries<'_> {
         record.tries += 1;
         record.endpoint = pick.endpoint().addr().to_string();
         let identity = pick.endpoint().mesh().map(|(_, identity)| identity);
-        record.mtls = identity.is_some();
+        record.mtls = identity.is_some() && !self.outbound.is_own(pick.endpoint().addr());
         identity.map_or("", SpiffeId::as_str).clone_into(&mut record.peer);
     }
 
@@ -172,13 +170,18 @@ impl Tries<'_> {
         };
         judge(sent, pick.endpoint().addr())
     }
+}
 
-    fn note(&self, pick: &Pick, finished: Finished) {
-        if let Finished::Ejected { until } = finished {
-            let seconds = until.saturating_duration_since(tokio::time::Instant::now().into_std()).as_secs_f32();
-            tracing::info!(backend = %self.plan.backend.name, endpoint = %pick.endpoint().addr(), seconds, "endpoint ejected");
-            let metrics = &self.outbound.telemetry.metrics;
-            metrics.of_backend(&metrics.ejections, &self.plan.backend.name.to_string());
+impl Outbound {
+    /// Records how a try went, and reports an ejection.
+    pub(super) fn record(&self, backend: &Backend, pick: &Pick, now: Instant, latency: Duration, result: TryResult) {
+        // Switched off for diagnosis: failures are then nobody's.
+        let result = if self.settings.args.ejection.is_on() { result } else { TryResult::Neutral };
+        if let Finished::Ejected { until } = pick.record(now, latency, result) {
+            let seconds = until.saturating_duration_since(now).as_secs_f32();
+            tracing::info!(backend = %backend.name, endpoint = %pick.endpoint().addr(), seconds, "endpoint ejected");
+            let metrics = &self.telemetry.metrics;
+            metrics.of_backend(&metrics.ejections, &backend.name.to_string());
         }
     }
 }
@@ -203,6 +206,10 @@ fn judge(sent: Result<Response, SendError>, endpoint: SocketAddr) -> Judged {
     let lost = if not_processed { Outcome::NotProcessed } else { Outcome::LostBeforeHead };
     let own = |reason| Err(OwnAnswer::new(reason, format!("{endpoint}: {error}")));
     let (outcome, result, end) = match &error.kind {
+        // Without a certificate or a socket of our own, every endpoint would look dead.
+        SendErrorKind::Connect(error) if error.downcast_ref::<DialError>().is_some_and(DialError::is_ours) => {
+            (Outcome::NotProcessed, TryResult::Neutral, own(Reason::ConnectFailed))
+        }
         SendErrorKind::Connect(_) => (Outcome::NotProcessed, TryResult::Failure, own(Reason::ConnectFailed)),
         SendErrorKind::Overflow { .. } => (Outcome::Overflow, TryResult::Neutral, own(Reason::Overflow)),
         // It goes away politely: another connection, or another endpoint, will do.

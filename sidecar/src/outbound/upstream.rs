@@ -15,10 +15,12 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::sync::{Arc, Weak};
+use std::time::{Duration, SystemTime};
 
 use http::request::Parts;
 use http::{HeaderMap, Method, Version};
 use parking_lot::Mutex;
+use tokio::time::Instant;
 use weft_proto::{EndpointsName, SpiffeId};
 
 use super::Outbound;
@@ -69,6 +71,31 @@ pub enum DialError {
     Handshake(#[from] HandshakeError),
 }
 
+/// A connection just made.
+pub(super) struct Dialled {
+    io: BoxedIo,
+    /// When it is to take no further request; `None` in plain text.
+    expires: Option<Instant>,
+}
+
+/// How long a connection whose peer's certificate ends at `not_after` takes requests: to a tenth of what is left, at most
+/// a minute, before that, as `inbound/` has it, so that both ends begin to drain together.
+fn usable_for(not_after: SystemTime, now: SystemTime) -> Duration {
+    let left = not_after.duration_since(now).unwrap_or_default();
+    // A certificate for centuries must not overflow the clock.
+    (left - (left / 10).min(Duration::from_secs(60))).min(Duration::from_secs(10 * 365 * 86_400))
+}
+
+impl DialError {
+    /// Whether it says something about this proxy and nothing about the endpoint.
+    pub(super) fn is_ours(&self) -> bool {
+        matches!(
+            self,
+            Self::Nowhere | Self::Tcp(tcp::DialError::Exhausted { .. }) | Self::Handshake(HandshakeError::NoSvid)
+        )
+    }
+}
+
 impl Upstreams {
     /// No connections yet.
     pub fn new(identity: IdentityManager, timeouts: Timeouts) -> Self {
@@ -81,16 +108,18 @@ impl Upstreams {
         addr: SocketAddr,
         expected: &SpiffeId,
         protocol: MeshProtocol,
-        connect_timeout: std::time::Duration,
-    ) -> Result<BoxedIo, DialError> {
+        connect_timeout: Duration,
+    ) -> Result<Dialled, DialError> {
         let tcp = tcp::dial_mesh_tcp(addr, connect_timeout).await?;
-        let (tls, _) = self.identity.connect(tcp, expected, protocol).await?;
-        Ok(Box::new(tls))
+        let (tls, peer) = self.identity.connect(tcp, expected, protocol).await?;
+        let expires = Instant::now() + usable_for(peer.not_after(), SystemTime::now());
+        Ok(Dialled { io: Box::new(tls), expires: Some(expires) })
     }
 
-    async fn dial(&self, endpoint: &Endpoint, protocol: MeshProtocol, backend: &Backend) -> Result<BoxedIo, DialError> {
+    async fn dial(&self, endpoint: &Endpoint, protocol: MeshProtocol, backend: &Backend) -> Result<Dialled, DialError> {
         if let Some(addr) = endpoint.plain() {
-            return Ok(Box::new(tcp::dial_plain(addr, backend.connect_timeout).await?));
+            let tcp = tcp::dial_plain(addr, backend.connect_timeout).await?;
+            return Ok(Dialled { io: Box::new(tcp), expires: None });
         }
         match endpoint.mesh() {
             Some((addr, identity)) => self.dial_mesh(addr, identity, protocol, backend.connect_timeout).await,
@@ -100,7 +129,7 @@ impl Upstreams {
 
     /// A connection for opaque bytes.
     pub(super) async fn dial_opaque(&self, endpoint: &Endpoint, backend: &Backend) -> Result<BoxedIo, DialError> {
-        self.dial(endpoint, MeshProtocol::Tcp, backend).await
+        Ok(self.dial(endpoint, MeshProtocol::Tcp, backend).await?.io)
     }
 
     fn pool(&self, backend: &Backend, endpoint: &Endpoint, proto: Proto) -> Pool {
@@ -213,12 +242,9 @@ impl Exchange<'_> {
                 let (outbound, backend, endpoint) =
                     (Arc::clone(&outbound), Arc::clone(&backend), Arc::clone(&endpoint));
                 async move {
-                    let io = outbound
-                        .upstreams
-                        .dial(&endpoint, MeshProtocol::H2, &backend)
-                        .await
-                        .map_err(ConnectError::new)?;
-                    Ok(Connected { io, proto })
+                    let dialled = outbound.upstreams.dial(&endpoint, MeshProtocol::H2, &backend).await;
+                    let Dialled { io, expires } = dialled.map_err(ConnectError::new)?;
+                    Ok(Connected { io, proto, expires })
                 }
             }
         };
@@ -236,7 +262,8 @@ impl Exchange<'_> {
             .upstreams
             .dial(endpoint, MeshProtocol::H1, self.backend)
             .await
-            .map_err(|error| SendError::not_processed(SendErrorKind::Connect(ConnectError::new(error))))?;
+            .map_err(|error| SendError::not_processed(SendErrorKind::Connect(ConnectError::new(error))))?
+            .io;
         let mut response = h1::client::Connection::new(io, h1::HeadLimits::default()).send(request).await?;
         hygiene::strip_all_but_upgrade(response.headers_mut());
         if endpoint.mesh().is_none() {
@@ -329,6 +356,16 @@ mod tests {
     fn two_hosts_are_refused_towards_plain_http2_as_well() {
         let given = parts(Version::HTTP_2, "http://reviews/a", &[("host", "admin")]);
         assert_eq!(to_plain(given, Protocol::Http).unwrap_err(), translate::Conflict::Host);
+    }
+
+    #[test]
+    fn a_connection_takes_requests_until_shortly_before_its_peers_certificate_ends() {
+        let now = SystemTime::now();
+        for (left, usable) in [(0, 0), (10, 9), (600, 540), (86_400, 86_340)] {
+            let not_after = now + Duration::from_secs(left);
+            assert_eq!(usable_for(not_after, now), Duration::from_secs(usable), "{left} s left");
+        }
+        assert_eq!(usable_for(now - Duration::from_secs(1), now), Duration::ZERO);
     }
 
     #[test]

@@ -11,7 +11,7 @@ use weft_proto::ports;
 
 use crate::admin::{self, Surface, View};
 use crate::inbound::Inbound;
-use crate::listen::{Accept, Scope};
+use crate::listen::{Accept, Scope, drain};
 use crate::outbound::Outbound;
 
 /// Connections on their way to one worker. Past it, accepting waits and the kernel's queue fills.
@@ -22,6 +22,8 @@ struct Handed {
     stream: std::net::TcpStream,
     client: SocketAddr,
     direction: Direction,
+    /// Held from the moment it is accepted: a drain waits for those on their way as well.
+    guard: drain::Guard,
 }
 
 #[derive(Clone, Copy)]
@@ -43,6 +45,16 @@ struct Busy(Arc<AtomicUsize>);
 impl Drop for Busy {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Says that a worker's thread has ended, however it did.
+struct Ended(mpsc::Sender<usize>, usize);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        // There is room for one word of each worker.
+        let _ = self.0.try_send(self.1);
     }
 }
 
@@ -93,7 +105,7 @@ pub(super) fn start(
     for (number, handed) in queues.into_iter().enumerate() {
         let (inbound, outbound, seats) = (Arc::clone(&inbound), Arc::clone(&outbound), Arc::clone(&seats));
         let first = first.take();
-        let ended = ended_tx.clone();
+        let ended = Ended(ended_tx.clone(), number);
         std::thread::Builder::new().name(format!("worker-{number}")).spawn(move || {
             let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
                 Ok(runtime) => runtime,
@@ -101,13 +113,13 @@ pub(super) fn start(
                     if let Some((bound, ..)) = first {
                         let _ = bound.send(Err(error));
                     }
-                    let _ = ended.blocking_send(number);
                     return;
                 }
             };
             runtime.block_on(async move {
                 if let Some((bound, stopping, left, view)) = first {
-                    let listening = listen(&seats, &stopping, &left, view);
+                    let listening =
+                        listen(&seats, &stopping, &left, (inbound.drain().clone(), outbound.drain.clone()), view);
                     let failed = listening.is_err();
                     let _ = bound.send(listening);
                     if failed {
@@ -116,7 +128,7 @@ pub(super) fn start(
                 }
                 serve_handed(handed, seats, number, inbound, outbound).await;
             });
-            let _ = ended.blocking_send(number);
+            drop(ended);
         })?;
     }
     match bound.recv() {
@@ -130,6 +142,7 @@ fn listen(
     seats: &Arc<[Seat]>,
     stopping: &watch::Receiver<bool>,
     left: &watch::Sender<usize>,
+    drains: (drain::Watch, drain::Watch),
     view: Arc<dyn View>,
 ) -> std::io::Result<()> {
     let named = |port: u16| {
@@ -144,15 +157,15 @@ fn listen(
     let inbound = Accept::bind(Scope::Any, ports::INBOUND).map_err(named(ports::INBOUND))?;
     let health = admin::bind_any(ports::HEALTH)?;
     tokio::spawn(admin::serve(health, Surface::Health, view));
-    for (accept, direction) in [(outbound, Direction::Outbound), (inbound, Direction::Inbound)] {
-        tokio::spawn(accept_all(accept, direction, Arc::clone(seats), stopping.clone(), left.clone()));
+    for (accept, work) in [(outbound, (Direction::Outbound, drains.1)), (inbound, (Direction::Inbound, drains.0))] {
+        tokio::spawn(accept_all(accept, work, Arc::clone(seats), stopping.clone(), left.clone()));
     }
     Ok(())
 }
 
 async fn accept_all(
     mut accept: Accept,
-    direction: Direction,
+    (direction, drain): (Direction, drain::Watch),
     seats: Arc<[Seat]>,
     mut stopping: watch::Receiver<bool>,
     left: watch::Sender<usize>,
@@ -162,21 +175,21 @@ async fn accept_all(
             accepted = accept.next() => accepted,
             () = async { _ = stopping.wait_for(|stop| *stop).await } => break,
         };
-        hand_over(accepted.0, accepted.1, direction, &seats).await;
+        hand_over(accepted.0, accepted.1, direction, drain.guard(), &seats).await;
     }
     for (stream, client) in accept.into_queued() {
-        hand_over(stream, client, direction, &seats).await;
+        hand_over(stream, client, direction, drain.guard(), &seats).await;
     }
     left.send_modify(|left| *left -= 1);
 }
 
-async fn hand_over(stream: TcpStream, client: SocketAddr, direction: Direction, seats: &[Seat]) {
+async fn hand_over(stream: TcpStream, client: SocketAddr, direction: Direction, guard: drain::Guard, seats: &[Seat]) {
     let Some(seat) = seats.iter().min_by_key(|seat| seat.busy.load(Ordering::Relaxed)) else { return };
     // Registered anew with the other worker's runtime: events then wake the thread that serves.
     match stream.into_std() {
         Ok(stream) => {
             seat.busy.fetch_add(1, Ordering::Relaxed);
-            if seat.queue.send(Handed { stream, client, direction }).await.is_err() {
+            if seat.queue.send(Handed { stream, client, direction, guard }).await.is_err() {
                 seat.busy.fetch_sub(1, Ordering::Relaxed);
             }
         }
@@ -191,7 +204,7 @@ async fn serve_handed(
     inbound: Arc<Inbound>,
     outbound: Arc<Outbound>,
 ) {
-    while let Some(Handed { stream, client, direction }) = handed.recv().await {
+    while let Some(Handed { stream, client, direction, guard }) = handed.recv().await {
         let Some(seat) = seats.get(number) else { return };
         let busy = Busy(Arc::clone(&seat.busy));
         let stream = match TcpStream::from_std(stream) {
@@ -213,7 +226,7 @@ async fn serve_handed(
             if std::panic::AssertUnwindSafe(served).catch_unwind().await.is_err() {
                 tracing::error!(%client, "a panic ended a connection: please report it");
             }
-            drop(busy);
+            drop((busy, guard));
         });
     }
 }

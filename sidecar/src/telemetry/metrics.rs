@@ -109,6 +109,8 @@ pub struct Metrics {
     pub tcp_bytes: Counter,
     /// Access log lines dropped because the queue was full.
     pub log_dropped: Counter,
+    /// Lines of the diagnostic log dropped because nobody reads it.
+    pub diagnostics_dropped: Counter,
     /// When this workload's certificate expires: seconds since 1970.
     pub certificate_expiry: Gauge<i64, AtomicI64>,
 }
@@ -131,6 +133,7 @@ impl Default for Metrics {
             panics: Counter::default(),
             tcp_bytes: Counter::default(),
             log_dropped: Counter::default(),
+            diagnostics_dropped: Counter::default(),
             certificate_expiry: Gauge::default(),
             registry: Mutex::default(),
         };
@@ -158,6 +161,7 @@ impl Default for Metrics {
         registry.register("weft_panics", "Requests ended by a panic", metrics.panics.clone());
         registry.register("weft_tcp_bytes", "Bytes relayed as opaque TCP", metrics.tcp_bytes.clone());
         registry.register("weft_access_log_dropped", "Access log lines dropped", metrics.log_dropped.clone());
+        registry.register("weft_log_dropped", "Log lines dropped", metrics.diagnostics_dropped.clone());
         registry.register(
             "weft_certificate_expiry_seconds",
             "When the workload certificate expires, in seconds since 1970",

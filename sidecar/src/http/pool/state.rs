@@ -43,6 +43,7 @@ struct Shared {
     handle: Handle,
     worker: Worker,
     idle_since: Option<Instant>,
+    expires: Option<Instant>,
 }
 
 struct Waiter {
@@ -157,7 +158,11 @@ impl State {
     fn take_h2(&mut self, worker: Worker, now: Instant) -> Option<(Handle, Permit)> {
         let max_requests = self.max_requests;
         // Dropping a handle only wakes its driver, which closes the connection after its last stream.
-        self.h2.retain_mut(|connection| connection.handle.is_usable() && connection.handle.opened() < max_requests);
+        self.h2.retain_mut(|connection| {
+            // One that has just been opened serves once, whatever its age: refusing it would only open the next.
+            let expired = connection.expires.is_some_and(|expires| now >= expires) && connection.handle.opened() > 0;
+            connection.handle.is_usable() && connection.handle.opened() < max_requests && !expired
+        });
         // Lower is better: without large streams first, then this worker's own, then the fullest (so that others empty).
         let best =
             self.h2.iter_mut().filter(|connection| connection.handle.capacity() > 0).min_by_key(|connection| {
@@ -212,14 +217,20 @@ impl State {
         (None, self.first_waker())
     }
 
-    pub(super) fn made_h2(&mut self, handle: Handle, worker: Worker, now: Instant) -> (u64, Option<Waker>) {
+    pub(super) fn made_h2(
+        &mut self,
+        handle: Handle,
+        worker: Worker,
+        expires: Option<Instant>,
+        now: Instant,
+    ) -> (u64, Option<Waker>) {
         self.connecting -= 1;
         self.open += 1;
         self.expect = Proto::H2;
         self.failed_at = None;
         self.next += 1;
         if !self.draining {
-            self.h2.push(Shared { id: self.next, handle, worker, idle_since: Some(now) });
+            self.h2.push(Shared { id: self.next, handle, worker, idle_since: Some(now), expires });
         }
         (self.next, self.first_waker())
     }

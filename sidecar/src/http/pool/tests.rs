@@ -55,7 +55,7 @@ impl Endpoint {
                 let (_signal, watch) = drain::new();
                 let _ = serve(far, proto, app, &settings, watch).await;
             });
-            std::future::ready(Ok(Connected { io: Box::new(near), proto: me.proto }))
+            std::future::ready(Ok(Connected::new(Box::new(near), me.proto)))
         }
     }
 
@@ -293,7 +293,7 @@ async fn a_large_stream_moves_new_requests_to_another_connection() {
                 let (_signal, watch) = drain::new();
                 let _ = serve(far, Proto::H2, app, &ServerSettings::default(), watch).await;
             });
-            std::future::ready(Ok(Connected { io: Box::new(near), proto: Proto::H2 }))
+            std::future::ready(Ok(Connected::new(Box::new(near), Proto::H2)))
         }
     };
     let opened = Arc::new(AtomicUsize::new(0));
@@ -389,7 +389,7 @@ async fn a_socket_closed_while_idle_is_not_used_even_before_the_runtime_hears_of
     let pool = Pool::new(settings(Proto::H1));
     let connect = move || async move {
         let io = tokio::net::TcpStream::connect(addr).await.map_err(ConnectError::new)?;
-        Ok(Connected { io: Box::new(io), proto: Proto::H1 })
+        Ok(Connected::new(Box::new(io), Proto::H1))
     };
     for _ in 0..2 {
         let response = pool.send(request("/"), connect).await.unwrap();
@@ -410,7 +410,7 @@ async fn unasked_bytes_on_an_idle_connection_end_it() {
         count.fetch_add(1, Ordering::Relaxed);
         let (near, far) = tokio::io::duplex(1024);
         tokio::spawn(impatient(far));
-        std::future::ready(Ok(Connected { io: Box::new(near), proto: Proto::H1 }))
+        std::future::ready(Ok(Connected::new(Box::new(near), Proto::H1)))
     };
     for _ in 0..2 {
         assert_eq!(pool.send(request("/"), connect.clone()).await.unwrap().status(), 200);
@@ -447,7 +447,7 @@ async fn many_workers_never_exceed_the_limit_and_nobody_starves() {
                 let _ = serve(far, proto, app, &ServerSettings::default(), watch).await;
                 now.fetch_sub(1, Ordering::SeqCst);
             });
-            std::future::ready(Ok(Connected { io: Box::new(near), proto }))
+            std::future::ready(Ok(Connected::new(Box::new(near), proto)))
         };
         // As its workers would: each prefers its own connections, all share the limit.
         let settings = PoolSettings { max_connections: 3, per_worker: true, ..settings(proto) };
@@ -470,5 +470,55 @@ async fn many_workers_never_exceed_the_limit_and_nobody_starves() {
         // A connection is counted closed before its far end hears of it, so one may overlap its successor there.
         assert!(most.load(Ordering::SeqCst) <= 4, "{proto:?}: {}", most.load(Ordering::SeqCst));
         assert!(pool.sizes().open <= 3, "{proto:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn from_its_expiry_on_a_connection_takes_no_new_request() {
+    let (endpoint, mut arrivals) = Endpoint::new(Proto::H2);
+    let pool = Pool::new(settings(Proto::H2));
+    let fresh = endpoint.connect();
+    let connect = move || {
+        let connected = fresh();
+        async move {
+            connected
+                .await
+                .map(|connected| Connected { expires: Some(Instant::now() + Duration::from_secs(60)), ..connected })
+        }
+    };
+    let long = tokio::spawn({
+        let (pool, connect) = (pool.clone(), connect.clone());
+        async move { pool.send(get("/long"), connect).await.map(|response| response.status()) }
+    });
+    arrivals.recv().await.unwrap();
+    tokio::time::sleep(Duration::from_secs(61)).await;
+    let after = tokio::spawn({
+        let (pool, connect) = (pool.clone(), connect.clone());
+        async move { pool.send(get("/after"), connect).await.map(|response| response.status()) }
+    });
+    arrivals.recv().await.unwrap();
+    assert_eq!(endpoint.opened(), 2);
+    endpoint.go.notify_one();
+    endpoint.go.notify_one();
+    assert_eq!(
+        (long.await.unwrap().unwrap(), after.await.unwrap().unwrap()),
+        (::http::StatusCode::OK, ::http::StatusCode::OK)
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_that_is_old_when_it_is_opened_serves_once() {
+    let (endpoint, mut arrivals) = Endpoint::new(Proto::H2);
+    let pool = Pool::new(settings(Proto::H2));
+    let fresh = endpoint.connect();
+    let connect = move || {
+        let connected = fresh();
+        async move { connected.await.map(|connected| Connected { expires: Some(Instant::now()), ..connected }) }
+    };
+    for opened in 1..=2 {
+        endpoint.go.notify_one();
+        pool.send(get("/"), connect.clone()).await.unwrap();
+        arrivals.recv().await.unwrap();
+        assert_eq!(endpoint.opened(), opened);
     }
 }

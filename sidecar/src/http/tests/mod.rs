@@ -107,7 +107,7 @@ where
     move || {
         let (near, far) = tokio::io::duplex(size);
         tokio::spawn(server(far));
-        std::future::ready(Ok(Connected { io: Box::new(near), proto }))
+        std::future::ready(Ok(Connected::new(Box::new(near), proto)))
     }
 }
 
