@@ -18,7 +18,7 @@ use std::sync::{Arc, Weak};
 
 use http::Version;
 use parking_lot::Mutex;
-use weft_proto::{EndpointsName, SpiffeId};
+use weft_proto::{EndpointsName, SpiffeId, headers};
 
 use super::Outbound;
 use crate::balance::{Balancer, Endpoint, EndpointKey};
@@ -164,24 +164,24 @@ impl Exchange<'_> {
     }
 
     async fn exchange(&self, endpoint: &Arc<Endpoint>, request: Request) -> Result<Response, SendError> {
-        if self.outbound.is_own(endpoint.addr()) {
-            return self.outbound.inbound.deliver_own(endpoint.addr(), request).await;
-        }
         let client = AppVersion::from(request.version());
+        if self.outbound.is_own(endpoint.addr()) {
+            let inbound = &self.outbound.inbound;
+            if self.tunnels || !self.app_is_h2c() {
+                return inbound.deliver_own(endpoint.addr(), request).await;
+            }
+            let response = inbound.deliver_own(endpoint.addr(), self.for_mesh(request)?).await?;
+            return Ok(for_client(response, client));
+        }
         if self.tunnels {
             return self.tunnel(endpoint, request).await;
         }
         if endpoint.mesh().is_some() {
-            let (parts, body) = request.into_parts();
-            let version = parts.version;
-            let parts = translate::to_mesh_h2(parts, version).map_err(|conflict| unsendable(&conflict))?;
-            let response =
-                self.pooled(endpoint, Proto::H2, Request::from_parts(parts, body)).await?;
-            let (parts, body) = response.into_parts();
-            return Ok(Response::from_parts(translate::response_from_mesh_h2(parts, client), body));
+            let response = self.pooled(endpoint, Proto::H2, self.for_mesh(request)?).await?;
+            return Ok(for_client(response, client));
         }
         let (mut parts, body) = request.into_parts();
-        let proto = if parts.version == Version::HTTP_2 || matches!(self.backend.protocol, Protocol::Http2 | Protocol::Grpc) { Proto::H2 } else { Proto::H1 };
+        let proto = if parts.version == Version::HTTP_2 || self.app_is_h2c() { Proto::H2 } else { Proto::H1 };
         let from_h2 = parts.version == Version::HTTP_2;
         hygiene::strip_untrusted(&mut parts.headers, false);
         if proto == Proto::H2 && !from_h2 {
@@ -193,8 +193,24 @@ impl Exchange<'_> {
             hygiene::strip_hop_by_hop(&mut parts.headers);
         }
         let response = self.pooled(endpoint, proto, Request::from_parts(parts, body)).await?;
-        let (parts, body) = response.into_parts();
-        Ok(Response::from_parts(translate::response_from_mesh_h2(parts, client), body))
+        Ok(for_client(response, client))
+    }
+
+    /// As it travels between sidecars.
+    fn for_mesh(&self, request: Request) -> Result<Request, SendError> {
+        let (parts, body) = request.into_parts();
+        let version = parts.version;
+        let mut parts = translate::to_mesh_h2(parts, version).map_err(|conflict| unsendable(&conflict))?;
+        if self.app_is_h2c() {
+            // Without it the app is spoken to in HTTP/2: what was declared goes before what the client spoke.
+            parts.headers.remove(headers::VERSION);
+        }
+        Ok(Request::from_parts(parts, body))
+    }
+
+    /// The port says that its app speaks HTTP/2 with prior knowledge.
+    fn app_is_h2c(&self) -> bool {
+        matches!(self.backend.protocol, Protocol::Http2 | Protocol::Grpc)
     }
 
     async fn pooled(&self, endpoint: &Arc<Endpoint>, proto: Proto, request: Request) -> Result<Response, SendError> {
@@ -225,6 +241,11 @@ impl Exchange<'_> {
         hygiene::strip_all_but_upgrade(response.headers_mut());
         Ok(response)
     }
+}
+
+fn for_client(response: Response, client: AppVersion) -> Response {
+    let (parts, body) = response.into_parts();
+    Response::from_parts(translate::response_from_mesh_h2(parts, client), body)
 }
 
 fn unsendable(conflict: &translate::Conflict) -> SendError {
