@@ -21,7 +21,7 @@ use http::request::Parts;
 use http::{HeaderMap, Method, Version};
 use parking_lot::Mutex;
 use tokio::time::Instant;
-use weft_proto::{EndpointsName, SpiffeId};
+use weft_proto::{EndpointsName, SpiffeId, headers};
 
 use super::Outbound;
 use crate::balance::{Balancer, Endpoint, EndpointKey};
@@ -209,28 +209,40 @@ impl Exchange<'_> {
     }
 
     async fn exchange(&self, endpoint: &Arc<Endpoint>, request: Request) -> Result<Response, SendError> {
-        if self.outbound.is_own(endpoint.addr()) {
-            return self.outbound.inbound.deliver_own(endpoint.addr(), request).await;
-        }
         let client = AppVersion::from(request.version());
+        if self.outbound.is_own(endpoint.addr()) {
+            let inbound = &self.outbound.inbound;
+            if self.tunnels || !self.app_is_h2c() {
+                return inbound.deliver_own(endpoint.addr(), request).await;
+            }
+            let response = inbound.deliver_own(endpoint.addr(), self.for_mesh(request)?).await?;
+            return Ok(for_client(response, client));
+        }
         if self.tunnels {
             return self.tunnel(endpoint, request).await;
         }
         if endpoint.mesh().is_some() {
-            let (parts, body) = request.into_parts();
-            let version = parts.version;
-            let parts = translate::to_mesh_h2(parts, version).map_err(|conflict| unsendable(&conflict))?;
-            let response = self.pooled(endpoint, Proto::H2, Request::from_parts(parts, body)).await?;
-            let (parts, body) = response.into_parts();
-            return Ok(Response::from_parts(translate::response_from_mesh_h2(parts, client), body));
+            let response = self.pooled(endpoint, Proto::H2, self.for_mesh(request)?).await?;
+            return Ok(for_client(response, client));
         }
         let (parts, body) = request.into_parts();
         let (proto, parts) = to_plain(parts, self.backend.protocol).map_err(|conflict| unsendable(&conflict))?;
-        let response = self.pooled(endpoint, proto, Request::from_parts(parts, body)).await?;
-        let (mut parts, body) = response.into_parts();
+        let mut response = self.pooled(endpoint, proto, Request::from_parts(parts, body)).await?;
         // Nobody vouches for what it says in a sidecar's name: "not processed" would have a POST sent again.
-        hygiene::strip_untrusted(&mut parts.headers, false);
-        Ok(Response::from_parts(translate::response_from_mesh_h2(parts, client), body))
+        hygiene::strip_untrusted(response.headers_mut(), false);
+        Ok(for_client(response, client))
+    }
+
+    /// As it travels between sidecars.
+    fn for_mesh(&self, request: Request) -> Result<Request, SendError> {
+        let (parts, body) = request.into_parts();
+        let version = parts.version;
+        let mut parts = translate::to_mesh_h2(parts, version).map_err(|conflict| unsendable(&conflict))?;
+        if is_h2c(self.backend.protocol) {
+            // Without it the app is spoken to in HTTP/2: what was declared goes before what the client spoke.
+            parts.headers.remove(headers::VERSION);
+        }
+        Ok(Request::from_parts(parts, body))
     }
 
     async fn pooled(&self, endpoint: &Arc<Endpoint>, proto: Proto, request: Request) -> Result<Response, SendError> {
@@ -286,11 +298,7 @@ fn ready_for_tunnel(connects: bool, headers: &mut HeaderMap) {
 /// and one host.
 fn to_plain(mut parts: Parts, declared: Protocol) -> Result<(Proto, Parts), translate::Conflict> {
     let version = parts.version;
-    let proto = if version == Version::HTTP_2 || matches!(declared, Protocol::Http2 | Protocol::Grpc) {
-        Proto::H2
-    } else {
-        Proto::H1
-    };
+    let proto = if version == Version::HTTP_2 || is_h2c(declared) { Proto::H2 } else { Proto::H1 };
     match proto {
         // Also from HTTP/2, where Host may disagree with `:authority`.
         Proto::H2 => parts = translate::to_mesh_h2(parts, version)?,
@@ -299,6 +307,16 @@ fn to_plain(mut parts: Parts, declared: Protocol) -> Result<(Proto, Parts), tran
     // Last, since only mesh peers restore versions.
     hygiene::strip_untrusted(&mut parts.headers, false);
     Ok((proto, parts))
+}
+
+/// The port says that its app speaks HTTP/2 with prior knowledge.
+fn is_h2c(declared: Protocol) -> bool {
+    matches!(declared, Protocol::Http2 | Protocol::Grpc)
+}
+
+fn for_client(response: Response, client: AppVersion) -> Response {
+    let (parts, body) = response.into_parts();
+    Response::from_parts(translate::response_from_mesh_h2(parts, client), body)
 }
 
 fn unsendable(conflict: &translate::Conflict) -> SendError {
