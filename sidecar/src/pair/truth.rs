@@ -233,3 +233,54 @@ async fn five_failures_eject_an_endpoint_and_a_probe_brings_it_back() {
     assert_eq!(client.get("/").await.text(), "back", "the first request after its time is the probe");
     assert_eq!(web.metric("weft_ejections_total", ""), 1);
 }
+
+/// SEMANTICS.md §3 "body replay": what is no longer held is not sent again, and never in part.
+#[tokio::test]
+async fn a_large_body_arrives_whole_or_not_at_all() {
+    let app = App::says("done").await;
+    let (_ca, web, _servers) = mesh(&[nobody().await, app.addr]).await;
+    let body = "b".repeat(1024 * 1024);
+    for _ in 0..20 {
+        let before = app.count();
+        let response = web.connect(VIP).await.post("/", &body).await;
+        match response.head.status() {
+            200 => assert_eq!(app.count(), before + 1),
+            503 => {
+                assert_eq!(response.head.get("x-weft-reason"), Some("connect-failed"));
+                assert_eq!(app.count(), before);
+            }
+            status => panic!("{status}: {response:?}"),
+        }
+    }
+    assert!(app.count() > 0 && app.requests().iter().all(|seen| seen.body.len() == body.len()));
+}
+
+/// A sidecar is killed: its connections are reset, with requests on them.
+#[tokio::test]
+async fn a_sidecar_that_is_killed_costs_only_what_may_have_run() {
+    for (method, status) in [("GET", 200), ("POST", 502)] {
+        let hold = App::raw(|mut wire, log| async move {
+            while let Some(request) = wire.request().await {
+                log.requests.lock().push(request);
+                let _ = wire.more().await;
+            }
+        })
+        .await;
+        let other = App::says("other").await;
+        let (ca, web, mut servers) = mesh(&[hold.addr]).await;
+        let endpoint = v1::Endpoint { mesh_tls: true, identity: servers[0].identity.clone(), ..plain(hold.addr) };
+        let mut client = web.connect(VIP).await;
+        client.send(format!("{method} / HTTP/1.1\r\nhost: reviews\r\ncontent-length: 1\r\n\r\nx")).await;
+        while hold.count() == 0 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        let second = Sidecar::new(&ca, "reviews");
+        web.endpoints(REVIEWS, &[endpoint, second.meshed(other.addr).await]);
+        drop(servers.pop());
+        let response = client.response().await;
+        assert_eq!(response.head.status(), status, "{method}: {response:?}");
+        for _ in 0..20 {
+            assert_eq!(client.post("/", "x").await.text(), "other", "{method}");
+        }
+    }
+}

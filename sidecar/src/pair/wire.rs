@@ -304,8 +304,15 @@ impl App {
     pub(super) async fn h2(
         answer: impl Fn(&http::request::Parts, &Bytes) -> Answer2 + Send + Sync + 'static,
     ) -> Self {
+        Self::h2_at("127.0.0.1:0".parse().unwrap(), answer).await
+    }
+
+    pub(super) async fn h2_at(
+        addr: SocketAddr,
+        answer: impl Fn(&http::request::Parts, &Bytes) -> Answer2 + Send + Sync + 'static,
+    ) -> Self {
         let answer = Arc::new(answer);
-        Self::raw(move |wire, log| {
+        Self::at(addr, move |wire, log| {
             let answer = Arc::clone(&answer);
             async move {
                 let Ok(mut connection) = h2::server::handshake(wire.stream).await else { return };
