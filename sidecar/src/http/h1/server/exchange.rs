@@ -172,8 +172,12 @@ impl Exchange {
             response
         };
         let (mut parts, body) = response.into_parts();
-        if tunnel.is_some() && (switches || connects) {
-            self.tunnel = tunnel;
+        if let Some(mut tunnel) = tunnel
+            && (switches || connects)
+        {
+            // The body has nothing to say any more, but what rides in it (load, limits) lasts as long as the tunnel.
+            tunnel.guard = Some(Box::new((tunnel.guard.take(), body)));
+            self.tunnel = Some(tunnel);
             parts.version = Version::HTTP_11;
             let become_ = if switches { encode::Connection::Upgrade } else { encode::Connection::KeepAlive };
             wire.queue.write(|dst| encode_response(dst, &parts, &self.method, Framing::None, become_));
