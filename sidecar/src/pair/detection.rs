@@ -200,11 +200,12 @@ async fn without_a_policy_nobody_comes_in() {
 #[tokio::test]
 async fn a_server_of_another_identity_gets_not_one_byte_in_plain_text() {
     let ca = TestCa::new("weft.local");
-    let (web, ratings, reviews) = (Sidecar::new(&ca, "web"), Sidecar::new(&ca, "ratings"), Sidecar::new(&ca, "reviews"));
+    let (web, ratings, reviews) =
+        (Sidecar::new(&ca, "web"), Sidecar::new(&ca, "ratings"), Sidecar::new(&ca, "reviews"));
     let (wrong, right) = (App::says("wrong").await, App::says("right").await);
     let impostor = v1::Endpoint { identity: reviews.identity.clone(), ..ratings.meshed(wrong.addr).await };
     web.service(|_| {});
-    web.endpoints(REVIEWS, &[impostor.clone()]);
+    web.endpoints(REVIEWS, std::slice::from_ref(&impostor));
     let mut client = web.connect(VIP).await;
     let response = client.post("/", "secret").await;
     assert_eq!((response.head.status(), response.head.get("x-weft-reason")), (503, Some("connect-failed")));
@@ -234,7 +235,8 @@ async fn a_server_of_another_identity_gets_not_one_byte_in_plain_text() {
 #[tokio::test]
 async fn an_endpoint_of_another_identity_is_ejected_like_one_that_cannot_be_reached() {
     let ca = TestCa::new("weft.local");
-    let (web, ratings, reviews) = (Sidecar::new(&ca, "web"), Sidecar::new(&ca, "ratings"), Sidecar::new(&ca, "reviews"));
+    let (web, ratings, reviews) =
+        (Sidecar::new(&ca, "web"), Sidecar::new(&ca, "ratings"), Sidecar::new(&ca, "reviews"));
     let (wrong, right) = (App::says("wrong").await, App::says("right").await);
     let impostor = v1::Endpoint { identity: reviews.identity.clone(), ..ratings.meshed(wrong.addr).await };
     web.service(|_| {});

@@ -56,7 +56,8 @@ async fn a_bidirectional_stream_talks_in_turns_and_ends_with_trailers() {
     let pair = Pair::new(app).await;
     let mut client = pair.connect().await.h2().await.ready().await.unwrap();
     let (response, mut send) = client.send_request(call("/pkg.Svc/Chat"), false).unwrap();
-    let mut recv = timeout(Duration::from_secs(5), response).await.expect("a head before any data").unwrap().into_body();
+    let mut recv =
+        timeout(Duration::from_secs(5), response).await.expect("a head before any data").unwrap().into_body();
     for number in 0..100 {
         let message = Bytes::from(format!("message {number}"));
         send.send_data(message.clone(), false).unwrap();
@@ -199,4 +200,19 @@ async fn an_http_1_client_reaches_an_app_declared_h2c() {
         }
     }
     assert!(pair.app.requests().iter().all(|seen| seen.head.get("x-weft-version").is_none()));
+}
+
+/// CONNECT inside HTTP/2 (and RFC 8441) is not offered: it is answered, and costs nothing else.
+#[tokio::test]
+async fn connect_over_http_2_is_answered_and_the_connection_lives_on() {
+    let app = App::h2(|_, _| Answer2 { status: 200, body: "fine".into(), ..Answer2::default() }).await;
+    let pair = Pair::new(app).await;
+    let client = pair.connect().await.h2().await;
+    let request = Request::connect("db:5432").body(Bytes::new()).unwrap();
+    match ask_h2(&client, request).await {
+        Ok((response, _)) => assert!(response.status().is_client_error() || response.status().is_server_error()),
+        Err(error) => assert!(error.is_reset(), "{error}"),
+    }
+    let request = Request::from_parts(call("/").into_parts().0, Bytes::new());
+    assert_eq!(ask_h2(&client, request).await.unwrap().0.body(), "fine");
 }

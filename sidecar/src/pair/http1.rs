@@ -93,7 +93,8 @@ async fn hop_by_hop_fields_stay_on_their_hop() {
 
 #[tokio::test]
 async fn trailers_travel_both_ways() {
-    let answer = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\ntrailer: x-sum\r\n\r\n5\r\nhello\r\n0\r\nx-sum: 7\r\n\r\n";
+    let answer =
+        "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\ntrailer: x-sum\r\n\r\n5\r\nhello\r\n0\r\nx-sum: 7\r\n\r\n";
     let pair = Pair::new(App::http1(move |_| answer.into()).await).await;
     let request = "POST / HTTP/1.1\r\nhost: reviews\r\nte: trailers\r\ntransfer-encoding: chunked\r\n\r\n\
                    3\r\nabc\r\n0\r\nx-count: 3\r\n\r\n";

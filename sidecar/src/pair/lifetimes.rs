@@ -136,7 +136,8 @@ async fn a_head_up_to_the_limit_passes_both_sidecars_and_a_larger_one_costs_only
     let pair = Pair::new(app).await;
     for size in [15_000, 30_000, 60_000, 64_000] {
         let fill = "q".repeat(size);
-        let response = pair.connect().await.ask(format!("GET / HTTP/1.1\r\nhost: reviews\r\nx-fill: {fill}\r\n\r\n")).await;
+        let response =
+            pair.connect().await.ask(format!("GET / HTTP/1.1\r\nhost: reviews\r\nx-fill: {fill}\r\n\r\n")).await;
         assert_eq!(response.head.status(), 200, "a request head of {size}: {:?}", response.head);
         let request = format!("GET / HTTP/1.1\r\nhost: reviews\r\nx-want: {size}\r\n\r\n");
         let response = pair.connect().await.ask(request).await;
@@ -233,7 +234,11 @@ async fn nothing_is_left_behind() {
             match (round + number) % 6 {
                 0 => client.send("GET /slow HTTP/1.1\r\nhost: reviews\r\n\r\n").await,
                 1 => client.send("POST /slow HTTP/1.1\r\nhost: reviews\r\ncontent-length: 9\r\n\r\nx").await,
-                2 => client.send("GET /slow HTTP/1.1\r\nhost: reviews\r\nconnection: upgrade\r\nupgrade: x\r\n\r\n").await,
+                2 => {
+                    client
+                        .send("GET /slow HTTP/1.1\r\nhost: reviews\r\nconnection: upgrade\r\nupgrade: x\r\n\r\n")
+                        .await
+                }
                 3 => client.send("GE").await,
                 4 => client.send("not http\r\n\r\n").await,
                 _ => assert_eq!(client.get("/").await.head.status(), 200),

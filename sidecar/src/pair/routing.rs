@@ -17,11 +17,8 @@ fn path(exact: &str) -> v1::HttpMatch {
 
 fn answer(status: u32) -> v1::RouteRule {
     let fixed = v1::FixedAnswer { status, detail: "backend shop/nowhere does not exist".into() };
-    let target = v1::WeightedTarget {
-        weight: 1,
-        target: Some(v1::weighted_target::Target::Answer(fixed)),
-        filters: Vec::new(),
-    };
+    let target =
+        v1::WeightedTarget { weight: 1, target: Some(v1::weighted_target::Target::Answer(fixed)), filters: Vec::new() };
     v1::RouteRule { targets: vec![target], ..rule(&[]) }
 }
 

@@ -91,7 +91,9 @@ async fn one_dies_at_work() -> (App, App) {
 
 #[tokio::test]
 async fn an_app_lost_at_work_is_asked_again_elsewhere_only_if_that_is_safe() {
-    for (method, status, runs) in [("GET", 200, 2), ("PUT", 200, 2), ("DELETE", 200, 2), ("POST", 502, 1), ("PATCH", 502, 1)] {
+    for (method, status, runs) in
+        [("GET", 200, 2), ("PUT", 200, 2), ("DELETE", 200, 2), ("POST", 502, 1), ("PATCH", 502, 1)]
+    {
         let (first, second) = one_dies_at_work().await;
         let (_ca, web, _servers) = mesh(&[first.addr, second.addr]).await;
         let request = format!("{method} / HTTP/1.1\r\nhost: reviews\r\ncontent-length: 2\r\n\r\nab");
@@ -267,8 +269,10 @@ async fn a_sidecar_that_is_killed_costs_only_what_may_have_run() {
         })
         .await;
         let other = App::says("other").await;
-        let (ca, web, mut servers) = mesh(&[hold.addr]).await;
-        let endpoint = v1::Endpoint { mesh_tls: true, identity: servers[0].identity.clone(), ..plain(hold.addr) };
+        let (ca, web, _) = mesh(&[]).await;
+        let first = Sidecar::new(&ca, "reviews");
+        let endpoint = first.meshed(hold.addr).await;
+        web.endpoints(REVIEWS, std::slice::from_ref(&endpoint));
         let mut client = web.connect(VIP).await;
         client.send(format!("{method} / HTTP/1.1\r\nhost: reviews\r\ncontent-length: 1\r\n\r\nx")).await;
         while hold.count() == 0 {
@@ -276,11 +280,33 @@ async fn a_sidecar_that_is_killed_costs_only_what_may_have_run() {
         }
         let second = Sidecar::new(&ca, "reviews");
         web.endpoints(REVIEWS, &[endpoint, second.meshed(other.addr).await]);
-        drop(servers.pop());
+        drop(first);
         let response = client.response().await;
         assert_eq!(response.head.status(), status, "{method}: {response:?}");
         for _ in 0..20 {
             assert_eq!(client.post("/", "x").await.text(), "other", "{method}");
         }
+    }
+}
+
+#[tokio::test]
+async fn a_body_held_back_by_expect_is_asked_for_by_the_endpoint_that_takes_it() {
+    let app = App::raw(|mut wire, log| async move {
+        while let Ok(head) = wire.try_head().await {
+            wire.send("HTTP/1.1 100 Continue\r\n\r\n").await;
+            let (body, trailers) = wire.content(&head, false).await.unwrap();
+            log.requests.lock().push(super::wire::Message { head, body, trailers });
+            wire.send(ok("done")).await;
+        }
+    })
+    .await;
+    let (_ca, web, _servers) = mesh(&[nobody().await, app.addr]).await;
+    for number in 1..=10 {
+        let mut client = web.connect(VIP).await;
+        client.send("POST / HTTP/1.1\r\nhost: reviews\r\nexpect: 100-continue\r\ncontent-length: 4\r\n\r\n").await;
+        assert_eq!(client.head().await.status(), 100, "request {number}");
+        client.send("body").await;
+        assert_eq!(client.response().await.text(), "done");
+        assert_eq!((app.count(), app.requests().pop().unwrap().text()), (number, "body"));
     }
 }

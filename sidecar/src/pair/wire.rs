@@ -43,10 +43,6 @@ impl Head {
         self.start.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or_default()
     }
 
-    pub(super) fn method(&self) -> &str {
-        self.start.split(' ').next().unwrap_or_default()
-    }
-
     pub(super) fn path(&self) -> &str {
         self.start.split(' ').nth(1).unwrap_or_default()
     }
@@ -253,10 +249,7 @@ impl App {
         Self::at("127.0.0.1:0".parse().unwrap(), script).await
     }
 
-    pub(super) async fn at<F>(
-        addr: SocketAddr,
-        script: impl Fn(Wire, Arc<Log>) -> F + Send + Sync + 'static,
-    ) -> Self
+    pub(super) async fn at<F>(addr: SocketAddr, script: impl Fn(Wire, Arc<Log>) -> F + Send + Sync + 'static) -> Self
     where
         F: Future<Output = ()> + Send + 'static,
     {
@@ -301,9 +294,7 @@ impl App {
     }
 
     /// HTTP/2 with prior knowledge: each request's head and body to what is answered.
-    pub(super) async fn h2(
-        answer: impl Fn(&http::request::Parts, &Bytes) -> Answer2 + Send + Sync + 'static,
-    ) -> Self {
+    pub(super) async fn h2(answer: impl Fn(&http::request::Parts, &Bytes) -> Answer2 + Send + Sync + 'static) -> Self {
         Self::h2_at("127.0.0.1:0".parse().unwrap(), answer).await
     }
 
