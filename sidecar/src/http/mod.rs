@@ -108,7 +108,7 @@ pub struct TunnelEnd {
     pub io: BoxedIo,
     /// Bytes of the tunnel that were already read behind the head.
     pub read: Bytes,
-    /// The pool's count of this connection.
+    /// What lasts as long as the tunnel: the pool's count of this connection, and what rode in the response's body.
     pub(crate) guard: Option<Box<dyn Send>>,
 }
 

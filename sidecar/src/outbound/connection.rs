@@ -14,6 +14,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use bytes::BytesMut;
+use parking_lot::Mutex;
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
@@ -135,10 +136,10 @@ impl Outbound {
         }
         let Ok(detected) = detect_more(&mut stream, &mut buf, Instant::now() + FIRST_MESSAGE).await else { return };
         match proto_of(&detected) {
-            Some(proto) => self.http(stream, buf, client, destination, proto).await,
+            Some(proto) => self.http(stream, buf, client, destination, proto, None).await,
             // Declared HTTP, and it is not: the engine says so to the client.
             None if protocol != Protocol::Auto && !matches!(detected, Detected::Tls) => {
-                self.http(stream, buf, client, destination, Proto::H1).await;
+                self.http(stream, buf, client, destination, Proto::H1, None).await;
             }
             None => self.opaque(stream, buf, client, backend, None).await,
         }
@@ -192,9 +193,11 @@ impl Outbound {
         client: SocketAddr,
         destination: SocketAddr,
         proto: Proto,
+        refused: Option<OwnAnswer>,
     ) {
         self.telemetry.metrics.connection("outbound", if proto == Proto::H1 { "http/1" } else { "http/2" }, false);
-        let handler = RequestHandler { outbound: Arc::clone(&self), destination, client };
+        let handler =
+            RequestHandler { outbound: Arc::clone(&self), destination, client, refused: Arc::new(Mutex::new(refused)) };
         // Boxed: the other ways a connection may go should not pay for this one's size.
         let served = Box::pin(serve(Prefixed::new(buf, stream), proto, handler, &self.server, self.drain.clone()));
         if let Err(error) = served.await {
@@ -232,8 +235,9 @@ impl Outbound {
             tcp::reset(stream);
             return;
         };
-        // Each request asks again: the control plane may come back while the client keeps its connection.
-        self.http(stream, buf, client, destination, proto).await;
+        // The first request has waited for its answer already. Each further one asks again: the control plane may come back
+        // while the client keeps its connection.
+        self.http(stream, buf, client, destination, proto, Some(own)).await;
     }
 
     async fn opaque(

@@ -10,6 +10,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use parking_lot::Mutex;
 use weft_proto::headers;
 
 use super::Outbound;
@@ -29,6 +30,8 @@ pub(super) struct RequestHandler {
     pub(super) outbound: Arc<Outbound>,
     pub(super) destination: SocketAddr,
     pub(super) client: SocketAddr,
+    /// What the first request is answered, where the connection itself has already waited in vain.
+    pub(super) refused: Arc<Mutex<Option<OwnAnswer>>>,
 }
 
 impl Handler for RequestHandler {
@@ -71,6 +74,9 @@ impl RequestHandler {
     }
 
     async fn forward(&self, mut request: Request, record: &mut Record) -> Result<Kept, OwnAnswer> {
+        if let Some(own) = self.refused.lock().take() {
+            return Err(own);
+        }
         let now = tokio::time::Instant::now().into_std();
         let (service, port) = match self.outbound.config.destination(self.destination).await {
             Destination::Service { service, port } => (service, port),

@@ -212,7 +212,7 @@ impl Exchange<'_> {
         let client = AppVersion::from(request.version());
         if self.outbound.is_own(endpoint.addr()) {
             let inbound = &self.outbound.inbound;
-            if self.tunnels || !self.app_is_h2c() {
+            if self.tunnels || !is_h2c(self.backend.protocol) {
                 return inbound.deliver_own(endpoint.addr(), request).await;
             }
             let response = inbound.deliver_own(endpoint.addr(), self.for_mesh(request)?).await?;

@@ -205,7 +205,7 @@ async fn a_server_of_another_identity_gets_not_one_byte_in_plain_text() {
     let (wrong, right) = (App::says("wrong").await, App::says("right").await);
     let impostor = v1::Endpoint { identity: reviews.identity.clone(), ..ratings.meshed(wrong.addr).await };
     web.service(|_| {});
-    web.endpoints(REVIEWS, &[impostor.clone()]);
+    web.endpoints(REVIEWS, std::slice::from_ref(&impostor));
     let mut client = web.connect(VIP).await;
     let response = client.post("/", "secret").await;
     assert_eq!((response.head.status(), response.head.get("x-weft-reason")), (503, Some("connect-failed")));
@@ -230,6 +230,42 @@ async fn a_server_of_another_identity_gets_not_one_byte_in_plain_text() {
         assert!(seen.body.starts_with(&[0x16, 3]), "a TLS record");
         assert!(!seen.body.windows(6).any(|bytes| bytes == b"secret"));
     }
+}
+
+#[tokio::test]
+async fn an_endpoint_of_another_identity_is_ejected_like_one_that_cannot_be_reached() {
+    let ca = TestCa::new("weft.local");
+    let (web, ratings, reviews) =
+        (Sidecar::new(&ca, "web"), Sidecar::new(&ca, "ratings"), Sidecar::new(&ca, "reviews"));
+    let (wrong, right) = (App::says("wrong").await, App::says("right").await);
+    let impostor = v1::Endpoint { identity: reviews.identity.clone(), ..ratings.meshed(wrong.addr).await };
+    web.service(|_| {});
+    web.endpoints(REVIEWS, &[impostor, reviews.meshed(right.addr).await]);
+    let mut client = web.connect(VIP).await;
+    for _ in 0..1000 {
+        assert_eq!(client.post("/", "x").await.text(), "right");
+        if web.metric("weft_ejections_total", REVIEWS) == 1 {
+            break;
+        }
+        // A failing endpoint is offered a request every 50 ms.
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert_eq!(web.metric("weft_ejections_total", REVIEWS), 1);
+    assert_eq!(wrong.connections(), 0);
+}
+
+#[tokio::test]
+async fn a_peer_that_is_slow_to_begin_is_still_a_peer() {
+    let ca = TestCa::new("weft.local");
+    let reviews = Sidecar::new(&ca, "reviews");
+    let app = App::says("in").await;
+    reviews.own_port(app.addr.port(), Protocol::Auto, MtlsMode::Permissive);
+    let stream = TcpStream::connect(reviews.listen_for(app.addr).await).await.unwrap();
+    // The app has been dialled by then, and has said nothing.
+    tokio::time::sleep(Duration::from_millis(40)).await;
+    let expected = ca.id("shop", "reviews");
+    ca.manager("shop", "web").connect(stream, &expected, MeshProtocol::H2).await.unwrap();
+    assert_eq!(app.connections(), 1);
 }
 
 #[tokio::test]

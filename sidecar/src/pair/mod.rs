@@ -16,7 +16,10 @@
 mod control_plane;
 mod detection;
 mod drain;
+mod grpc;
 mod http1;
+mod lifetimes;
+mod opaque;
 mod routing;
 mod streams;
 mod truth;
@@ -240,8 +243,10 @@ impl Sidecar {
         let address = listener.local_addr().unwrap();
         let inbound = Arc::clone(&self.inbound);
         self.tasks.lock().push(tokio::spawn(async move {
+            // They die with this task, as connections do with a sidecar that is killed.
+            let mut connections = tokio::task::JoinSet::new();
             while let Ok((stream, client)) = listener.accept().await {
-                tokio::spawn(Arc::clone(&inbound).serve_to(stream, client, app));
+                connections.spawn(Arc::clone(&inbound).serve_to(stream, client, app));
             }
         }));
         address

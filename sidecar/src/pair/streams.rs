@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
+use weft_proto::v1;
 
 use super::wire::{App, End, Wire, ok};
 use super::{Pair, REVIEWS, Sidecar, VIP, plain};
@@ -63,6 +64,56 @@ async fn a_websocket_echoes_through_both_sidecars_and_closes_half_by_half() {
         let protocol = "protocol=\"http/1\",mtls=\"true\"";
         assert_eq!(pair.reviews.metric("weft_connections_total", protocol), u64::from(meshed));
     }
+}
+
+#[tokio::test]
+async fn a_stranger_may_upgrade_where_strangers_may_come() {
+    let pair = Pair::new(echo_app().await).await;
+    let mut stranger = pair.reviews.connect_inbound(pair.app.addr).await;
+    upgrade(&mut stranger).await;
+    stranger.send("frame").await;
+    assert_eq!(stranger.take(5).await, "frame");
+    assert_eq!(pair.app.only().head.get("x-forwarded-client-cert"), None);
+    upgrade(&mut pair.connect().await).await;
+    let seen = pair.app.requests().pop().unwrap();
+    assert!(seen.head.get("x-forwarded-client-cert").is_some_and(|cert| cert.ends_with("/sa/web")));
+}
+
+/// A tunnel is a request for as long as it is open: limits and load count it.
+#[tokio::test]
+async fn an_open_websocket_counts_against_the_limit_until_it_ends() {
+    let pair = Pair::new(echo_app().await).await;
+    pair.web.service(|port| {
+        let limits = v1::Limits { max_requests: 1, ..v1::Limits::default() };
+        port.policy = Some(v1::BackendPolicy { limits: Some(limits), ..v1::BackendPolicy::default() });
+    });
+    for _ in 0..2 {
+        let mut first = pair.connect().await;
+        upgrade(&mut first).await;
+        let second = pair.connect().await.get("/").await;
+        assert_eq!((second.head.status(), second.head.get("x-weft-reason")), (503, Some("overflow")));
+        first.stream.shutdown().await.unwrap();
+        assert_eq!(first.take(3).await, "bye");
+        assert_eq!(first.end().await, End::Closed);
+        drop(first);
+        while pair.web.metric("weft_connections_open", "") > 0 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_drain_waits_for_an_open_websocket() {
+    let pair = Pair::new(echo_app().await).await;
+    let mut client = pair.connect().await;
+    upgrade(&mut client).await;
+    let mut over = Box::pin(pair.reviews.inbound_drain.drain());
+    assert!(timeout(Duration::from_millis(50), &mut over).await.is_err());
+    client.send("frame").await;
+    assert_eq!(client.take(5).await, "frame");
+    client.stream.shutdown().await.unwrap();
+    assert_eq!(client.take(3).await, "bye");
+    timeout(Duration::from_secs(5), over).await.expect("nothing is left");
 }
 
 #[tokio::test]
@@ -183,9 +234,9 @@ async fn a_large_upload_and_a_large_download_share_a_connection() {
     let pattern: Vec<u8> = (0..SIZE).map(|at| (at / 7) as u8).collect();
     let both = async {
         tokio::join!(async { write.write_all(&pattern).await.unwrap() }, async {
-            let mut head = vec![0; 19];
-            read.read_exact(&mut head[..15]).await.unwrap();
-            assert_eq!(&head[..15], b"HTTP/1.1 200 OK");
+            let mut head = [0; 15];
+            read.read_exact(&mut head).await.unwrap();
+            assert_eq!(&head, b"HTTP/1.1 200 OK");
             let mut got = Vec::with_capacity(SIZE + 256);
             while got.len() < SIZE || !got.ends_with(&pattern[SIZE - 64..]) {
                 assert_ne!(read.read_buf(&mut got).await.unwrap(), 0);

@@ -235,3 +235,78 @@ async fn five_failures_eject_an_endpoint_and_a_probe_brings_it_back() {
     assert_eq!(client.get("/").await.text(), "back", "the first request after its time is the probe");
     assert_eq!(web.metric("weft_ejections_total", ""), 1);
 }
+
+/// SEMANTICS.md §3 "body replay": what is no longer held is not sent again, and never in part.
+#[tokio::test]
+async fn a_large_body_arrives_whole_or_not_at_all() {
+    let app = App::says("done").await;
+    let (_ca, web, _servers) = mesh(&[nobody().await, app.addr]).await;
+    let body = "b".repeat(1024 * 1024);
+    for _ in 0..20 {
+        let before = app.count();
+        let response = web.connect(VIP).await.post("/", &body).await;
+        match response.head.status() {
+            200 => assert_eq!(app.count(), before + 1),
+            503 => {
+                assert_eq!(response.head.get("x-weft-reason"), Some("connect-failed"));
+                assert_eq!(app.count(), before);
+            }
+            status => panic!("{status}: {response:?}"),
+        }
+    }
+    assert!(app.count() > 0 && app.requests().iter().all(|seen| seen.body.len() == body.len()));
+}
+
+/// A sidecar is killed: its connections are reset, with requests on them.
+#[tokio::test]
+async fn a_sidecar_that_is_killed_costs_only_what_may_have_run() {
+    for (method, status) in [("GET", 200), ("POST", 502)] {
+        let hold = App::raw(|mut wire, log| async move {
+            while let Some(request) = wire.request().await {
+                log.requests.lock().push(request);
+                let _ = wire.more().await;
+            }
+        })
+        .await;
+        let other = App::says("other").await;
+        let (ca, web, _) = mesh(&[]).await;
+        let first = Sidecar::new(&ca, "reviews");
+        let endpoint = first.meshed(hold.addr).await;
+        web.endpoints(REVIEWS, std::slice::from_ref(&endpoint));
+        let mut client = web.connect(VIP).await;
+        client.send(format!("{method} / HTTP/1.1\r\nhost: reviews\r\ncontent-length: 1\r\n\r\nx")).await;
+        while hold.count() == 0 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        let second = Sidecar::new(&ca, "reviews");
+        web.endpoints(REVIEWS, &[endpoint, second.meshed(other.addr).await]);
+        drop(first);
+        let response = client.response().await;
+        assert_eq!(response.head.status(), status, "{method}: {response:?}");
+        for _ in 0..20 {
+            assert_eq!(client.post("/", "x").await.text(), "other", "{method}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_body_held_back_by_expect_is_asked_for_by_the_endpoint_that_takes_it() {
+    let app = App::raw(|mut wire, log| async move {
+        while let Ok(head) = wire.try_head().await {
+            wire.send("HTTP/1.1 100 Continue\r\n\r\n").await;
+            let (body, trailers) = wire.content(&head, false).await.unwrap();
+            log.requests.lock().push(super::wire::Message { head, body, trailers });
+            wire.send(ok("done")).await;
+        }
+    })
+    .await;
+    let (_ca, web, _servers) = mesh(&[nobody().await, app.addr]).await;
+    for number in 1..=10 {
+        let mut client = web.connect(VIP).await;
+        client.send("POST / HTTP/1.1\r\nhost: reviews\r\nexpect: 100-continue\r\ncontent-length: 4\r\n\r\n").await;
+        assert_eq!(client.head().await.status(), 100, "request {number}");
+        client.send("body").await;
+        assert_eq!(client.response().await.text(), "done");
+        assert_eq!((app.count(), app.requests().pop().unwrap().text()), (number, "body"));
+    }
+}

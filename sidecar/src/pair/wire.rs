@@ -43,10 +43,6 @@ impl Head {
         self.start.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or_default()
     }
 
-    pub(super) fn method(&self) -> &str {
-        self.start.split(' ').next().unwrap_or_default()
-    }
-
     pub(super) fn path(&self) -> &str {
         self.start.split(' ').nth(1).unwrap_or_default()
     }
@@ -299,8 +295,15 @@ impl App {
 
     /// HTTP/2 with prior knowledge: each request's head and body to what is answered.
     pub(super) async fn h2(answer: impl Fn(&http::request::Parts, &Bytes) -> Answer2 + Send + Sync + 'static) -> Self {
+        Self::h2_at("127.0.0.1:0".parse().unwrap(), answer).await
+    }
+
+    pub(super) async fn h2_at(
+        addr: SocketAddr,
+        answer: impl Fn(&http::request::Parts, &Bytes) -> Answer2 + Send + Sync + 'static,
+    ) -> Self {
         let answer = Arc::new(answer);
-        Self::raw(move |wire, log| {
+        Self::at(addr, move |wire, log| {
             let answer = Arc::clone(&answer);
             async move {
                 let Ok(mut connection) = h2::server::handshake(wire.stream).await else { return };

@@ -175,7 +175,7 @@ impl Exchange {
         if let Some(mut tunnel) = tunnel
             && (switches || connects)
         {
-            // Whatever rides in the body, load and limits among it, counts until the tunnel's end.
+            // The body has nothing to say any more, but what rides in it (load, limits) lasts as long as the tunnel.
             tunnel.guard = Some(Box::new((tunnel.guard.take(), body)));
             self.tunnel = Some(tunnel);
             parts.version = Version::HTTP_11;
