@@ -7,6 +7,7 @@
 //! Bounds: a body holds at most the one frame its producer has in hand.
 
 use std::fmt;
+use std::future::Future as _;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
@@ -15,6 +16,7 @@ use bytes::Bytes;
 use http::HeaderMap;
 use http_body::{Frame, SizeHint};
 use parking_lot::Mutex;
+use tokio::time::{Instant, Sleep};
 
 use super::error::BodyError;
 
@@ -111,6 +113,14 @@ impl Body {
             return Self(Inner::Finishing(Box::pin(observed)));
         }
         Self(Inner::Source(Box::pin(observed)))
+    }
+
+    /// The same body, which fails as [`BodyError::Late`] when it has not ended by then.
+    pub fn until(self, at: Instant) -> Self {
+        if http_body::Body::is_end_stream(&self) {
+            return self;
+        }
+        Self::from_source(Until { body: self, at: Box::pin(tokio::time::sleep_until(at)) })
     }
 
     /// The next frame. After the end or an error it keeps saying `None`.
@@ -241,6 +251,34 @@ where
 
     fn size_hint(&self) -> SizeHint {
         self.0.size_hint()
+    }
+}
+
+struct Until {
+    body: Body,
+    at: Pin<Box<Sleep>>,
+}
+
+impl Source for Until {
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> PollFrame {
+        // Looked at first: a sender that is always ready is late as well.
+        if self.at.as_mut().poll(cx).is_ready() {
+            self.body = Body::empty();
+            return Poll::Ready(Some(Err(BodyError::Late)));
+        }
+        self.body.poll_next(cx)
+    }
+
+    fn poll_progress(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        self.body.poll_progress(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        http_body::Body::is_end_stream(&self.body)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        http_body::Body::size_hint(&self.body)
     }
 }
 
@@ -474,5 +512,37 @@ impl Drop for Receiver {
             drop(slot);
             sender.wake();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_that_is_late_fails_and_one_in_time_does_not() {
+        for (pause, late) in [(10, false), (200, true)] {
+            let (mut sender, body) = Body::channel(None);
+            let mut body = body.until(Instant::now() + Duration::from_millis(100));
+            tokio::spawn(async move {
+                let _ = sender.send_when_wanted(Frame::data(Bytes::from_static(b"one"))).await;
+                tokio::time::sleep(Duration::from_millis(pause)).await;
+                sender.end();
+            });
+            assert_eq!(body.frame().await.unwrap().unwrap().into_data().unwrap(), "one");
+            match body.frame().await {
+                None => assert!(!late),
+                Some(Err(BodyError::Late)) => assert!(late),
+                other => panic!("{pause} ms: {other:?}"),
+            }
+            assert!(body.frame().await.is_none());
+        }
+    }
+
+    #[tokio::test]
+    async fn a_body_that_is_here_needs_no_timer() {
+        assert!(matches!(Body::empty().until(Instant::now()).0, Inner::Ended));
     }
 }

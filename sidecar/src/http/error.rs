@@ -31,6 +31,9 @@ pub enum BodyError {
     /// The code that produced it panicked.
     #[error("a panic while producing the body was caught: please report it")]
     Panicked,
+    /// Its request's deadline passed before its end.
+    #[error("the request's deadline passed inside the body")]
+    Late,
     /// From a body made elsewhere.
     #[error("the body failed: {0}")]
     Other(#[source] Arc<dyn std::error::Error + Send + Sync>),
@@ -44,7 +47,7 @@ impl BodyError {
             // A reset stream carries no clean end: NO_ERROR must not be mistaken for one further on.
             Self::Reset(h2::Reason::NO_ERROR) => h2::Reason::INTERNAL_ERROR,
             Self::Reset(reason) => *reason,
-            Self::Abandoned => h2::Reason::CANCEL,
+            Self::Abandoned | Self::Late => h2::Reason::CANCEL,
             Self::Truncated | Self::Framing(_) | Self::Io(_) | Self::Length | Self::Panicked | Self::Other(_) => {
                 h2::Reason::INTERNAL_ERROR
             }

@@ -22,6 +22,9 @@
 //! | `upstream.rs` | connections to endpoints: dialling, mesh TLS, pools |
 //! | `opaque.rs` | bytes we do not understand |
 //!
+//! Not done yet: step 3 of the lookup. A destination outside whose HTTP Host or SNI names one of
+//! `MeshSettings.known_hosts` would be that Service ([`Config::host`] finds it); the control plane names none so far.
+//!
 //! Decisions are in `route/`, `balance/` and `resilience/`; this room acts on them.
 //! Bounds: connections by the worker's file limit; pools by [`upstream::MAX_POOLS`].
 

@@ -67,7 +67,11 @@ impl Tries<'_> {
     pub(super) async fn run(self, request: Request, record: &mut Record) -> Result<Kept, OwnAnswer> {
         let Some(at) = self.plan.deadline.at() else { return self.tries(request, record).await };
         match tokio::time::timeout_at(at.into(), self.tries(request, record)).await {
-            Ok(result) => result,
+            // The deadline is that of the whole response (GEP-1742): from the head on, what is late is cut.
+            Ok(Ok(Kept { response, guards })) => {
+                Ok(Kept { response: response.map(|body| body.until(at.into())), guards })
+            }
+            Ok(Err(own)) => Err(own),
             Err(_) => Err(OwnAnswer::new(Reason::Timeout, "no response within the request timeout")),
         }
     }

@@ -11,7 +11,7 @@
 //! A meshed endpoint has no [`PlainAddr`](crate::balance::PlainAddr), so plain text towards it does not type-check.
 //! Bound: [`MAX_POOLS`]; a pool whose endpoint is gone is drained by [`Upstreams::prune`].
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::sync::{Arc, Weak};
@@ -31,6 +31,7 @@ use crate::http::pool::{Connected, Pool, PoolSettings, Sizes};
 use crate::http::translate::{self, AppVersion};
 use crate::http::{BoxedIo, Proto, Request, Response, h1, hygiene};
 use crate::identity::{HandshakeError, IdentityManager, MeshProtocol};
+use crate::resilience::Limits;
 use crate::settings::Timeouts;
 use crate::tcp;
 
@@ -42,6 +43,8 @@ struct PoolKey {
     backend: EndpointsName,
     endpoint: EndpointKey,
     proto: Proto,
+    /// Changed limits make another pool: what is in flight on the old one finishes there, and it idles away.
+    limits: Limits,
 }
 
 struct Entry {
@@ -133,7 +136,8 @@ impl Upstreams {
     }
 
     fn pool(&self, backend: &Backend, endpoint: &Endpoint, proto: Proto) -> Pool {
-        let key = PoolKey { backend: backend.name.clone(), endpoint: endpoint.key().clone(), proto };
+        let limits = backend.limits.limits();
+        let key = PoolKey { backend: backend.name.clone(), endpoint: endpoint.key().clone(), proto, limits };
         let mut pools = self.pools.lock();
         if let Some(entry) = pools.get(&key) {
             return entry.pool.clone();
@@ -142,7 +146,6 @@ impl Upstreams {
             pools.retain(|_, entry| entry.pool.sizes() != Sizes::default());
         }
         let idle = if endpoint.mesh().is_some() { self.timeouts.idle_mesh } else { self.timeouts.idle_plain };
-        let limits = backend.limits.limits();
         let or_default = |limit: Option<NonZeroU32>, default| limit.map_or(default, |limit| limit.get() as usize);
         let defaults = PoolSettings::default();
         let pool = Pool::new(PoolSettings {
@@ -174,19 +177,32 @@ impl Upstreams {
 
     /// Drops the pools of endpoints that are gone: what is in flight finishes, nothing new begins.
     pub fn prune(&self) {
-        let gone: Vec<_> = {
-            let mut pools = self.pools.lock();
-            pools.extract_if(|key, entry| !entry.has(&key.endpoint)).map(|(_, entry)| entry.pool).collect()
+        // Looked for without the lock, which every request takes.
+        let pools: Vec<_> =
+            self.pools.lock().iter().map(|(key, entry)| (key.clone(), entry.balancer.clone())).collect();
+        let mut endpoints: HashMap<*const Balancer, HashSet<EndpointKey>> = HashMap::new();
+        let is_there = |(key, balancer): &(PoolKey, Weak<Balancer>)| {
+            let Some(alive) = balancer.upgrade() else { return false };
+            let known = endpoints
+                .entry(balancer.as_ptr())
+                .or_insert_with(|| alive.endpoints().iter().map(|endpoint| endpoint.key().clone()).collect());
+            known.contains(&key.endpoint)
         };
-        for pool in gone {
-            pool.drain();
+        let gone: Vec<_> = {
+            let mut is_there = is_there;
+            let gone: Vec<_> = pools.into_iter().filter(|pool| !is_there(pool)).collect();
+            let mut pools = self.pools.lock();
+            // Unless another backend of that name has taken the place meanwhile.
+            let still = |pools: &HashMap<PoolKey, Entry>, key: &PoolKey, balancer: &Weak<Balancer>| {
+                pools.get(key).is_some_and(|entry| Weak::ptr_eq(&entry.balancer, balancer))
+            };
+            gone.into_iter()
+                .filter_map(|(key, balancer)| if still(&pools, &key, &balancer) { pools.remove(&key) } else { None })
+                .collect()
+        };
+        for entry in gone {
+            entry.pool.drain();
         }
-    }
-}
-
-impl Entry {
-    fn has(&self, key: &EndpointKey) -> bool {
-        self.balancer.upgrade().is_some_and(|balancer| balancer.endpoints().iter().any(|e| e.key() == key))
     }
 }
 

@@ -2,7 +2,8 @@
 //! timeout", "deadlines").
 //!
 //! - A **timeout** is a length, a **deadline** a moment. A request has one deadline: the earliest of its rule's request
-//!   timeout, its `grpc-timeout` and its `x-weft-deadline-ms`. It covers all tries and the back-off between them.
+//!   timeout, its `grpc-timeout` and its `x-weft-deadline-ms`. It covers all tries, the back-off between them and the
+//!   response to its last byte.
 //! - What is passed on is the time left at that moment, so that no hop waits longer than the client does.
 //! - A deadline header that cannot be read is passed on untouched and otherwise ignored: it is the app's own mistake,
 //!   and refusing the request would break what works without a mesh.

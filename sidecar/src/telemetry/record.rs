@@ -187,8 +187,9 @@ pub(crate) struct Riding<G> {
 
 impl<G: Send> Observer for Riding<G> {
     fn end(&mut self, result: Result<(), &BodyError>) {
-        if result.is_err() {
-            self.record.reason.get_or_insert(Reason::UpstreamReset);
+        if let Err(error) = result {
+            let reason = if matches!(error, BodyError::Late) { Reason::Timeout } else { Reason::UpstreamReset };
+            self.record.reason.get_or_insert(reason);
         }
         self.record.report();
     }

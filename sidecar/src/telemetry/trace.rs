@@ -197,8 +197,8 @@ mod tests {
 
     #[test]
     fn contexts_are_read_in_every_format() {
-        type Row<'a> = (&'a str, HeaderMap, Option<(Format, Option<bool>)>);
-        let rows: &[Row<'_>] = &[
+        type Want = Option<(Format, Option<bool>)>;
+        let rows: &[(&str, HeaderMap, Want)] = &[
             ("none", headers(&[]), None),
             ("w3c sampled", headers(&[("traceparent", &format!("00-{T}-{S}-01"))]), Some((Format::W3c, Some(true)))),
             ("w3c unsampled", headers(&[("traceparent", &format!("00-{T}-{S}-00"))]), Some((Format::W3c, Some(false)))),
