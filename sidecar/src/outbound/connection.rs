@@ -226,12 +226,13 @@ impl Outbound {
         own: OwnAnswer,
     ) {
         tracing::debug!(%client, reason = %own.reason, detail = %own.detail, "outbound connection refused");
-        self.telemetry.metrics.refused("outbound", own.reason);
         let mut buf = BytesMut::new();
         let silent = own.reason == Reason::NoPort
             || !matches!(first_bytes(&mut stream, &mut buf, SILENCE).await, Ok(FirstSpeaker::Client));
         let proto = if silent { None } else { proto_of(&crate::listen::detect(&buf)) };
         let Some(proto) = proto else {
+            // Where there are requests, each is counted by itself.
+            self.telemetry.metrics.refused("outbound", own.reason);
             tcp::reset(stream);
             return;
         };
