@@ -231,6 +231,7 @@ impl Outbound {
             || !matches!(first_bytes(&mut stream, &mut buf, SILENCE).await, Ok(FirstSpeaker::Client));
         let proto = if silent { None } else { proto_of(&crate::listen::detect(&buf)) };
         let Some(proto) = proto else {
+            // Where there are requests, each is counted by itself.
             self.telemetry.metrics.refused("outbound", own.reason);
             tcp::reset(stream);
             return;

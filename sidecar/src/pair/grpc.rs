@@ -202,14 +202,15 @@ async fn an_http_1_client_reaches_an_app_declared_h2c() {
     assert!(pair.app.requests().iter().all(|seen| seen.head.get("x-weft-version").is_none()));
 }
 
-/// CONNECT inside HTTP/2 is one stream like any other (RFC 9113 §8.5).
+/// In HTTP/2 a CONNECT is a stream like any other (RFC 9113 §8.5), and is carried as one.
 #[tokio::test]
-async fn connect_over_http_2_is_a_stream_and_the_connection_lives_on() {
+async fn connect_over_http_2_reaches_the_app_and_the_connection_lives_on() {
     let app = App::h2(|_, _| Answer2 { status: 200, body: "fine".into(), ..Answer2::default() }).await;
     let pair = Pair::new(app).await;
     let client = pair.connect().await.h2().await;
     let request = Request::connect("db:5432").body(Bytes::new()).unwrap();
-    assert_eq!(ask_h2(&client, request).await.unwrap().0.status(), 200);
+    assert_eq!(ask_h2(&client, request).await.unwrap().0.body(), "fine");
+    assert_eq!(pair.app.only().head.start, "CONNECT db:5432 HTTP/2.0");
     let request = Request::from_parts(call("/").into_parts().0, Bytes::new());
     assert_eq!(ask_h2(&client, request).await.unwrap().0.body(), "fine");
 }
