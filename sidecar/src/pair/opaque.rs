@@ -74,8 +74,7 @@ async fn a_client_that_resets_is_not_mistaken_for_one_that_ends() {
 #[tokio::test]
 async fn where_nobody_listens_the_client_is_reset() {
     let pair = opaque(App::says("").await).await;
-    let (unreachable, other) =
-        (nobody().await, Sidecar::new(&crate::identity::testing::TestCa::new("x.local"), "reviews"));
+    let (unreachable, other) = (nobody(), Sidecar::new(&crate::identity::testing::TestCa::new("x.local"), "reviews"));
     let strange = v1::Endpoint { identity: pair.reviews.identity.clone(), ..other.meshed(pair.app.addr).await };
     for (row, endpoint) in [
         ("no app behind the sidecar", pair.reviews.meshed(unreachable).await),

@@ -249,7 +249,7 @@ async fn the_app_is_told_how_long_its_client_still_waits_and_nothing_else_of_our
 async fn the_reason_is_for_the_local_app_and_for_peers_only() {
     let ca = TestCa::new("weft.local");
     let (web, reviews) = (Sidecar::new(&ca, "web"), Sidecar::new(&ca, "reviews"));
-    let app = nobody().await;
+    let app = nobody();
     let mut stranger = reviews.connect_inbound(app).await;
     let response = stranger.get("/").await;
     assert_eq!((response.head.status(), response.head.get("x-weft-reason")), (503, None));
