@@ -796,20 +796,27 @@ fn workers_together_eject_no_more_than_the_cap_and_probe_one_at_a_time() {
         balancer.update((1..=ready).map(spec).collect(), start);
         let probes: HashMap<u8, AtomicU32> = (1..=ready).map(|id| (id, AtomicU32::new(0))).collect();
         let (most, probed) = (AtomicU64::new(0), AtomicU64::new(0));
-        hammer(&balancer, start, |pick, record| {
-            most.fetch_max(balancer.ejected() as u64, Ordering::Relaxed);
-            if pick.is_probe() {
-                probed.fetch_add(1, Ordering::Relaxed);
-                let others = probes[&id(pick)].fetch_add(1, Ordering::SeqCst);
-                assert_eq!(others, 0, "two probes of one endpoint");
-                std::thread::yield_now();
-                probes[&id(pick)].fetch_sub(1, Ordering::SeqCst);
+        // How much comes about depends on how the threads are scheduled: on a busy machine it takes some rounds.
+        let exercised = || probed.load(Ordering::Relaxed) > 10 && balancer.ejections_total() > 10;
+        for round in 0..50 {
+            if round > 0 && exercised() {
+                break;
             }
-            record();
-        });
+            hammer(&balancer, start + ms(round * 20_000), |pick, record| {
+                most.fetch_max(balancer.ejected() as u64, Ordering::Relaxed);
+                if pick.is_probe() {
+                    probed.fetch_add(1, Ordering::Relaxed);
+                    let others = probes[&id(pick)].fetch_add(1, Ordering::SeqCst);
+                    assert_eq!(others, 0, "two probes of one endpoint");
+                    std::thread::yield_now();
+                    probes[&id(pick)].fetch_sub(1, Ordering::SeqCst);
+                }
+                record();
+            });
+        }
         let most = most.into_inner();
         assert!(most <= cap as u64, "{most} of {ready} ejected, {cap} allowed");
-        assert!(probed.into_inner() > 10 && balancer.ejections_total() > 10, "{ready}: nothing was exercised");
+        assert!(exercised(), "{ready}: nothing was exercised");
         let view = balancer.snapshot(start);
         assert!(view.endpoints.iter().all(|view| view.in_flight == 0));
         assert_eq!(view.endpoints.iter().filter(|view| view.ejected_ms.is_some()).count(), view.ejected);
