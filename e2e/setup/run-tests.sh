@@ -7,11 +7,11 @@ sudo=${2:-}
 shift $(( $# < 2 ? $# : 2 ))
 
 # One JSON line per artifact; the test's executable is the one whose target is called "mesh".
-binary=$(cargo test -p weft-e2e --test mesh --no-run --message-format=json 2>/dev/null |
+binary=$(cargo test --workspace --test mesh --no-run --message-format=json 2>/dev/null |
   sed -nE '/"name":"mesh"/s/.*"executable":"([^"]+)".*/\1/p' | tail -n1)
 if [ -z "$binary" ]; then
   # Again, for people to read what is wrong.
-  cargo test -p weft-e2e --test mesh --no-run
+  cargo test --workspace --test mesh --no-run
   echo "the end-to-end tests were built, but where they are was not told" >&2
   exit 1
 fi

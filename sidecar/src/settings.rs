@@ -79,10 +79,6 @@ pub struct RunArgs {
     #[arg(long, env = "WEFT_DRAIN_SECONDS", default_value_t = 28)]
     pub drain_seconds: u64,
 
-    /// Ports of this pod whose inbound traffic is not redirected (as given to `weft-sidecar redirect`).
-    #[arg(long, env = "WEFT_EXCLUDE_INBOUND_PORTS", value_delimiter = ',')]
-    pub exclude_inbound_ports: Vec<u16>,
-
     /// Answer requests whose path is `/weft-panic` with a panic: only to test that a panic ends one request.
     #[arg(long, env = "WEFT_TEST_PANIC", hide = true, default_value = "off")]
     pub test_panic: Switch,
@@ -98,9 +94,9 @@ impl RunArgs {
 /// `on` or `off`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum Switch {
-    /// Does it.
+    /// As by default, or switched on.
     On,
-    /// Does not.
+    /// Switched off.
     Off,
 }
 
@@ -124,17 +120,12 @@ pub struct Settings {
     pub timeouts: Timeouts,
 }
 
-/// Time limits (SEMANTICS.md §3, "connections").
+/// Time limits (SEMANTICS.md §3, "connections"). Those of handshakes and first messages lie beside what they bound
+/// (`identity/`, `listen/first.rs`).
 #[derive(Debug, Clone, Copy)]
 pub struct Timeouts {
     /// TCP connect: 2 s.
     pub connect: Duration,
-    /// TLS handshake: 3 s.
-    pub handshake: Duration,
-    /// A client silent this long makes us dial without deciding the protocol: 10 ms (§1).
-    pub first_byte: Duration,
-    /// An incomplete first message: 5 s (§1).
-    pub first_message: Duration,
     /// An idle connection to the local app is reused for at most 1 s.
     pub idle_app: Duration,
     /// An idle connection to a plain-text backend is reused for at most 4 s.
@@ -147,9 +138,6 @@ impl Default for Timeouts {
     fn default() -> Self {
         Self {
             connect: Duration::from_secs(2),
-            handshake: Duration::from_secs(3),
-            first_byte: Duration::from_millis(10),
-            first_message: Duration::from_secs(5),
             idle_app: Duration::from_secs(1),
             idle_plain: Duration::from_secs(4),
             idle_mesh: Duration::from_secs(300),

@@ -13,6 +13,7 @@
 
 mod certify;
 mod control_plane;
+mod crypto;
 mod handshake;
 mod schedule;
 #[cfg(test)]

@@ -21,7 +21,8 @@ use weft_proto::identity::v1::identity_server::Identity;
 use weft_proto::identity::v1::{CertifyRequest, CertifyResponse};
 
 use super::control_plane::{Dial, Dialling, Io};
-use super::tls::{certified_key, provider};
+use super::crypto::provider;
+use super::tls::certified_key;
 use super::{ControlPlane, IdentityManager, IdentitySettings, Svid};
 use crate::dns::Dns;
 

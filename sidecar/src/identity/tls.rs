@@ -6,11 +6,10 @@
 //! Bound: [`MAX_CLIENTS`] client configurations, then the cache starts again.
 
 use std::collections::HashMap;
-use std::sync::{Arc, LazyLock};
+use std::sync::Arc;
 
 use parking_lot::Mutex;
 use rustls::client::Resumption;
-use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::pki_types::CertificateDer;
 use rustls::server::NoServerSessionStorage;
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
@@ -18,6 +17,7 @@ use rustls::{ClientConfig, ServerConfig};
 use weft_proto::SpiffeId;
 
 use super::Svid;
+use super::crypto::provider;
 use super::verify::{AnyMember, ExpectServer, Roots};
 
 /// Identities for which a client configuration is kept: a proxy talks to few services at a time, and building one
@@ -52,17 +52,6 @@ impl MeshProtocol {
     pub fn from_alpn(name: &[u8]) -> Option<Self> {
         Self::ALL.into_iter().find(|protocol| protocol.alpn() == name)
     }
-}
-
-/// The cryptography of mesh TLS, named here and nowhere else; the process-wide default of rustls is never used.
-pub(super) fn provider() -> &'static Arc<CryptoProvider> {
-    static PROVIDER: LazyLock<Arc<CryptoProvider>> = LazyLock::new(|| {
-        Arc::new(CryptoProvider {
-            kx_groups: vec![aws_lc_rs::kx_group::X25519MLKEM768, aws_lc_rs::kx_group::X25519],
-            ..aws_lc_rs::default_provider()
-        })
-    });
-    &PROVIDER
 }
 
 /// One generation of mesh TLS: an SVID, roots, and what is built of them.

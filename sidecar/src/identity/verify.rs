@@ -19,7 +19,7 @@ use weft_proto::SpiffeId;
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-use super::tls::provider;
+use super::crypto::provider;
 
 /// Most certificates in a chain that are looked at (leaf, intermediates of the control plane's replicas, spare).
 const MAX_CHAIN: usize = 8;

@@ -10,12 +10,12 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use weft_proto::v1::{self, Health, Label};
+use weft_proto::v1::{self, Health};
 use weft_proto::{EndpointsName, type_url};
 
 use super::super::peer_authentication::{PodSecurity, identity};
 use super::super::{MeshConfig, Resource};
-use super::{workload, zone_of};
+use super::{labels, workload, zone_of};
 use crate::model::{EndpointSlice, Model, ObjectName, Pod, Service, ServiceKind, SliceEndpoint};
 
 /// The endpoints of a Service's port; `None` when there is no such port.
@@ -136,9 +136,4 @@ fn translate(
         out.zone = zone_of(&out.node, model);
     }
     Some((addr, out))
-}
-
-/// A Pod's labels, sorted by name.
-pub(super) fn labels(pod: &Pod) -> Vec<Label> {
-    pod.meta.labels.iter().map(|(name, value)| Label { name: name.clone(), value: value.clone() }).collect()
 }

@@ -13,7 +13,9 @@ pub(super) use protocol::{declared, is_opaque, may_carry_http};
 pub(super) use service::{RoutedPort, backend_policy, service_forms, vip_owner};
 pub(super) use workload::{selects_pod, workload};
 
-use crate::model::Model;
+use weft_proto::v1;
+
+use crate::model::{Model, Pod};
 
 /// The zone of a Node, or empty.
 fn zone_of(node: &str, model: &Model) -> String {
@@ -23,4 +25,9 @@ fn zone_of(node: &str, model: &Model) -> String {
 /// The zone label of a Node: all that matters of it.
 pub(super) fn zone_label(node: &crate::model::Node) -> Option<&str> {
     node.meta.labels.get("topology.kubernetes.io/zone").map(String::as_str)
+}
+
+/// A Pod's labels, sorted by name.
+fn labels(pod: &Pod) -> Vec<v1::Label> {
+    pod.meta.labels.iter().map(|(name, value)| v1::Label { name: name.clone(), value: value.clone() }).collect()
 }

@@ -13,8 +13,7 @@ use weft_proto::{SELF, type_url};
 use super::super::peer_authentication::{PodSecurity, identity};
 use super::super::translated::{WorkloadEntry, WorkloadIdentity};
 use super::super::{MeshConfig, Resource};
-use super::endpoints::labels;
-use super::{protocol, zone_of};
+use super::{labels, protocol, zone_of};
 use crate::model::{Model, Pod, Service, ServiceKind, TargetPort, selects};
 
 /// Who has an address to itself. Addresses are reused: a finished pod has none, one that terminates gives way to one that
