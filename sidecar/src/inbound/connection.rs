@@ -68,7 +68,10 @@ impl Inbound {
         let _open = self.telemetry.metrics.open();
         tcp::options::tune(&stream);
         // No packet from outside is for loopback: one that came all the same would reach what the app shows nobody else.
-        if is_own_port(destination.port()) || is_never_from_outside(destination.ip(), client.ip()) {
+        if is_own_port(destination.port())
+            || is_never_from_outside(destination.ip(), client.ip())
+            || !self.is_ours(destination.ip())
+        {
             self.refuse(stream, client, Reason::OwnListener);
             return;
         }
@@ -99,6 +102,14 @@ impl Inbound {
                 }
             }
         }
+    }
+
+    /// Whether an address is this pod's. A neighbour on the same link can send us packets for any address, and dialling it
+    /// on its behalf would make us its relay, past whatever policy holds for it.
+    fn is_ours(&self, addr: IpAddr) -> bool {
+        addr.is_loopback()
+            || addr == self.settings.args.pod_address
+            || self.config.own().is_some_and(|own| own.addresses.contains(&addr))
     }
 
     /// Under STRICT refusing is a close, never an HTTP answer: there may be no HTTP.
