@@ -18,7 +18,7 @@ use weft_proto::{EndpointsName, MESH_SETTINGS, ServiceName, type_url};
 
 use self::dirty::Dirty;
 use super::gateway_api::{self, Analysis};
-use super::settings::{self, DerivedRanges};
+use super::settings::{self, DerivedRanges, KnownHosts};
 use super::translated::ServiceForms;
 use super::{MeshConfig, Resource, Translated, kubernetes};
 use crate::model::{Batch, Model, ObjectName, Service};
@@ -54,6 +54,7 @@ pub struct Translator {
     model: Model,
     routes: HashMap<ObjectName, Analysis>,
     ranges: DerivedRanges,
+    known: KnownHosts,
     current: Translated,
 }
 
@@ -61,7 +62,14 @@ impl Translator {
     /// Nothing known yet: every lookup is held until the first [`Translator::apply`].
     pub fn new(config: MeshConfig) -> Self {
         let current = Translated::empty(&config);
-        Self { config, model: Model::default(), routes: HashMap::new(), ranges: DerivedRanges::default(), current }
+        Self {
+            config,
+            model: Model::default(),
+            routes: HashMap::new(),
+            ranges: DerivedRanges::default(),
+            known: KnownHosts::default(),
+            current,
+        }
     }
 
     /// The state as of the last change.
@@ -92,8 +100,10 @@ impl Translator {
         for route in std::mem::take(&mut dirty.routes) {
             self.update_route(&route, &mut dirty, &mut touched);
         }
+        let mut known_changed = false;
         for service in &dirty.services {
             self.update_service(service, &mut touched);
+            known_changed |= self.update_known_hosts(service);
         }
         for name in &dirty.endpoints {
             self.update_endpoints(name, &mut touched);
@@ -101,7 +111,7 @@ impl Translator {
         for addr in &dirty.addresses {
             ranges_changed |= self.update_workload(*addr, &mut touched);
         }
-        if ranges_changed && self.config.derive_cidrs {
+        if known_changed || (ranges_changed && self.config.derive_cidrs) {
             self.update_settings(&mut touched);
         }
         (self.translated(), touched)
@@ -181,6 +191,13 @@ impl Translator {
         }
     }
 
+    /// Returns whether they changed.
+    fn update_known_hosts(&mut self, name: &ServiceName) -> bool {
+        let service = self.model.service(&ObjectName::new(&*name.namespace, &*name.name));
+        let hosts = service.map_or_else(Vec::new, |service| kubernetes::known_hosts(service, &self.config));
+        self.known.set(name, hosts)
+    }
+
     fn service_forms(&self, name: &ServiceName, service: &Service) -> ServiceForms {
         let routes: Vec<&Analysis> = self
             .model
@@ -229,7 +246,8 @@ impl Translator {
     }
 
     fn update_settings(&mut self, touched: &mut Touched) {
-        let after = settings::resource(&self.config, self.ranges.ranges());
+        let derived = self.ranges.ranges().filter(|_| self.config.derive_cidrs);
+        let after = settings::resource(&self.config, derived, &self.known);
         if *self.current.settings != after {
             self.current.settings = Arc::new(after);
             touched.name(type_url::MESH_SETTINGS, MESH_SETTINGS);

@@ -4,13 +4,15 @@
 //! the outbound policy at once (SEMANTICS.md §1, on-demand lookup). They are the configured ranges and, where
 //! [`MeshConfig::derive_cidrs`] says so, the surroundings of every known VIP and pod address: the /24 or /64 of a private
 //! address, the address alone of a public one, so that its public neighbours still pass while the control plane is away.
+//!
+//! Its `known_hosts` are what leads to a Service although its address does not (SEMANTICS.md §1, outbound lookup 3).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use ipnet::IpNet;
 use weft_proto::v1::MeshSettings;
-use weft_proto::{MESH_SETTINGS, type_url};
+use weft_proto::{MESH_SETTINGS, ServiceName, type_url};
 
 use super::{MeshConfig, Resource};
 
@@ -48,8 +50,37 @@ impl DerivedRanges {
     }
 }
 
+/// The hosts by which Services outside the cluster are known. Bound: three per ExternalName Service.
+#[derive(Debug, Default)]
+pub(super) struct KnownHosts {
+    of: BTreeMap<ServiceName, Vec<String>>,
+}
+
+impl KnownHosts {
+    /// Replaces a Service's hosts; none: it has no say. Returns whether anything changed.
+    #[must_use]
+    pub(super) fn set(&mut self, service: &ServiceName, hosts: Vec<String>) -> bool {
+        if hosts.is_empty() {
+            return self.of.remove(service).is_some();
+        }
+        if self.of.get(service) == Some(&hosts) {
+            return false;
+        }
+        self.of.insert(service.clone(), hosts);
+        true
+    }
+
+    fn hosts(&self) -> BTreeSet<&String> {
+        self.of.values().flatten().collect()
+    }
+}
+
 /// The `MeshSettings` resource.
-pub(super) fn resource<'a>(config: &MeshConfig, derived: impl IntoIterator<Item = &'a IpNet>) -> Resource {
+pub(super) fn resource<'a>(
+    config: &MeshConfig,
+    derived: impl IntoIterator<Item = &'a IpNet>,
+    known: &KnownHosts,
+) -> Resource {
     let configured: BTreeSet<IpNet> = config.cluster_cidrs.iter().map(IpNet::trunc).collect();
     let mut cidrs = configured.clone();
     cidrs.extend(derived.into_iter().filter(|range| !configured.iter().any(|wider| wider.contains(*range))));
@@ -57,7 +88,7 @@ pub(super) fn resource<'a>(config: &MeshConfig, derived: impl IntoIterator<Item 
     let settings = MeshSettings {
         outbound_policy: config.outbound_policy.into(),
         cluster_cidrs: cidrs.iter().map(IpNet::to_string).collect(),
-        known_hosts: Vec::new(),
+        known_hosts: known.hosts().into_iter().cloned().collect(),
         tracing_sample_per_10000: config.tracing_sample_per_10000.min(10_000),
         opaque_ports: opaque.into_iter().map(u32::from).collect(),
     };
@@ -112,9 +143,28 @@ mod tests {
     #[test]
     fn a_derived_range_inside_a_configured_one_is_not_repeated() {
         let config = MeshConfig { cluster_cidrs: vec!["10.1.2.3/8".parse().unwrap()], ..MeshConfig::default() };
-        let resource = resource(&config, &["10.96.4.0/24", "192.168.0.0/24"].map(|range| range.parse().unwrap()));
+        let resource = resource(
+            &config,
+            &["10.96.4.0/24", "192.168.0.0/24"].map(|range| range.parse().unwrap()),
+            &KnownHosts::default(),
+        );
         let settings: MeshSettings = prost::Message::decode(resource.body).unwrap();
         assert_eq!(settings.cluster_cidrs, ["10.0.0.0/8", "192.168.0.0/24"]);
         assert_eq!(settings.opaque_ports, [25, 110, 143, 587, 3306, 4222]);
+    }
+    #[test]
+    fn known_hosts_are_those_of_all_services_and_go_with_them() {
+        let mut known = KnownHosts::default();
+        let [a, b] = ["a", "b"].map(|name| ServiceName::new("shop", name));
+        assert!(known.set(&b, vec!["b.shop".to_owned()]) && known.set(&a, vec!["a.shop".to_owned()]));
+        assert!(!known.set(&a, vec!["a.shop".to_owned()]), "as before");
+        let hosts = |known: &KnownHosts| {
+            let settings: MeshSettings =
+                prost::Message::decode(resource(&MeshConfig::default(), [], known).body).unwrap();
+            settings.known_hosts
+        };
+        assert_eq!(hosts(&known), ["a.shop", "b.shop"]);
+        assert!(known.set(&a, Vec::new()) && !known.set(&a, Vec::new()));
+        assert_eq!(hosts(&known), ["b.shop"]);
     }
 }

@@ -131,7 +131,7 @@ impl Translated {
             vips: Shards::default(),
             endpoints: Shards::default(),
             workloads: Shards::default(),
-            settings: Arc::new(super::settings::resource(config, &[])),
+            settings: Arc::new(super::settings::resource(config, &[], &super::settings::KnownHosts::default())),
             trust_domain: (&*config.trust_domain).into(),
             trust: None,
             statuses: Shards::default(),

@@ -137,7 +137,7 @@ fn a_service() -> impl Strategy<Value = Object> {
     let kind = prop_oneof![
         4 => Just(ServiceKind::ClusterIp),
         1 => Just(ServiceKind::Headless),
-        1 => Just(ServiceKind::ExternalName("example.com".to_owned())),
+        1 => pick(&["example.com", "x.a.svc.cluster.local"]).prop_map(|name| ServiceKind::ExternalName(name.to_owned())),
     ];
     let flags = (any::<bool>(), any::<bool>(), 0..3_i64);
     (name(), prop::collection::vec(vip(), 0..3), ports, kind, pick(&["", "x", "y"]), flags).prop_map(

@@ -6,6 +6,8 @@
 //!
 //! Health (EndpointSlice conditions): ready → ready; terminating and serving → draining; anything else only where the
 //! Service publishes addresses that are not ready. A Pod being deleted is terminating at once, before its slice says so.
+//!
+//! An ExternalName's one endpoint is its DNS name, which proxies resolve; its `targetPort` means nothing, as in Kubernetes.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -15,16 +17,17 @@ use weft_proto::{EndpointsName, type_url};
 
 use super::super::peer_authentication::{PodSecurity, identity};
 use super::super::{MeshConfig, Resource};
+use super::service::in_cluster;
 use super::{labels, workload, zone_of};
 use crate::model::{EndpointSlice, Model, ObjectName, Pod, Service, ServiceKind, SliceEndpoint};
 
 /// The endpoints of a Service's port; `None` when there is no such port.
 pub(in super::super) fn endpoints(name: &EndpointsName, model: &Model, config: &MeshConfig) -> Option<Resource> {
     let service = model.service(&ObjectName::new(&*name.service.namespace, &*name.service.name))?;
-    if matches!(service.kind, ServiceKind::ExternalName(_)) {
-        return None;
-    }
     let port = service.ports.iter().find(|port| port.port == name.port)?;
+    if let ServiceKind::ExternalName(external) = &service.kind {
+        return (!in_cluster(external, config)).then(|| by_name(name, external));
+    }
 
     let mut found: Vec<(IpAddr, v1::Endpoint)> = Vec::new();
     for slice in model.slices_of(&service.meta.name) {
@@ -47,6 +50,17 @@ pub(in super::super) fn endpoints(name: &EndpointsName, model: &Model, config: &
     keep_one_address_per_pod(&mut found, prefers_v6);
     let message = v1::Endpoints { endpoints: found.into_iter().map(|(_, endpoint)| endpoint).collect() };
     Some(Resource::new(type_url::ENDPOINTS, name.to_string(), Vec::new(), &message))
+}
+
+fn by_name(name: &EndpointsName, external: &str) -> Resource {
+    let endpoint = v1::Endpoint {
+        address: external.to_owned(),
+        port: name.port.into(),
+        health: Health::Ready.into(),
+        ..v1::Endpoint::default()
+    };
+    let message = v1::Endpoints { endpoints: vec![endpoint] };
+    Resource::new(type_url::ENDPOINTS, name.to_string(), Vec::new(), &message)
 }
 
 /// A dual-stack Pod has an address in a slice of each family, and it is one endpoint all the same: counted twice it would

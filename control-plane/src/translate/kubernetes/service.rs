@@ -2,8 +2,11 @@
 //!
 //! Hosts: `name.ns.svc.CLUSTER-DOMAIN`, `name.ns.svc`, `name.ns`, and for clients in the Service's own namespace `name`.
 //! A VIP that several Services list is the oldest one's alone. A headless Service has hosts and ports and no VIP; its pods
-//! are reached as `Workload`s or, through a route, as endpoints. An ExternalName has hosts and no ports: the app resolves
-//! the CNAME itself and dials an address that is not ours.
+//! are reached as `Workload`s or, through a route, as endpoints.
+//!
+//! An ExternalName has no VIP either: the app resolves the CNAME and dials an address that is not ours, so what says that
+//! this Service is meant is the host it asks for ([`known_hosts`]; SEMANTICS.md §1, outbound lookup 3). Without ports there
+//! is nothing to say about it, and one whose name is the cluster's own leads to another Service's VIP by itself.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -63,19 +66,15 @@ fn form(
     routed: &impl Fn(Option<&str>, u16) -> Option<RoutedPort>,
 ) -> Resource {
     let (namespace, name) = (&service.meta.name.namespace, &service.meta.name.name);
-    let mut hosts = vec![
-        format!("{name}.{namespace}.svc.{}", config.cluster_domain),
-        format!("{name}.{namespace}.svc"),
-        format!("{name}.{namespace}"),
-    ];
+    let mut hosts = hosts(namespace, name, config);
     if view == Some(namespace) {
         hosts.push(name.clone());
     }
     hosts.sort_unstable();
 
-    let mut ports: Vec<_> = match service.kind {
-        ServiceKind::ClusterIp | ServiceKind::Headless => service.ports.iter().collect(),
-        ServiceKind::ExternalName(_) => Vec::new(),
+    let mut ports: Vec<_> = match &service.kind {
+        ServiceKind::ExternalName(external) if in_cluster(external, config) => Vec::new(),
+        _ => service.ports.iter().collect(),
     };
     // The API server refuses two TCP ports of one number; the files source cannot, so the first counts.
     ports.sort_by_key(|port| port.port);
@@ -106,6 +105,33 @@ fn form(
     let mut aliases = [hosts, vips].concat();
     aliases.sort_unstable();
     Resource::new(type_url::SERVICE, ServiceName::new(&**namespace, &**name).to_string(), aliases, &message)
+}
+
+/// The names by which clients of every namespace may call a Service.
+fn hosts(namespace: &str, name: &str, config: &MeshConfig) -> Vec<String> {
+    vec![
+        format!("{name}.{namespace}.svc.{}", config.cluster_domain),
+        format!("{name}.{namespace}.svc"),
+        format!("{name}.{namespace}"),
+    ]
+}
+
+/// The hosts that lead to this Service where its address does not: those of an ExternalName with ports.
+pub(in super::super) fn known_hosts(service: &Service, config: &MeshConfig) -> Vec<String> {
+    match &service.kind {
+        ServiceKind::ExternalName(external) if !service.ports.is_empty() && !in_cluster(external, config) => {
+            hosts(&service.meta.name.namespace, &service.meta.name.name, config)
+        }
+        _ => Vec::new(),
+    }
+}
+
+/// Whether a DNS name is one of the cluster's Services. Such an ExternalName must not become an endpoint: its address is
+/// a VIP, and what a proxy sends to one is plain text to whatever pod answers, in the mesh or not.
+pub(super) fn in_cluster(name: &str, config: &MeshConfig) -> bool {
+    let name = name.trim_end_matches('.').to_ascii_lowercase();
+    let domain = format!(".svc.{}", config.cluster_domain.to_ascii_lowercase());
+    name.ends_with(".svc") || name.ends_with(&domain)
 }
 
 /// What the Service object itself says about reaching its endpoints; `None` when nothing.

@@ -2,7 +2,7 @@ use weft_proto::v1::{Health, Protocol};
 use weft_proto::{MESH_TLS_LABEL, type_url, v1};
 
 use super::super::fixtures::{
-    aged, endpoint, found, ip, map, node, peer_authentication, pod, port, service, slice, upserts, view, world,
+    aged, decode, endpoint, found, ip, map, node, peer_authentication, pod, port, service, slice, upserts, view, world,
 };
 use super::super::{Lookup, Translated};
 use crate::model::{
@@ -77,10 +77,48 @@ fn headless_and_external_name_services_have_no_vip() {
     let db = world.service_for("shop", "db");
     assert_eq!((db.vips.len(), db.hosts.len(), db.ports.len()), (0, 4, 1));
     let ext = world.service_for("shop", "ext");
-    assert_eq!((ext.vips.len(), ext.hosts.len(), ext.ports.len()), (0, 4, 0));
+    assert_eq!((ext.vips.len(), ext.hosts.len(), ext.ports.len()), (0, 4, 1));
     assert_eq!(names(&world, "shop", "10.96.0.1"), None);
     assert_eq!(world.endpoints_of("shop/db:80"), []);
-    assert_eq!(world.lookup(type_url::ENDPOINTS, "shop/ext:80", &view("shop")), Lookup::Absent);
+}
+
+/// SEMANTICS.md §1, outbound lookup 3.
+#[test]
+fn an_external_name_is_known_by_its_hosts_and_its_endpoint_is_the_name() {
+    let hosts = ["ext.shop", "ext.shop.svc", "ext.shop.svc.cluster.local"];
+    let rows: [(&str, &[u16], &str, &[&str]); 6] = [
+        ("a name outside", &[80, 443], "example.com", &hosts),
+        ("no ports: nothing to say about it", &[], "example.com", &[]),
+        ("a Service of the cluster: the app is led to its VIP", &[80], "reviews.shop.svc.cluster.local", &[]),
+        ("the same, absolute", &[80], "Reviews.shop.svc.Cluster.Local.", &[]),
+        ("the same, short", &[80], "reviews.shop.svc", &[]),
+        ("a name that only sounds like it", &[80], "shop-svc.cluster.local.example.com", &hosts),
+    ];
+    for (row, ports, external, known) in rows {
+        let service = Service {
+            kind: ServiceKind::ExternalName(external.to_owned()),
+            ports: ports.iter().map(|number| port(*number)).collect(),
+            ..service("shop/ext", "10.96.0.2")
+        };
+        let world = world(upserts![service]);
+        let settings: v1::MeshSettings =
+            decode(world.lookup(type_url::MESH_SETTINGS, weft_proto::MESH_SETTINGS, &view("web")));
+        assert_eq!(settings.known_hosts, known, "{row}");
+        for number in ports {
+            let name = format!("shop/ext:{number}");
+            if known.is_empty() {
+                assert_eq!(world.lookup(type_url::ENDPOINTS, &name, &view("web")), Lookup::Absent, "{row}");
+            } else {
+                let endpoint = v1::Endpoint {
+                    address: external.to_owned(),
+                    port: (*number).into(),
+                    health: v1::Health::Ready.into(),
+                    ..v1::Endpoint::default()
+                };
+                assert_eq!(world.endpoints_of(&name), [endpoint], "{row}");
+            }
+        }
+    }
 }
 
 #[test]
