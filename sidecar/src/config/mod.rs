@@ -40,7 +40,7 @@ use arc_swap::{ArcSwap, Guard};
 use ipnet::IpNet;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
-use weft_proto::{MESH_SETTINGS, SELF, ServiceName};
+use weft_proto::{EndpointsName, MESH_SETTINGS, SELF, ServiceName};
 
 pub use compile::CompileError;
 pub use model::{
@@ -52,7 +52,7 @@ pub use store::Snapshot;
 pub use subscriptions::{Bounds, Kind, LastUse, Request};
 pub use view::ConfigView;
 
-use crate::balance::EndpointKey;
+use crate::balance::{EndpointKey, EndpointSpec, Health, Reach};
 use crate::dns::Dns;
 use crate::identity::IdentityManager;
 use crate::reason::Reason;
@@ -100,6 +100,14 @@ pub enum Destination {
     Refused(Reason),
     /// It may be of the mesh, and nobody can say now: never passed through.
     Unavailable,
+}
+
+/// What a host leads to.
+enum Named {
+    Service(Arc<Service>),
+    /// Something that nobody can say, or that does not compile.
+    Unusable,
+    Nothing,
 }
 
 struct Inner {
@@ -217,18 +225,32 @@ impl Config {
         destination
     }
 
-    /// The service that a Host or SNI names, if the mesh knows that host (`MeshSettings.known_hosts`): lower case, no
-    /// port. Waits like [`Self::destination`]; no answer in time is `None`.
+    /// Whether any host leads somewhere by its name alone: if not, nobody needs to look for one.
+    pub fn knows_hosts(&self) -> bool {
+        !self.snapshot().settings.known_hosts.is_empty()
+    }
+
+    /// Where a connection to `port` goes whose address says nothing and which asks for `host` (a Host without its port,
+    /// or SNI): SEMANTICS.md §1 "outbound lookup" 3. `None` when the mesh knows no such host
+    /// (`MeshSettings.known_hosts`), or not on this port. A name without a dot is one of this workload's namespace, as
+    /// its resolver has it. Waits like [`Self::destination`].
     ///
     /// # Cancel safety
     /// Yes: the question stays asked.
-    pub async fn host(&self, host: &str) -> Option<Arc<Service>> {
-        let deadline = tokio::time::Instant::now() + LOOKUP_TIMEOUT;
-        let service = self.answer_by(deadline, || self.decide_host(host)).await??;
-        for port in service.ports.values() {
-            wait_for_endpoints(port, deadline).await;
+    pub async fn host(&self, host: &str, port: u16) -> Option<Destination> {
+        let mut host = host.strip_suffix('.').unwrap_or(host).to_ascii_lowercase();
+        if !host.contains('.') {
+            host = format!("{host}.{}", self.0.identity.identity().namespace());
         }
-        Some(service)
+        let deadline = tokio::time::Instant::now() + LOOKUP_TIMEOUT;
+        let service = match self.answer_by(deadline, || self.decide_host(&host)).await {
+            None | Some(Named::Unusable) => return Some(Destination::Unavailable),
+            Some(Named::Nothing) => return None,
+            Some(Named::Service(service)) => service,
+        };
+        let port = Arc::clone(service.ports.get(&port)?);
+        wait_for_endpoints(&port, deadline).await;
+        Some(Destination::Service { service, port })
     }
 
     /// Marks a use of what this address leads to, so that it does not age out: for connections that live long.
@@ -246,10 +268,32 @@ impl Config {
     /// counts mean something.
     pub fn direct(&self, workload: &Workload, dst: SocketAddr) -> Arc<Backend> {
         let addr = SocketAddr::new(dst.ip().to_canonical(), dst.port());
-        let endpoint = workload.endpoint(addr);
+        let name = ServiceName::new(&*workload.namespace, &*workload.name).endpoints(addr.port());
+        self.alone(workload.endpoint(addr), name, workload.protocol(addr.port()))
+    }
+
+    /// The backend for requests to a destination outside the mesh that policy lets pass. Likewise the same one each time.
+    pub fn outside(&self, dst: SocketAddr) -> Arc<Backend> {
+        let addr = SocketAddr::new(dst.ip().to_canonical(), dst.port());
+        let endpoint = EndpointSpec {
+            key: EndpointKey { addr, reach: Reach::Plain },
+            pod: "".into(),
+            health: Health::Ready,
+            weight: 1,
+            zone: "".into(),
+            node: "".into(),
+        };
+        let name = ServiceName::new("outside", addr.ip().to_string()).endpoints(addr.port());
+        self.alone(endpoint, name, Protocol::Auto)
+    }
+
+    fn alone(&self, endpoint: EndpointSpec, name: EndpointsName, protocol: Protocol) -> Arc<Backend> {
         let ms = self.ms();
         let mut direct = self.0.direct.lock();
-        if let Some((used, backend)) = direct.get_mut(&endpoint.key) {
+        if let Some((used, backend)) = direct.get_mut(&endpoint.key)
+            && backend.name == name
+            && backend.protocol == protocol
+        {
             *used = ms;
             return Arc::clone(backend);
         }
@@ -263,8 +307,7 @@ impl Config {
         let policy = Policy::default();
         let state = BackendState::new(&policy);
         state.set_endpoints(vec![endpoint], now());
-        let name = ServiceName::new(&*workload.namespace, &*workload.name).endpoints(addr.port());
-        let backend = Arc::new(Backend::new(name, workload.protocol(addr.port()), policy, state));
+        let backend = Arc::new(Backend::new(name, protocol, policy, state));
         direct.insert(key, (ms, Arc::clone(&backend)));
         backend
     }
@@ -338,22 +381,27 @@ impl Config {
     }
 
     /// Step 3. `None` when it has been asked and not answered.
-    fn decide_host(&self, host: &str) -> Option<Option<Arc<Service>>> {
+    fn decide_host(&self, host: &str) -> Option<Named> {
         let snapshot = self.snapshot();
         // Only these: otherwise the answer would depend on what happened to be asked before.
         if !snapshot.settings.knows_host(host) {
-            return Some(None);
+            return Some(Named::Nothing);
         }
         if let Some(service) = snapshot.service_for_host(host) {
             service.used.mark(self.ms());
-            return Some(Some(Arc::clone(service)));
+            return Some(Named::Service(Arc::clone(service)));
         }
         let mut tables = self.0.tables.lock();
         let now = now();
         match tables.subscriptions.state(Kind::Service, host, now) {
             Some(State::Asked) => None,
-            Some(State::Present(_)) => Some(self.snapshot().service_for_host(host).cloned()),
-            Some(State::Absent(_) | State::Refused) => Some(None),
+            // Published between our two looks, or it answers to the name and lists no such host.
+            Some(State::Present(_)) => {
+                drop(tables);
+                Some(self.snapshot().service_for_host(host).cloned().map_or(Named::Unusable, Named::Service))
+            }
+            Some(State::Absent(_)) => Some(Named::Nothing),
+            Some(State::Refused) => Some(Named::Unusable),
             None => {
                 tables.subscriptions.subscribe(Kind::Service, host, Wanted::OnDemand, now);
                 self.after_change(&mut tables, now);

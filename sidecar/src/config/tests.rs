@@ -634,16 +634,38 @@ async fn only_hosts_that_the_mesh_knows_are_asked_about() {
     wild.hosts = vec!["*.wild.org".into()];
     mesh.fake.set(Kind::Service, "shop/wild", &["*.wild.org", "a.wild.org"], &wild);
 
-    let db = mesh.config.host("db.example.com").await.unwrap();
-    assert_eq!(addresses(&db.ports[&80].backend), ["192.0.2.7"], "an endpoint that is a name is resolved");
-    assert_eq!(mesh.config.host("a.wild.org").await.unwrap().name.name, "wild");
-    assert!(mesh.config.host("b.wild.org").await.is_some(), "by the wildcard it lists");
+    for (host, service) in [
+        ("db.example.com", "db"),
+        ("DB.Example.com.", "db"),
+        ("a.wild.org", "wild"),
+        // By the wildcard that it lists.
+        ("b.wild.org", "wild"),
+    ] {
+        let found = mesh.config.host(host, 80).await.unwrap_or_else(|| panic!("{host}"));
+        let (found, port) = served(&found);
+        assert_eq!(found.name.name, service, "{host}");
+        if service == "db" {
+            assert_eq!(addresses(&port.backend), ["192.0.2.7"], "an endpoint that is a name is resolved");
+        }
+    }
+    assert!(mesh.config.host("db.example.com", 81).await.is_none(), "not on this port");
     served(&mesh.to("10.96.0.1:80").await);
     let asked = mesh.fake.world.lock().requests.len();
-    for host in ["example.org", "reviews.shop.svc.cluster.local"] {
-        assert!(mesh.config.host(host).await.is_none(), "{host}");
+    for host in ["example.org", "reviews.shop.svc.cluster.local", "wild", ""] {
+        assert!(mesh.config.host(host, 80).await.is_none(), "{host}");
     }
     assert_eq!(mesh.fake.world.lock().requests.len(), asked);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_known_host_that_nobody_can_say_more_about_is_unavailable() {
+    let mut mesh = Mesh::new().await;
+    assert!(mesh.config.host("db.example.com", 80).await.is_none(), "the control plane says: no such Service");
+    served(&mesh.to("10.96.0.1:80").await);
+    mesh.down();
+    mesh.settle().await;
+    let destination = mesh.config.host("never.wild.org", 80).await;
+    assert!(matches!(destination, Some(Destination::Unavailable)), "{destination:?}");
 }
 
 #[tokio::test(start_paused = true)]

@@ -17,6 +17,7 @@ pub mod body;
 pub mod error;
 pub mod h1;
 pub mod h2;
+pub mod host;
 pub mod hygiene;
 pub mod io;
 pub mod pool;

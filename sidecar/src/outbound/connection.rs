@@ -1,6 +1,7 @@
 //! One connection from the app: where it was going, and what it speaks (SEMANTICS.md §1 "outbound lookup", "protocol").
 //!
-//! A declared protocol is final. Otherwise whoever speaks first decides:
+//! What the address does not lead to, a host may (`host.rs`). A declared protocol is final. Otherwise whoever speaks first
+//! decides:
 //!
 //! ```text
 //! client bytes ──► HTTP/1, HTTP/2 or opaque (TLS among it)
@@ -21,7 +22,7 @@ use tokio::time::{Instant, timeout};
 
 use super::Outbound;
 use super::opaque::{self, Early};
-use super::request::{RequestHandler, refusal};
+use super::request::{By, RequestHandler, refusal};
 use crate::answer::OwnAnswer;
 use crate::balance::PlainAddr;
 use crate::config::{Backend, Destination, Protocol};
@@ -82,8 +83,12 @@ impl Outbound {
         };
         match way {
             Way::Backend(backend, protocol) => self.into_mesh(stream, client, destination, &backend, protocol).await,
+            Way::Outside if self.config.knows_hosts() => self.by_host(stream, client, destination, None).await,
+            Way::Refused(own) if own.reason == Reason::RegistryOnly && self.config.knows_hosts() => {
+                self.by_host(stream, client, destination, Some(own)).await;
+            }
             Way::Outside => self.pass_through(stream, destination).await,
-            Way::Refused(own) => self.refuse(stream, client, destination, own).await,
+            Way::Refused(own) => self.refuse(stream, BytesMut::new(), client, By::Address(destination), own).await,
         }
     }
 
@@ -136,17 +141,17 @@ impl Outbound {
         }
         let Ok(detected) = detect_more(&mut stream, &mut buf, Instant::now() + FIRST_MESSAGE).await else { return };
         match proto_of(&detected) {
-            Some(proto) => self.http(stream, buf, client, destination, proto, None).await,
+            Some(proto) => self.http(stream, buf, client, By::Address(destination), proto, None).await,
             // Declared HTTP, and it is not: the engine says so to the client.
             None if protocol != Protocol::Auto && !matches!(detected, Detected::Tls) => {
-                self.http(stream, buf, client, destination, Proto::H1, None).await;
+                self.http(stream, buf, client, By::Address(destination), Proto::H1, None).await;
             }
             None => self.opaque(stream, buf, client, backend, None).await,
         }
     }
 
     /// Dials without deciding; see the module's drawing.
-    async fn whoever_speaks_first(
+    pub(super) async fn whoever_speaks_first(
         &self,
         stream: &mut TcpStream,
         buf: &mut BytesMut,
@@ -186,26 +191,26 @@ impl Outbound {
         }
     }
 
-    async fn http(
+    pub(super) async fn http(
         self: Arc<Self>,
         stream: TcpStream,
         buf: BytesMut,
         client: SocketAddr,
-        destination: SocketAddr,
+        by: By,
         proto: Proto,
         refused: Option<OwnAnswer>,
     ) {
         self.telemetry.metrics.connection("outbound", if proto == Proto::H1 { "http/1" } else { "http/2" }, false);
         let handler =
-            RequestHandler { outbound: Arc::clone(&self), destination, client, refused: Arc::new(Mutex::new(refused)) };
+            RequestHandler { outbound: Arc::clone(&self), by, client, refused: Arc::new(Mutex::new(refused)) };
         // Boxed: the other ways a connection may go should not pay for this one's size.
         let served = Box::pin(serve(Prefixed::new(buf, stream), proto, handler, &self.server, self.drain.clone()));
         if let Err(error) = served.await {
-            tracing::debug!(%client, %destination, %error, "outbound connection ended");
+            tracing::debug!(%client, destination = %by.address(), %error, "outbound connection ended");
         }
     }
 
-    async fn pass_through(&self, stream: TcpStream, destination: SocketAddr) {
+    pub(super) async fn pass_through(&self, stream: TcpStream, destination: SocketAddr) {
         self.telemetry.metrics.connection("outbound", "outside", false);
         match tcp::dial_plain(PlainAddr::outside_mesh(destination), self.settings.timeouts.connect).await {
             Ok(upstream) => opaque::relay_counted(&self.telemetry, stream, upstream).await,
@@ -217,18 +222,20 @@ impl Outbound {
         }
     }
 
-    /// HTTP clients get an answer, everybody else a reset.
-    async fn refuse(
+    /// HTTP clients get an answer, everybody else a reset. `buf` is what the client has said. Where further requests go is
+    /// `by`'s to say.
+    pub(super) async fn refuse(
         self: Arc<Self>,
         mut stream: TcpStream,
+        mut buf: BytesMut,
         client: SocketAddr,
-        destination: SocketAddr,
+        by: By,
         own: OwnAnswer,
     ) {
         tracing::debug!(%client, reason = %own.reason, detail = %own.detail, "outbound connection refused");
-        let mut buf = BytesMut::new();
         let silent = own.reason == Reason::NoPort
-            || !matches!(first_bytes(&mut stream, &mut buf, SILENCE).await, Ok(FirstSpeaker::Client));
+            || (buf.is_empty()
+                && !matches!(first_bytes(&mut stream, &mut buf, SILENCE).await, Ok(FirstSpeaker::Client)));
         let proto = if silent { None } else { proto_of(&crate::listen::detect(&buf)) };
         let Some(proto) = proto else {
             // Where there are requests, each is counted by itself.
@@ -238,10 +245,10 @@ impl Outbound {
         };
         // The first request has waited for its answer already. Each further one asks again: the control plane may come back
         // while the client keeps its connection.
-        self.http(stream, buf, client, destination, proto, Some(own)).await;
+        self.http(stream, buf, client, by, proto, Some(own)).await;
     }
 
-    async fn opaque(
+    pub(super) async fn opaque(
         &self,
         stream: TcpStream,
         buf: BytesMut,
@@ -268,13 +275,14 @@ impl Outbound {
     }
 }
 
-enum First {
+/// Who spoke first, after a silence.
+pub(super) enum First {
     Client(Option<Early>),
     Server(Early),
     Over,
 }
 
-fn proto_of(detected: &Detected) -> Option<Proto> {
+pub(super) fn proto_of(detected: &Detected) -> Option<Proto> {
     match detected {
         Detected::Http1 => Some(Proto::H1),
         Detected::Http2 => Some(Proto::H2),

@@ -7,6 +7,7 @@
 //!   │ config.destination()
 //!   ├─ no such port on a VIP ──────────────────────────────► RST (`no-port`)
 //!   ├─ control plane did not say ──────────────────────────► 503 or RST (`config-unavailable`), never passed through
+//!   ├─ unknown, Host or SNI names a known host ────────────► that Service (`host.rs`)
 //!   ├─ unknown, policy REGISTRY_ONLY ──────────────────────► 502 or RST (`registry-only`)
 //!   ├─ unknown, policy ALLOW_ANY ──────────────────────────► relayed as it is
 //!   └─ Service or Workload: what does the client speak? (`connection.rs`)
@@ -17,18 +18,17 @@
 //! | file | what |
 //! |---|---|
 //! | `connection.rs` | destination and protocol of a connection; whoever speaks first |
+//! | `host.rs` | a destination outside: the host that is asked for may lead somewhere (lookup 3) |
 //! | `request.rs` | one request: match, filters, answer, what is counted |
 //! | `tries.rs` | one backend's tries: pick, send, judge, retry |
 //! | `upstream.rs` | connections to endpoints: dialling, mesh TLS, pools |
 //! | `opaque.rs` | bytes we do not understand |
 //!
-//! Not done yet: step 3 of the lookup. A destination outside whose HTTP Host or SNI names one of
-//! `MeshSettings.known_hosts` would be that Service ([`Config::host`] finds it); the control plane names none so far.
-//!
 //! Decisions are in `route/`, `balance/` and `resilience/`; this room acts on them.
 //! Bounds: connections by the worker's file limit; pools by [`upstream::MAX_POOLS`].
 
 mod connection;
+mod host;
 mod opaque;
 mod request;
 mod tries;

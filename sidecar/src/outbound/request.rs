@@ -17,18 +17,37 @@ use super::Outbound;
 use super::tries::{Kept, Plan, Tries};
 use crate::answer::OwnAnswer;
 use crate::config::{Backend, Destination, LOOKUP_TIMEOUT};
-use crate::http::{Answer, Handler, Request, Response, hygiene};
+use crate::http::{Answer, Handler, Request, Response, host, hygiene};
 use crate::reason::Reason;
 use crate::resilience::Deadline;
 use crate::route::{RequestView, RouteTable, Rule, Target};
 use crate::telemetry::record::{Direction, Record, Riding};
+
+/// What says where a connection's requests go.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum By {
+    /// Its original destination.
+    Address(SocketAddr),
+    /// The host each of them asks for; those that ask for none that the mesh knows go to the original destination, if
+    /// policy lets them.
+    Host(SocketAddr),
+}
+
+impl By {
+    /// The original destination.
+    pub(super) fn address(self) -> SocketAddr {
+        match self {
+            Self::Address(address) | Self::Host(address) => address,
+        }
+    }
+}
 
 /// Serves one downstream connection's requests. The destination is looked up again for each request, so that a changed
 /// weight acts on the next request of a connection that is already open.
 #[derive(Clone)]
 pub(super) struct RequestHandler {
     pub(super) outbound: Arc<Outbound>,
-    pub(super) destination: SocketAddr,
+    pub(super) by: By,
     pub(super) client: SocketAddr,
     /// What the first request is answered, where the connection itself has already waited in vain.
     pub(super) refused: Arc<Mutex<Option<OwnAnswer>>>,
@@ -78,19 +97,34 @@ impl RequestHandler {
             return Err(own);
         }
         let now = tokio::time::Instant::now().into_std();
-        let (service, port) = match self.outbound.config.destination(self.destination).await {
+        let address = self.by.address();
+        let host = match self.by {
+            By::Host(_) => host::of_request(request.method(), request.uri(), request.version(), request.headers()),
+            By::Address(_) => None,
+        };
+        let host = host.map(str::to_owned);
+        let (service, port) = match self.destination(host.as_deref()).await {
             Destination::Service { service, port } => (service, port),
             Destination::Workload(workload) => {
                 // Pods come and go, so what they belong to is what is counted.
                 let owner = if workload.owner.is_empty() { &workload.name } else { &workload.owner };
                 record.service = format!("{}/{owner}", workload.namespace);
-                let backend = self.outbound.config.direct(&workload, self.destination);
+                let backend = self.outbound.config.direct(&workload, address);
                 let deadline = request_deadline(&request, None, now)?;
                 let plan = Plan { backend: &backend, deadline, per_try: None, retry: None };
-                record.backend = format!("{}:{}", record.service, self.destination.port());
+                record.backend = format!("{}:{}", record.service, address.port());
                 return self.try_backend(plan, request, record).await.map(for_the_app);
             }
-            other => return Err(refusal(&other, self.destination)),
+            Destination::Outside if matches!(self.by, By::Host(_)) => {
+                // One name for all of them: which addresses there are is not ours to bound.
+                "outside".clone_into(&mut record.service);
+                "outside".clone_into(&mut record.backend);
+                let backend = self.outbound.config.outside(address);
+                let deadline = request_deadline(&request, None, now)?;
+                let plan = Plan { backend: &backend, deadline, per_try: None, retry: None };
+                return self.try_backend(plan, request, record).await.map(for_the_app);
+            }
+            other => return Err(refusal(&other, address)),
         };
         record.service = service.name.to_string();
         let Some(routes) = &port.routes else {
@@ -122,6 +156,16 @@ impl RequestHandler {
         target_filters.apply_response(kept.response.headers_mut());
         rule.filters.apply_response(kept.response.headers_mut());
         Ok(kept)
+    }
+
+    async fn destination(&self, host: Option<&str>) -> Destination {
+        let address = self.by.address();
+        if let Some(host) = host
+            && let Some(named) = self.outbound.config.host(host, address.port()).await
+        {
+            return named;
+        }
+        self.outbound.config.destination(address).await
     }
 
     async fn try_backend(&self, plan: Plan<'_>, request: Request, record: &mut Record) -> Result<Kept, OwnAnswer> {

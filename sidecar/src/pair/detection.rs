@@ -16,7 +16,7 @@ use crate::identity::testing::TestCa;
 use v1::{MtlsMode, Protocol};
 
 /// Speaks first, as mail and database servers do, then echoes lines.
-async fn banner_app() -> App {
+pub(super) async fn banner_app() -> App {
     App::raw(|mut wire, _| async move {
         wire.send("220 ready\r\n").await;
         while wire.more().await.is_ok() {
@@ -28,7 +28,7 @@ async fn banner_app() -> App {
 }
 
 /// Logs the first bytes, however they come, then answers `seen`.
-async fn first_bytes_app(count: usize) -> App {
+pub(super) async fn first_bytes_app(count: usize) -> App {
     App::raw(move |mut wire, log| async move {
         let body = wire.take(count).await;
         log.requests.lock().push(super::wire::Message { body, ..Default::default() });
@@ -43,7 +43,7 @@ fn auto(port: &mut v1::ServicePort) {
 }
 
 /// A real ClientHello, larger than one segment.
-fn client_hello() -> Vec<u8> {
+pub(super) fn client_hello(sni: &'static str) -> Vec<u8> {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let mut config = rustls::ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
@@ -51,7 +51,7 @@ fn client_hello() -> Vec<u8> {
         .with_root_certificates(rustls::RootCertStore::empty())
         .with_no_client_auth();
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    let mut client = rustls::ClientConnection::new(Arc::new(config), "db.example.com".try_into().unwrap()).unwrap();
+    let mut client = rustls::ClientConnection::new(Arc::new(config), sni.try_into().unwrap()).unwrap();
     let mut hello = Vec::new();
     client.write_tls(&mut hello).unwrap();
     hello
@@ -116,7 +116,7 @@ async fn a_head_that_dribbles_in_is_http_all_the_same() {
 
 #[tokio::test]
 async fn the_apps_own_tls_passes_through_weft_tcp() {
-    let hello = client_hello();
+    let hello = client_hello("db.example.com");
     for protocol in [Protocol::Tls, Protocol::Auto] {
         let pair = Pair::new(first_bytes_app(hello.len()).await).await;
         pair.web.service(|port| port.protocol = protocol.into());
@@ -132,7 +132,7 @@ async fn the_apps_own_tls_passes_through_weft_tcp() {
 
 #[tokio::test]
 async fn modes_admit_what_they_say() {
-    let hello = client_hello();
+    let hello = client_hello("db.example.com");
     // What comes, and which modes let it in.
     let rows: [(&str, &[u8], [bool; 3]); 3] = [
         ("plain HTTP", b"GET / HTTP/1.1\r\nhost: x\r\n\r\n", [false, true, true]),

@@ -17,6 +17,7 @@ mod control_plane;
 mod detection;
 mod drain;
 mod grpc;
+mod hosts;
 mod http1;
 mod lifetimes;
 mod opaque;

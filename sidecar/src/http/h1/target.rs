@@ -83,6 +83,12 @@ pub(crate) fn is_host(text: &[u8]) -> bool {
     split_host(text).is_some()
 }
 
+/// The host of `host [":" port]`. `None`: not of that form.
+pub(crate) fn host_of(authority: &str) -> Option<&str> {
+    let (host, _) = split_host(authority.as_bytes())?;
+    authority.get(..host.len())
+}
+
 /// Whether two valid hosts are the same place: case apart, and with the scheme's default port filled in.
 pub(crate) fn same_authority(a: &[u8], b: &[u8], scheme: Option<&str>) -> bool {
     let default: &[u8] = if scheme == Some("https") { b"443" } else { b"80" };
