@@ -6,7 +6,7 @@ set -euo pipefail
 
 declare -A package=(
   [ip]=iproute2 [nft]=nftables [nginx]=nginx [redis-server]=redis-server [redis-cli]=redis-tools
-  [curl]=curl [tcpdump]=tcpdump [unshare]=util-linux [nsenter]=util-linux [setpriv]=util-linux
+  [curl]=curl [dnsmasq]=dnsmasq-base [tcpdump]=tcpdump [unshare]=util-linux [nsenter]=util-linux [setpriv]=util-linux
 )
 PATH=$PATH:/usr/sbin:/sbin
 missing=()

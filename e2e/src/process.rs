@@ -25,8 +25,12 @@ pub struct Process {
 }
 
 impl Process {
-    /// Starts `command` (an `nsenter` that forks), logs under `folder` as `NAME.log` and `NAME.err`.
-    pub(crate) fn start(mut command: Command, folder: &Path, name: &str) -> Result<Self> {
+    /// Starts `command` (an `nsenter` that forks), logs under `folder` as `NAME.log` and `NAME.err`, which
+    /// processes of one name share.
+    ///
+    /// # Errors
+    /// When a log cannot be opened or the command not started.
+    pub fn start(mut command: Command, folder: &Path, name: &str) -> Result<Self> {
         let create = |suffix| {
             let path = folder.join(format!("{name}.{suffix}"));
             File::options()

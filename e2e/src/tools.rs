@@ -29,11 +29,12 @@ pub const WORLD: [Tool; 7] = [
 ];
 
 /// What the demo and some tests run in pods besides.
-pub const APPS: [Tool; 4] = [
+pub const APPS: [Tool; 5] = [
     tool("nginx", "nginx"),
     tool("redis-server", "redis-server"),
     tool("redis-cli", "redis-tools"),
     tool("curl", "curl"),
+    tool("dnsmasq", "dnsmasq-base"),
 ];
 
 /// The path of `program`, looked for in `PATH` and where daemons live.

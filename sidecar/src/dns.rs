@@ -119,7 +119,8 @@ impl Dns {
         Self::new(Fixed(names.into_iter().map(|(host, address)| (host.to_owned(), address)).collect()))
     }
 
-    /// The addresses of `host`, which may be an address itself.
+    /// The addresses of `host`, which may be an address itself. One that ends in a dot is absolute; any other may be
+    /// completed by the search list of `/etc/resolv.conf`, as short names of Services are.
     ///
     /// # Errors
     /// When there is no answer now and never was one.
@@ -131,7 +132,7 @@ impl Dns {
         if let Ok(address) = host.parse() {
             return Ok(Resolved { addresses: Arc::new([address]), fresh_until: now + LONGEST });
         }
-        let host: Box<str> = host.trim_end_matches('.').to_ascii_lowercase().into();
+        let host: Box<str> = host.to_ascii_lowercase().into();
         let asking = match self.known_or_ask(&host, now) {
             Ok(known) => return known,
             Err(asking) => asking,
@@ -273,7 +274,7 @@ struct Fixed(HashMap<String, IpAddr>);
 
 impl Ask for Fixed {
     fn ask(&self, host: &str) -> Asking {
-        let answer = match self.0.get(host) {
+        let answer = match self.0.get(host.trim_end_matches('.')) {
             Some(address) => Ok((vec![*address], LONGEST)),
             None => Err(DnsError::NoAddress(host.to_owned())),
         };
@@ -321,7 +322,7 @@ mod tests {
     }
 
     async fn last_octet(dns: &Dns) -> Option<u8> {
-        match dns.resolve("A.b.").await.ok()?.addresses() {
+        match dns.resolve("A.b").await.ok()?.addresses() {
             [IpAddr::V4(address)] => Some(address.octets()[3]),
             _ => None,
         }

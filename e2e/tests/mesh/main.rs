@@ -5,6 +5,7 @@
 
 mod config;
 mod endpoints;
+mod outside;
 mod pods;
 mod protocols;
 mod redirect;

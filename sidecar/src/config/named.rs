@@ -45,7 +45,8 @@ async fn resolve_once(endpoints: &CompiledEndpoints, state: &BackendState, dns: 
     let mut again = Instant::now() + Duration::from_secs(3600);
     let mut seen = HashSet::new();
     for named in endpoints.named.iter().take(MAX_NAMES) {
-        match dns.resolve(&named.host).await {
+        // Absolute: in a pod the search list would ask for `db.example.com.NAMESPACE.svc.…` first, which may be another's.
+        match dns.resolve(&format!("{}.", named.host)).await {
             Ok(resolved) => {
                 again = again.min(Instant::from_std(resolved.fresh_until()));
                 let specs = resolved.addresses().iter().map(|address| named.at(*address));
