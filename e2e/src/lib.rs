@@ -10,7 +10,7 @@
 //! | `sandbox.rs` | the namespaces, and doing things inside them |
 //! | `process.rs` | a program in a pod: logs, signals, memory |
 //! | `probe.rs` | small blocking questions to a socket |
-//! | `mesh.rs` | pods with and without sidecars, the control plane, the bridge between them |
+//! | `mesh/` | pods with and without sidecars, the control plane, the bridge between them |
 //! | `manifest.rs` | the Kubernetes YAML they are described by |
 //! | `capture.rs` | what went over the wire: tcpdump, and reading its file |
 //! | `stats.rs` | what the apps wrote down |

@@ -2,24 +2,20 @@
 //!
 //! Why our own: of the crates that speak nf_tables, `rustables` is GPL-3 and lacks `redirect`, `nftnl` links a C library
 //! and `nlink` brings a whole network stack in its thirty-third breaking version. What a pod needs is seven expressions;
-//! written out they are this file, and the image needs neither `nft` nor `iptables`. [`Ruleset`]'s `Display` is the same thing as
-//! text, and an end-to-end test holds what `nft list table` reads back against it.
+//! written out they are this file and `expression.rs`, and the image needs neither `nft` nor `iptables`. [`Ruleset`]'s
+//! `Display` is the same thing as text, and an end-to-end test holds what `nft list table` reads back against it.
 //!
 //! A message is a netlink header (length, type, flags, sequence, port), an nfgenmsg header (family, version, resource
 //! id) and attributes (length, type, value, padded to 4). Integers in headers are of the host's order, those in
 //! attributes are big-endian. Numbers are from `linux/netfilter/nf_tables.h`.
 //!
-//! Bound: a rule is under 400 bytes, their number is bounded by `rules.rs`. Reading never trusts a length.
-
-use ipnet::IpNet;
+//! Bound: the number of rules is `rules.rs`'s, the size of one `expression.rs`'s. Reading never trusts a length.
 
 use super::attributes::{Attributes, Iter, find, number, text};
-use super::rules::{Chain, Hook, Match, PortRange, Rule, Ruleset, TABLE, Verdict};
+use super::expression::{self, Expression, lower};
+use super::rules::{Chain, Hook, Ruleset, TABLE};
 
 const NFPROTO_INET: u8 = 1;
-const NFPROTO_IPV4: u8 = 2;
-const NFPROTO_IPV6: u8 = 10;
-const IPPROTO_TCP: u8 = 6;
 const SUBSYSTEM: u16 = 10;
 const BATCH_BEGIN: u16 = 0x10;
 const BATCH_END: u16 = 0x11;
@@ -30,10 +26,6 @@ const CREATE: u16 = 0x400;
 const APPEND: u16 = 0x800;
 const PRIORITY_DSTNAT: i32 = -100;
 const POLICY_ACCEPT: u32 = 1;
-const VERDICT_RETURN: i32 = -5;
-/// The one 16-byte register all our expressions go through.
-const REGISTER: u32 = 1;
-const IFNAMSIZ: usize = 16;
 
 /// What a message asks or tells, in nf_tables' numbering.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,53 +37,6 @@ pub(super) enum Kind {
     GetChain = 4,
     NewRule = 6,
     GetRule = 7,
-}
-
-/// What a packet is asked for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Meta {
-    IifName = 6,
-    OifName = 7,
-    SocketUid = 10,
-    Family = 15,
-    Protocol = 16,
-}
-
-/// How a register is compared.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Compare {
-    Equal = 0,
-    NotEqual = 1,
-    LessOrEqual = 3,
-    GreaterOrEqual = 5,
-}
-
-/// A part of a header: which one, where, how long.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Part {
-    base: u32,
-    offset: u32,
-    len: u32,
-}
-
-const NETWORK: u32 = 1;
-const TRANSPORT: u32 = 2;
-const IPV4_DESTINATION: Part = Part { base: NETWORK, offset: 16, len: 4 };
-const IPV6_DESTINATION: Part = Part { base: NETWORK, offset: 24, len: 16 };
-const TCP_DESTINATION: Part = Part { base: TRANSPORT, offset: 2, len: 2 };
-
-/// One step of a rule in the kernel's machine, all through the one register.
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum Expression {
-    Meta(u32),
-    Payload(Part),
-    Mask(Vec<u8>),
-    Compare(u32, Vec<u8>),
-    Load(Vec<u8>),
-    Redirect,
-    Return,
-    /// Read back from the kernel and none of ours.
-    Unknown(String),
 }
 
 /// A chain as the kernel holds it; equal to [`InstalledChain::of`] when it is what we asked for.
@@ -141,75 +86,6 @@ fn hook_number(hook: Hook) -> u32 {
         Hook::Prerouting => 0,
         Hook::Output => 3,
     }
-}
-
-/// A rule in the kernel's steps.
-fn lower(rule: &Rule) -> Vec<Expression> {
-    let mut steps = Vec::new();
-    for condition in &rule.matches {
-        lower_match(condition, &mut steps);
-    }
-    match rule.verdict {
-        Verdict::Pass => steps.push(Expression::Return),
-        Verdict::Redirect(port) => {
-            steps.extend([Expression::Load(port.to_be_bytes().to_vec()), Expression::Redirect]);
-        }
-    }
-    steps
-}
-
-fn lower_match(condition: &Match, steps: &mut Vec<Expression>) {
-    let mut meta = |key: Meta, how: Compare, value: &[u8]| {
-        steps.extend([Expression::Meta(key as u32), Expression::Compare(how as u32, value.to_vec())]);
-    };
-    match condition {
-        Match::Tcp => meta(Meta::Protocol, Compare::Equal, &[IPPROTO_TCP]),
-        Match::NotTcp => meta(Meta::Protocol, Compare::NotEqual, &[IPPROTO_TCP]),
-        // The kernel loads the UID in the host's order.
-        Match::Uid(uid) => meta(Meta::SocketUid, Compare::Equal, &uid.to_ne_bytes()),
-        Match::ToLoopback => meta(Meta::OifName, Compare::Equal, &interface_name("lo")),
-        Match::FromLoopback => meta(Meta::IifName, Compare::Equal, &interface_name("lo")),
-        Match::To(IpNet::V4(range)) => {
-            meta(Meta::Family, Compare::Equal, &[NFPROTO_IPV4]);
-            steps.push(Expression::Payload(IPV4_DESTINATION));
-            lower_range(&range.netmask().octets(), &range.network().octets(), steps);
-        }
-        Match::To(IpNet::V6(range)) => {
-            meta(Meta::Family, Compare::Equal, &[NFPROTO_IPV6]);
-            steps.push(Expression::Payload(IPV6_DESTINATION));
-            lower_range(&range.netmask().octets(), &range.network().octets(), steps);
-        }
-        Match::Port(ports) => {
-            steps.push(Expression::Payload(TCP_DESTINATION));
-            lower_ports(*ports, steps);
-        }
-    }
-}
-
-/// A full mask is left out, as nft does, so that a listing shows an address and not a range of one.
-fn lower_range(mask: &[u8], network: &[u8], steps: &mut Vec<Expression>) {
-    if mask.iter().any(|&byte| byte != 0xff) {
-        steps.push(Expression::Mask(mask.to_vec()));
-    }
-    steps.push(Expression::Compare(Compare::Equal as u32, network.to_vec()));
-}
-
-fn lower_ports(ports: PortRange, steps: &mut Vec<Expression>) {
-    let (first, last) = (ports.first().to_be_bytes().to_vec(), ports.last().to_be_bytes().to_vec());
-    if first == last {
-        steps.push(Expression::Compare(Compare::Equal as u32, first));
-    } else {
-        steps.push(Expression::Compare(Compare::GreaterOrEqual as u32, first));
-        steps.push(Expression::Compare(Compare::LessOrEqual as u32, last));
-    }
-}
-
-fn interface_name(name: &str) -> [u8; IFNAMSIZ] {
-    let mut padded = [0; IFNAMSIZ];
-    for (to, from) in padded.iter_mut().zip(name.bytes().take(IFNAMSIZ - 1)) {
-        *to = from;
-    }
-    padded
 }
 
 // ---- writing ----
@@ -286,7 +162,7 @@ pub(super) fn replace(rules: &Ruleset) -> Transaction {
             writer.nft(Kind::NewRule, CREATE | APPEND | ack, |attributes| {
                 attributes.text(1, TABLE);
                 attributes.text(2, chain);
-                attributes.nested(4, |list| lower(rule).iter().for_each(|step| write_expression(list, step)));
+                attributes.nested(4, |list| lower(rule).iter().for_each(|step| expression::write(list, step)));
             });
         }
     });
@@ -334,61 +210,6 @@ fn write_chain(attributes: &mut Attributes, chain: &InstalledChain) {
     });
     attributes.number(5, chain.policy);
     attributes.text(7, &chain.kind);
-}
-
-fn write_expression(list: &mut Attributes, step: &Expression) {
-    let data = |attributes: &mut Attributes, kind, value: &[u8]| attributes.nested(kind, |data| data.bytes(1, value));
-    list.nested(1, |element| {
-        element.text(1, step.name());
-        element.nested(2, |body| match step {
-            Expression::Meta(key) => {
-                body.number(1, REGISTER);
-                body.number(2, *key);
-            }
-            Expression::Payload(part) => {
-                body.number(1, REGISTER);
-                body.number(2, part.base);
-                body.number(3, part.offset);
-                body.number(4, part.len);
-            }
-            Expression::Mask(mask) => {
-                body.number(1, REGISTER);
-                body.number(2, REGISTER);
-                body.number(3, mask.len() as u32);
-                data(body, 4, mask);
-                data(body, 5, &vec![0; mask.len()]);
-            }
-            Expression::Compare(how, value) => {
-                body.number(1, REGISTER);
-                body.number(2, *how);
-                data(body, 3, value);
-            }
-            Expression::Load(value) => {
-                body.number(1, REGISTER);
-                data(body, 2, value);
-            }
-            Expression::Return => {
-                body.number(1, 0);
-                body.nested(2, |data| data.nested(2, |verdict| verdict.number(1, VERDICT_RETURN as u32)));
-            }
-            Expression::Redirect => body.number(1, REGISTER),
-            Expression::Unknown(_) => {}
-        });
-    });
-}
-
-impl Expression {
-    fn name(&self) -> &str {
-        match self {
-            Self::Meta(_) => "meta",
-            Self::Payload(_) => "payload",
-            Self::Mask(_) => "bitwise",
-            Self::Compare(..) => "cmp",
-            Self::Load(_) | Self::Return => "immediate",
-            Self::Redirect => "redir",
-            Self::Unknown(name) => name,
-        }
-    }
 }
 
 // ---- reading ----
@@ -465,146 +286,9 @@ fn read_chain(attributes: &[u8]) -> Option<InstalledChain> {
 fn read_rule(attributes: &[u8]) -> Option<InstalledRule> {
     (text(find(attributes, 1)?) == TABLE).then_some(())?;
     let list = find(attributes, 4).unwrap_or_default();
-    let expressions = Iter::of(list).map(|(_, element)| read_expression(element)).collect();
+    let expressions = Iter::of(list).map(|(_, element)| expression::read(element)).collect();
     Some(InstalledRule { chain: text(find(attributes, 2)?), expressions })
 }
 
-fn read_expression(element: &[u8]) -> Expression {
-    let name = find(element, 1).map(text).unwrap_or_default();
-    let body = find(element, 2).unwrap_or_default();
-    read_known(&name, body).unwrap_or(Expression::Unknown(name))
-}
-
-/// `None` for an expression that we would never write, down to the register.
-fn read_known(name: &str, body: &[u8]) -> Option<Expression> {
-    let through_register = |kind| (find(body, kind).and_then(number) == Some(REGISTER)).then_some(());
-    let data = |kind| find(find(body, kind)?, 1).map(<[u8]>::to_vec);
-    match name {
-        "meta" => {
-            through_register(1)?;
-            Some(Expression::Meta(number(find(body, 2)?)?))
-        }
-        "payload" => {
-            through_register(1)?;
-            let part = |kind| find(body, kind).and_then(number);
-            Some(Expression::Payload(Part { base: part(2)?, offset: part(3)?, len: part(4)? }))
-        }
-        "bitwise" => {
-            through_register(1)?;
-            through_register(2)?;
-            let plain_mask =
-                data(5)?.iter().all(|&byte| byte == 0) && find(body, 6).is_none_or(|op| number(op) == Some(0));
-            plain_mask.then(|| data(4)).flatten().map(Expression::Mask)
-        }
-        "cmp" => {
-            through_register(1)?;
-            Some(Expression::Compare(number(find(body, 2)?)?, data(3)?))
-        }
-        "immediate" => match find(find(body, 2)?, 2) {
-            Some(verdict) => (number(find(verdict, 1)?)? == VERDICT_RETURN as u32).then_some(Expression::Return),
-            None => {
-                through_register(1)?;
-                data(2).map(Expression::Load)
-            }
-        },
-        "redir" => {
-            through_register(1)?;
-            Some(Expression::Redirect)
-        }
-        _ => None,
-    }
-}
-
 #[cfg(test)]
-mod tests {
-    use super::super::rules::Options;
-    use super::super::rules::tests::options;
-    use super::*;
-
-    fn ruleset() -> Ruleset {
-        Ruleset::new(&options()).unwrap()
-    }
-
-    #[test]
-    fn what_is_written_reads_back_equal() {
-        let transaction = replace(&ruleset());
-        let mut chains: Vec<InstalledChain> = Vec::new();
-        for reply in read(&transaction.bytes) {
-            match reply {
-                Reply::Chain(chain) => chains.push(chain),
-                Reply::Rule(rule) => chains.iter_mut().find(|chain| chain.name == rule.chain).unwrap().push(rule),
-                _ => {}
-            }
-        }
-        let expected: Vec<_> = ruleset().chains.iter().map(InstalledChain::of).collect();
-        assert_eq!(chains, expected);
-    }
-
-    #[test]
-    fn only_the_last_message_of_a_transaction_asks_for_an_answer() {
-        for transaction in [replace(&ruleset()), remove()] {
-            let mut bytes = transaction.bytes.as_slice();
-            let mut asking = Vec::new();
-            let mut sequences = Vec::new();
-            while let Some((length, _, sequence)) = read_header(bytes) {
-                if u16::from_ne_bytes([bytes[6], bytes[7]]) & ACK != 0 {
-                    asking.push(sequence);
-                }
-                sequences.push(sequence);
-                bytes = &bytes[length..];
-            }
-            assert_eq!(asking, [transaction.acknowledged_by]);
-            assert_eq!(sequences.last(), Some(&(transaction.acknowledged_by + 1)), "only the batch's end comes after");
-        }
-    }
-
-    #[test]
-    fn messages_and_attributes_are_aligned() {
-        let mut bytes = replace(&ruleset()).bytes;
-        assert_eq!(bytes.len() % 4, 0);
-        assert!(bytes.len() < 16 * 1024, "{} bytes", bytes.len());
-        // Cut anywhere, reading neither panics nor invents a rule that differs from one written.
-        let whole = read(&bytes);
-        while bytes.pop().is_some() {
-            let part = read(&bytes);
-            assert_eq!(part[..], whole[..part.len()]);
-        }
-    }
-
-    #[test]
-    fn a_rule_that_differs_in_anything_is_noticed() {
-        let compiled = |options: &Options| -> Vec<_> {
-            Ruleset::new(options).unwrap().chains.iter().map(InstalledChain::of).collect()
-        };
-        let expected = compiled(&options());
-        for (what, changed) in [
-            ("another uid", Options { uid: 1338, ..options() }),
-            ("a range", Options { exclude_outbound_ports: vec!["9000-9011".parse().unwrap()], ..options() }),
-            ("a prefix", Options { exclude_outbound_cidrs: vec!["192.168.0.0/17".parse().unwrap()], ..options() }),
-            ("one rule less", Options { exclude_inbound_ports: vec![], ..options() }),
-        ] {
-            assert_ne!(compiled(&changed), expected, "{what}");
-        }
-    }
-
-    #[test]
-    fn errors_are_read_with_their_message() {
-        let mut reply = Vec::new();
-        reply.extend(36u32.to_ne_bytes());
-        reply.extend(2u16.to_ne_bytes());
-        reply.extend([0; 2]);
-        reply.extend(7u32.to_ne_bytes());
-        reply.extend([0; 4]);
-        reply.extend((-1i32).to_ne_bytes());
-        reply.resize(36, 0);
-        assert_eq!(read(&reply), [Reply::Result { sequence: 7, errno: 1 }]);
-    }
-
-    #[test]
-    fn nonsense_from_the_kernel_side_is_not_followed() {
-        for bytes in [&[][..], &[0; 15], &[0; 64], &[0xff; 64], &[16, 0, 0, 0, 10], &[20, 0, 0, 0, 6, 10, 0, 0]] {
-            let replies = read(bytes);
-            assert!(replies.iter().all(|reply| !matches!(reply, Reply::Rule(_) | Reply::Chain(_))), "{bytes:?}");
-        }
-    }
-}
+mod tests;

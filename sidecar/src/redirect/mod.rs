@@ -5,8 +5,8 @@
 //! with other options, leaves no moment without rules and nothing left over; then it is read back from the kernel and
 //! held against what was asked. Nothing outside that table is read or changed.
 //!
-//! `rules.rs` decides, `message.rs` (on `attributes.rs`) is the kernel's language, `kernel.rs` talks. All of it speaks netlink itself: the
-//! image needs neither `nft` nor `iptables`.
+//! `rules.rs` decides; `message.rs` is the kernel's language (a rule's steps are in `expression.rs`, the bytes of both in
+//! `attributes.rs`); `kernel.rs` talks. All of it speaks netlink itself: the image needs neither `nft` nor `iptables`.
 
 use std::io::{self, Write};
 use std::net::IpAddr;
@@ -19,6 +19,7 @@ use self::message::InstalledChain;
 pub use self::rules::{Options, PortRange, Ruleset};
 
 mod attributes;
+mod expression;
 mod kernel;
 mod message;
 pub mod rules;

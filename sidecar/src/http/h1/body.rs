@@ -12,8 +12,9 @@
 use bytes::{Buf, Bytes, BytesMut};
 use http::HeaderMap;
 
-use super::head::{HeadError, HeadLimits, Section, parse_fields};
+use super::error::HeadError;
 use super::length::BodyLength;
+use super::section::{HeadLimits, Section, parse_fields};
 use crate::http::hygiene;
 
 /// Most bytes of chunk extensions in one body.

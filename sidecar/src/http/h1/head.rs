@@ -1,9 +1,9 @@
 //! Reads one request or response head from the front of a buffer (RFC 9112 §2 to §5), strictly.
 //!
-//! Two passes. [`Section`] walks the raw bytes once and knows only lines: exact CRLF, no control characters, no
-//! folding, the limits. It keeps its place, so a head that arrives in a thousand pieces is still walked once. Only a
-//! section that passed is handed to `httparse` for names and values and to `target` and `length` for their meaning;
-//! `httparse` alone would accept bare LF, any number of empty lines first, and non-ASCII targets.
+//! Two passes. [`Section`] walks the raw bytes once, up to the empty line. It keeps its place, so a head that arrives in a
+//! thousand pieces is still walked once. Only a section that passed is handed to `httparse` for names and values and to
+//! `target` and `length` for their meaning; `httparse` alone would accept bare LF, any number of empty lines first, and
+//! non-ASCII targets.
 //!
 //! Empty lines before a request: exactly one CRLF is skipped (RFC 9112 §2.2 asks for at least one, for clients that
 //! end a POST with a stray CRLF). Before a response: none.
@@ -12,29 +12,14 @@
 //! Bound: [`HeadLimits`]. Not here: the body (`body`), which headers may pass (`hygiene`).
 
 use bytes::Bytes;
-use http::header::{EXPECT, HeaderName, HeaderValue};
+use http::header::{EXPECT, HeaderValue};
 use http::{HeaderMap, Method, StatusCode, Uri, Version};
-use smallvec::{SmallVec, smallvec};
 
+use super::error::HeadError;
 use super::length::{self, BodyLength};
+use super::section::{HeadLimits, Section, parse_fields};
 use super::target;
 use crate::http::hygiene;
-use crate::reason::Reason;
-
-/// The largest head that is read.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct HeadLimits {
-    /// Bytes, from the start line to the empty line. Default 64 KiB (SEMANTICS.md §6).
-    pub max_bytes: usize,
-    /// Field lines. Default 100 (SEMANTICS.md §6).
-    pub max_headers: usize,
-}
-
-impl Default for HeadLimits {
-    fn default() -> Self {
-        Self { max_bytes: 64 * 1024, max_headers: 100 }
-    }
-}
 
 /// Whether the buffer held all of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -107,131 +92,6 @@ impl ReasonPhrase {
     /// Its bytes: visible characters, spaces, tabs and bytes from 0x80.
     pub fn as_bytes(&self) -> &[u8] {
         &self.0
-    }
-}
-
-/// Why a head is refused. The connection it came on cannot be used again.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum HeadError {
-    /// More bytes than the limit.
-    #[error("the head is larger than {limit} bytes")]
-    TooLarge {
-        /// [`HeadLimits::max_bytes`]
-        limit: usize,
-    },
-    /// More field lines than the limit.
-    #[error("the head has more than {limit} fields")]
-    TooManyFields {
-        /// [`HeadLimits::max_headers`]
-        limit: usize,
-    },
-    /// The HTTP/2 connection preface where an HTTP/1 request was expected.
-    #[error("this is the HTTP/2 preface: was the port detected or declared as HTTP/1?")]
-    Http2Preface,
-    /// An HTTP version other than 1.0 and 1.1.
-    #[error("the HTTP version is neither 1.0 nor 1.1")]
-    UnsupportedVersion,
-    /// More than one empty line before the request, or any before a response.
-    #[error("empty lines where a head should start")]
-    LeadingEmptyLine,
-    /// A line feed without its carriage return.
-    #[error("a line ends in LF alone")]
-    BareLf,
-    /// A carriage return without its line feed.
-    #[error("CR that is no line end")]
-    BareCr,
-    /// NUL or another control character.
-    #[error("control character 0x{0:02x}")]
-    Control(u8),
-    /// A line that starts with a blank: folding (RFC 9112 §5.2), or blanks before the first field (§2.2).
-    #[error("a field line starts with a blank (obsolete folding)")]
-    LeadingBlank,
-    /// The request line is not `method SP target SP version`. HTTP/0.9 is among these.
-    #[error("the request line is not `METHOD TARGET VERSION`, one space between each")]
-    RequestLine,
-    /// The status line is not `version SP 3DIGIT [SP reason]`.
-    #[error("the status line is not `VERSION STATUS REASON`")]
-    StatusLine,
-    /// The method is no token.
-    #[error("the method has a character that no token may have")]
-    Method,
-    /// The target has a character that no URI may have, or is not of a form that the method may use.
-    #[error("the request target is malformed or not of a form its method may use")]
-    Target,
-    /// A field line is not `name ":" value`: no colon, an empty name, a blank in the name or before the colon.
-    #[error("a field line is not `name: value`")]
-    Field,
-    /// HTTP/1.1 without Host.
-    #[error("an HTTP/1.1 request has no Host")]
-    MissingHost,
-    /// More than one Host.
-    #[error("several Host fields")]
-    SeveralHosts,
-    /// Host is not `host[:port]`.
-    #[error("Host is not a host and an optional port")]
-    InvalidHost,
-    /// Host and the target name different places.
-    #[error("Host and the request target disagree")]
-    HostConflict,
-    /// Content-Length is not one plain decimal number that fits 64 bits.
-    #[error("Content-Length is not one decimal number")]
-    ContentLength,
-    /// More than one Content-Length, equal or not.
-    #[error("several Content-Length fields")]
-    SeveralContentLengths,
-    /// Transfer-Encoding is not exactly one `chunked`.
-    #[error("Transfer-Encoding is not exactly `chunked`")]
-    TransferEncoding,
-    /// Transfer-Encoding in an HTTP/1.0 message (RFC 9112 §6.1).
-    #[error("Transfer-Encoding in an HTTP/1.0 message")]
-    TransferEncodingIn10,
-    /// Both lengths: the message to smuggle with.
-    #[error("both Content-Length and Transfer-Encoding")]
-    LengthAndTransferEncoding,
-    /// A CONNECT request that announces content.
-    #[error("a CONNECT request with content")]
-    ConnectWithBody,
-}
-
-impl HeadError {
-    /// The status a refused request is answered with, before the connection is closed.
-    pub const fn status(self) -> StatusCode {
-        self.answer().0
-    }
-
-    /// The reason of that answer. (A refused *response* is [`Reason::UpstreamProtocol`], whatever was wrong with it.)
-    pub const fn reason(self) -> Reason {
-        self.answer().1
-    }
-
-    const fn answer(self) -> (StatusCode, Reason) {
-        match self {
-            Self::TooLarge { .. } | Self::TooManyFields { .. } => {
-                (StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, Reason::HeadTooLarge)
-            }
-            Self::UnsupportedVersion => (StatusCode::HTTP_VERSION_NOT_SUPPORTED, Reason::BadRequest),
-            Self::Http2Preface
-            | Self::LeadingEmptyLine
-            | Self::BareLf
-            | Self::BareCr
-            | Self::Control(_)
-            | Self::LeadingBlank
-            | Self::RequestLine
-            | Self::StatusLine
-            | Self::Method
-            | Self::Target
-            | Self::Field
-            | Self::MissingHost
-            | Self::SeveralHosts
-            | Self::InvalidHost
-            | Self::HostConflict
-            | Self::ContentLength
-            | Self::SeveralContentLengths
-            | Self::TransferEncoding
-            | Self::TransferEncodingIn10
-            | Self::LengthAndTransferEncoding
-            | Self::ConnectWithBody => (StatusCode::BAD_REQUEST, Reason::BadRequest),
-        }
     }
 }
 
@@ -367,114 +227,6 @@ fn parse_version(text: &[u8]) -> Option<Result<Version, HeadError>> {
             Some(Err(HeadError::UnsupportedVersion))
         }
         _ => None,
-    }
-}
-
-/// Field lines up to and with the empty line, already walked by a [`Section`] that counted `count` of them.
-pub(super) fn parse_fields(lines: &Bytes, count: usize) -> Result<HeaderMap, HeadError> {
-    let mut raw: SmallVec<[httparse::Header<'_>; 32]> = smallvec![httparse::EMPTY_HEADER; count];
-    match httparse::parse_headers(lines, &mut raw) {
-        Ok(httparse::Status::Complete((len, _))) if len == lines.len() => {}
-        _ => return Err(HeadError::Field),
-    }
-    let mut headers = HeaderMap::try_with_capacity(count).map_err(|_| HeadError::Field)?;
-    for field in raw {
-        let name = HeaderName::from_bytes(field.name.as_bytes()).map_err(|_| HeadError::Field)?;
-        let value = trim_blanks(field.value);
-        // `slice_ref` wants a slice of `lines`; an empty one may point anywhere.
-        let value = if value.is_empty() { Bytes::new() } else { lines.slice_ref(value) };
-        let value = HeaderValue::from_maybe_shared(value).map_err(|_| HeadError::Field)?;
-        headers.try_append(name, value).map_err(|_| HeadError::Field)?;
-    }
-    Ok(headers)
-}
-
-fn trim_blanks(mut value: &[u8]) -> &[u8] {
-    while let [b' ' | b'\t', rest @ ..] = value {
-        value = rest;
-    }
-    while let [rest @ .., b' ' | b'\t'] = value {
-        value = rest;
-    }
-    value
-}
-
-/// Walks lines up to an empty one: a head, or the trailer section of a chunked body. Finds the same whatever the pieces
-/// in which the bytes come, since each byte is judged once, in order.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Section {
-    /// Next byte to look at.
-    at: usize,
-    /// Where its line starts.
-    line: usize,
-    /// Lines ended so far, the empty one not counted.
-    lines: usize,
-    /// Where the first line ends, its CRLF not counted.
-    first: usize,
-    /// A trailer section has no start line: its first line is a field.
-    trailers: bool,
-}
-
-impl Section {
-    pub(super) fn trailers() -> Self {
-        Self { trailers: true, ..Self::default() }
-    }
-
-    /// Bytes up to here, with the empty line, once [`advance`](Self::advance) has said so.
-    pub(super) fn len(&self) -> usize {
-        self.at
-    }
-
-    /// Field lines seen.
-    pub(super) fn fields(&self) -> usize {
-        if self.trailers { self.lines } else { self.lines.saturating_sub(1) }
-    }
-
-    /// Goes on as far as it can; true when the empty line has been reached.
-    pub(super) fn advance(&mut self, buf: &[u8], limits: &HeadLimits) -> Result<bool, HeadError> {
-        let too_large = HeadError::TooLarge { limit: limits.max_bytes };
-        while let Some(&byte) = buf.get(self.at) {
-            if self.at >= limits.max_bytes {
-                return Err(too_large);
-            }
-            match byte {
-                b'\r' => match buf.get(self.at + 1) {
-                    None => break,
-                    Some(b'\n') if self.at + 2 > limits.max_bytes => return Err(too_large),
-                    Some(b'\n') => {
-                        let empty = self.at == self.line;
-                        if self.lines == 0 {
-                            self.first = self.at;
-                        }
-                        self.at += 2;
-                        if empty {
-                            return Ok(true);
-                        }
-                        self.line = self.at;
-                        self.lines += 1;
-                        if self.fields() > limits.max_headers {
-                            return Err(HeadError::TooManyFields { limit: limits.max_headers });
-                        }
-                    }
-                    Some(_) => return Err(HeadError::BareCr),
-                },
-                b'\n' => return Err(HeadError::BareLf),
-                b' ' | b'\t' if self.at == self.line && (self.trailers || self.lines > 0) => {
-                    return Err(HeadError::LeadingBlank);
-                }
-                b'\t' | b' '..=b'~' | 0x80.. => self.at += 1,
-                _ => return Err(HeadError::Control(byte)),
-            }
-        }
-        if buf.len() >= limits.max_bytes { Err(too_large) } else { Ok(false) }
-    }
-
-    /// The start line, where the fields start, and where the head ends.
-    fn split<'b>(&self, buf: &'b [u8]) -> Result<(&'b [u8], usize, usize), HeadError> {
-        if self.lines == 0 {
-            return Err(HeadError::LeadingEmptyLine);
-        }
-        Ok((&buf[..self.first], self.first + 2, self.at))
     }
 }
 

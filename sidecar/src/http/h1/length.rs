@@ -3,7 +3,7 @@
 use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
 use http::{HeaderMap, Method, StatusCode, Version};
 
-use super::head::HeadError;
+use super::error::HeadError;
 
 /// What follows a head.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -4,7 +4,8 @@
 //! This is a security boundary (SEMANTICS.md §6): what two parsers could read in two ways is refused here and never
 //! forwarded. A head is read into `http` types and written anew from them, so no byte of a peer's framing survives.
 //!
-//! * [`head`]: a request or response head, complete or not at all
+//! * [`head`]: a request or response head, complete or not at all; [`error`]: why not
+//! * `section`: its lines, or a trailer section's
 //! * [`target`]: request targets and the Host field
 //! * [`length`]: how long the body is (RFC 9112 §6.3)
 //! * [`body`]: the body's bytes, out of their framing
@@ -16,14 +17,18 @@
 pub mod body;
 pub mod client;
 pub mod encode;
+pub mod error;
 pub mod head;
 pub mod length;
 pub(crate) mod reader;
+mod section;
 pub(crate) mod server;
 pub mod target;
 pub(crate) mod writer;
 
 pub use body::{Decoded, Decoder, FramingError};
 pub use encode::{Connection, EncodeError, Framing};
-pub use head::{HeadError, HeadLimits, HeadScan, Progress, ReasonPhrase, RequestHead, ResponseHead, Upgrade};
+pub use error::HeadError;
+pub use head::{HeadScan, Progress, ReasonPhrase, RequestHead, ResponseHead, Upgrade};
 pub use length::BodyLength;
+pub use section::HeadLimits;

@@ -13,7 +13,7 @@ use http::header::HOST;
 use http::uri::PathAndQuery;
 use http::{HeaderMap, Method, Uri, Version};
 
-use super::head::HeadError;
+use super::error::HeadError;
 
 /// Reads the target of a request with this method.
 pub(super) fn parse(raw: Bytes, method: &Method) -> Result<Uri, HeadError> {

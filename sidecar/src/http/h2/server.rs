@@ -26,7 +26,7 @@ use super::{Incoming, Liveness, Metered, Pump, content_length};
 use crate::http::body::{Body, PollFrame, Source};
 use crate::http::error::ServeError;
 use crate::http::io::Io;
-use crate::http::server::{ServerSettings, guarded, panic_answer, wants_grpc};
+use crate::http::server::shared::{ServerSettings, guarded, panic_answer, wants_grpc};
 use crate::http::timer::Timer;
 use crate::http::{Answer, Handler};
 use crate::listen::drain::Watch;

@@ -1,7 +1,8 @@
 use http::{Request, Response};
 
 use super::*;
-use crate::http::h1::head::{HeadLimits, Progress, read_response};
+use crate::http::h1::HeadLimits;
+use crate::http::h1::head::{Progress, read_response};
 
 fn write_request(request: Request<()>, framing: Framing, connection: Connection) -> Result<String, EncodeError> {
     let mut dst = BytesMut::new();

@@ -21,7 +21,7 @@ use http::{Method, StatusCode, Version, response};
 use http_body::{Body as _, Frame};
 use tokio::time::Instant;
 
-use super::Wire;
+use super::wire::Wire;
 use crate::http::body::{Body, Sender};
 use crate::http::error::BodyError;
 use crate::http::h1::encode::{self, Framing, encode_response};
@@ -30,7 +30,7 @@ use crate::http::h1::reader::{BODY_READ, HEAD_READ, poll_read};
 use crate::http::h1::writer::{WriteError, Writer};
 use crate::http::h1::{BodyLength, Decoded, Decoder, FramingError, RequestHead};
 use crate::http::io::Io;
-use crate::http::server::{ServerSettings, guarded, own_answer, panic_answer, wants_grpc};
+use crate::http::server::shared::{ServerSettings, guarded, own_answer, panic_answer, wants_grpc};
 use crate::http::{Answer, Handler, Request, Reset, Response, Tunnel, TunnelEnd, hygiene};
 use crate::reason::Reason;
 

@@ -1,0 +1,136 @@
+//! Lines up to an empty one: what a head and the trailers of a chunked body are made of (RFC 9112 §2.2, §5, §7.1.2).
+//!
+//! [`Section`] walks the raw bytes and knows only lines: exact CRLF, no control characters, no folding, the limits. Only
+//! what it passed is handed to [`parse_fields`], and so to `httparse`, for names and values.
+//!
+//! Bound: [`HeadLimits`]. Not here: what the lines mean (`head`, `body`).
+
+use bytes::Bytes;
+use http::HeaderMap;
+use http::header::{HeaderName, HeaderValue};
+use smallvec::{SmallVec, smallvec};
+
+use super::error::HeadError;
+
+/// The largest head that is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HeadLimits {
+    /// Bytes, from the start line to the empty line. Default 64 KiB (SEMANTICS.md §6).
+    pub max_bytes: usize,
+    /// Field lines. Default 100 (SEMANTICS.md §6).
+    pub max_headers: usize,
+}
+
+impl Default for HeadLimits {
+    fn default() -> Self {
+        Self { max_bytes: 64 * 1024, max_headers: 100 }
+    }
+}
+
+/// Walks lines up to an empty one: a head, or the trailer section of a chunked body. Finds the same whatever the pieces
+/// in which the bytes come, since each byte is judged once, in order.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Section {
+    /// Next byte to look at.
+    at: usize,
+    /// Where its line starts.
+    line: usize,
+    /// Lines ended so far, the empty one not counted.
+    lines: usize,
+    /// Where the first line ends, its CRLF not counted.
+    first: usize,
+    /// A trailer section has no start line: its first line is a field.
+    trailers: bool,
+}
+
+impl Section {
+    pub(super) fn trailers() -> Self {
+        Self { trailers: true, ..Self::default() }
+    }
+
+    /// Bytes up to here, with the empty line, once [`advance`](Self::advance) has said so.
+    pub(super) fn len(&self) -> usize {
+        self.at
+    }
+
+    /// Field lines seen.
+    pub(super) fn fields(&self) -> usize {
+        if self.trailers { self.lines } else { self.lines.saturating_sub(1) }
+    }
+
+    /// Goes on as far as it can; true when the empty line has been reached.
+    pub(super) fn advance(&mut self, buf: &[u8], limits: &HeadLimits) -> Result<bool, HeadError> {
+        let too_large = HeadError::TooLarge { limit: limits.max_bytes };
+        while let Some(&byte) = buf.get(self.at) {
+            if self.at >= limits.max_bytes {
+                return Err(too_large);
+            }
+            match byte {
+                b'\r' => match buf.get(self.at + 1) {
+                    None => break,
+                    Some(b'\n') if self.at + 2 > limits.max_bytes => return Err(too_large),
+                    Some(b'\n') => {
+                        let empty = self.at == self.line;
+                        if self.lines == 0 {
+                            self.first = self.at;
+                        }
+                        self.at += 2;
+                        if empty {
+                            return Ok(true);
+                        }
+                        self.line = self.at;
+                        self.lines += 1;
+                        if self.fields() > limits.max_headers {
+                            return Err(HeadError::TooManyFields { limit: limits.max_headers });
+                        }
+                    }
+                    Some(_) => return Err(HeadError::BareCr),
+                },
+                b'\n' => return Err(HeadError::BareLf),
+                b' ' | b'\t' if self.at == self.line && (self.trailers || self.lines > 0) => {
+                    return Err(HeadError::LeadingBlank);
+                }
+                b'\t' | b' '..=b'~' | 0x80.. => self.at += 1,
+                _ => return Err(HeadError::Control(byte)),
+            }
+        }
+        if buf.len() >= limits.max_bytes { Err(too_large) } else { Ok(false) }
+    }
+
+    /// The start line, where the fields start, and where the head ends.
+    pub(super) fn split<'b>(&self, buf: &'b [u8]) -> Result<(&'b [u8], usize, usize), HeadError> {
+        if self.lines == 0 {
+            return Err(HeadError::LeadingEmptyLine);
+        }
+        Ok((&buf[..self.first], self.first + 2, self.at))
+    }
+}
+
+/// Field lines up to and with the empty line, already walked by a [`Section`] that counted `count` of them.
+pub(super) fn parse_fields(lines: &Bytes, count: usize) -> Result<HeaderMap, HeadError> {
+    let mut raw: SmallVec<[httparse::Header<'_>; 32]> = smallvec![httparse::EMPTY_HEADER; count];
+    match httparse::parse_headers(lines, &mut raw) {
+        Ok(httparse::Status::Complete((len, _))) if len == lines.len() => {}
+        _ => return Err(HeadError::Field),
+    }
+    let mut headers = HeaderMap::try_with_capacity(count).map_err(|_| HeadError::Field)?;
+    for field in raw {
+        let name = HeaderName::from_bytes(field.name.as_bytes()).map_err(|_| HeadError::Field)?;
+        let value = trim_blanks(field.value);
+        // `slice_ref` wants a slice of `lines`; an empty one may point anywhere.
+        let value = if value.is_empty() { Bytes::new() } else { lines.slice_ref(value) };
+        let value = HeaderValue::from_maybe_shared(value).map_err(|_| HeadError::Field)?;
+        headers.try_append(name, value).map_err(|_| HeadError::Field)?;
+    }
+    Ok(headers)
+}
+
+fn trim_blanks(mut value: &[u8]) -> &[u8] {
+    while let [b' ' | b'\t', rest @ ..] = value {
+        value = rest;
+    }
+    while let [rest @ .., b' ' | b'\t'] = value {
+        value = rest;
+    }
+    value
+}

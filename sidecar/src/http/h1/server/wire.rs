@@ -1,0 +1,150 @@
+//! A downstream HTTP/1 connection between its exchanges: the next head, the refusal of one, and the close.
+//!
+//! Lingering (RFC 9112 §9.6): we close our side, then read and drop for a while, or a reset would destroy the response
+//! before the client has read it.
+//!
+//! Bound: one head, or what is read ahead of an exchange; the queue's is in `writer.rs`.
+
+use std::io;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::BytesMut;
+use http::{Method, StatusCode};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::time::Instant;
+
+use crate::http::h1::encode::{self, Framing, encode_response};
+use crate::http::h1::reader::{HEAD_READ, poll_read};
+use crate::http::h1::writer::Queue;
+use crate::http::h1::{HeadError, HeadScan, Progress, RequestHead};
+use crate::http::io::Io;
+use crate::http::server::shared::{ServerSettings, own_answer};
+use crate::http::timer::Timer;
+use crate::reason::Reason;
+
+/// Most bytes read and dropped while lingering.
+const MAX_LINGER: usize = 1024 * 1024;
+
+/// The connection.
+pub(super) struct Wire<IO> {
+    pub(super) io: IO,
+    /// Read and not yet used: at most a head, or what is read ahead.
+    pub(super) read: BytesMut,
+    pub(super) queue: Queue,
+    pub(super) timer: Timer,
+    /// The client has closed its side.
+    pub(super) eof: bool,
+}
+
+/// What came instead of, or as, a request's head.
+pub(super) enum NextHead {
+    Request(Box<RequestHead>),
+    /// Nothing more is to come, or wanted.
+    Closed,
+    Gone(io::Error),
+    Late,
+    Refused(HeadError),
+}
+
+/// For a head.
+pub(super) struct Waiting {
+    /// Since when, for the timeout that runs.
+    pub(super) since: Instant,
+    /// Whether its first byte is here.
+    pub(super) started: bool,
+    /// Whether it is the connection's first.
+    pub(super) first: bool,
+}
+
+impl<IO: Io> Wire<IO> {
+    /// Reads the next head; the timeouts are those of an idle connection until its first byte.
+    pub(super) fn poll_head(
+        &mut self,
+        cx: &mut Context<'_>,
+        settings: &ServerSettings,
+        scan: &mut HeadScan,
+        waiting: &mut Waiting,
+        draining: bool,
+    ) -> Poll<NextHead> {
+        loop {
+            match scan.read_request(&self.read, &settings.head) {
+                Ok(Progress::Complete(head)) => {
+                    let _ = self.read.split_to(head.len);
+                    return Poll::Ready(NextHead::Request(Box::new(head)));
+                }
+                Ok(Progress::Incomplete) => {}
+                Err(error) => return Poll::Ready(NextHead::Refused(error)),
+            }
+            if self.eof {
+                return Poll::Ready(NextHead::Closed);
+            }
+            if self.read.is_empty() {
+                // An idle connection holds no buffer worth the name.
+                self.read = BytesMut::new();
+            }
+            match poll_read(&mut self.io, &mut self.read, HEAD_READ, cx) {
+                Poll::Ready(Ok(0)) => self.eof = true,
+                Poll::Ready(Ok(_)) => {
+                    if !std::mem::replace(&mut waiting.started, true) && !waiting.first {
+                        waiting.since = Instant::now();
+                    }
+                }
+                Poll::Ready(Err(error)) => {
+                    // A reset between requests is how many clients close.
+                    return Poll::Ready(if waiting.started { NextHead::Gone(error) } else { NextHead::Closed });
+                }
+                Poll::Pending => break,
+            }
+        }
+        let idle = !waiting.started;
+        // A connection that has not been used yet has its first request on the way: it may not be told to go away.
+        if idle && draining && !waiting.first {
+            return Poll::Ready(NextHead::Closed);
+        }
+        let timeout = if idle && !waiting.first { settings.idle_timeout } else { settings.head_timeout };
+        if self.timer.poll_at(cx, waiting.since + timeout).is_ready() {
+            return Poll::Ready(if idle { NextHead::Closed } else { NextHead::Late });
+        }
+        Poll::Pending
+    }
+
+    /// Answers what was not understood, and closes. Best effort: the client may be gone, or never read.
+    pub(super) async fn refuse(&mut self, reason: Reason, status: StatusCode, settings: &ServerSettings) {
+        let (parts, _) = own_answer(reason, status, false, settings).into_parts();
+        self.queue.write(|dst| {
+            encode_response(dst, &parts, &Method::GET, Framing::Length(0), encode::Connection::Close);
+        });
+        let Self { io, queue, .. } = self;
+        let written = std::future::poll_fn(|cx| queue.poll_flush(io, cx));
+        if matches!(tokio::time::timeout(settings.linger, written).await, Ok(Ok(()))) {
+            self.close(settings.linger).await;
+        }
+    }
+
+    /// Closes our side, and reads and drops what the client still sends until it closes its own, for at most `linger`.
+    pub(super) async fn close(&mut self, linger: Duration) {
+        /// For a peer that does not take our end of TLS: it has stopped reading altogether.
+        const SHUTDOWN: Duration = Duration::from_secs(1);
+        let shut = tokio::time::timeout(SHUTDOWN, self.io.shutdown()).await;
+        if linger.is_zero() || self.eof || !matches!(shut, Ok(Ok(()))) {
+            return;
+        }
+        let drop_rest = async {
+            let mut dropped = 0;
+            loop {
+                self.read.clear();
+                self.read.reserve(HEAD_READ);
+                match self.io.read_buf(&mut self.read).await {
+                    Ok(0) | Err(_) => return,
+                    Ok(read) => dropped += read,
+                }
+                if dropped > MAX_LINGER {
+                    return;
+                }
+            }
+        };
+        // Out of time or bytes: closing now may reset the connection, which the client has earned.
+        let _ = tokio::time::timeout(linger, drop_rest).await;
+    }
+}

@@ -1,0 +1,96 @@
+//! Opening a connection: shared, outliving who began it, failing for all who waited.
+
+use super::*;
+
+#[tokio::test]
+async fn requests_share_one_attempt_to_open_http_2() {
+    let (endpoint, mut arrivals) = Endpoint::new(Proto::H2);
+    let pool = Pool::new(settings(Proto::H2));
+    let sent: Vec<_> = (0..100).map(|_| endpoint.send(&pool, "/")).collect();
+    for _ in &sent {
+        arrivals.recv().await.unwrap();
+    }
+    assert_eq!(endpoint.opened(), 1);
+    assert_eq!(pool.sizes(), Sizes { open: 1, h2: 1, streams: 100, ..Sizes::default() });
+    // All its streams are taken: the next one opens another.
+    let more = endpoint.send(&pool, "/");
+    arrivals.recv().await.unwrap();
+    assert_eq!(endpoint.opened(), 2);
+    endpoint.go.notify_waiters();
+    for sent in sent {
+        sent.await.unwrap().unwrap();
+    }
+    more.await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn an_attempt_outlives_the_request_that_started_it() {
+    let (endpoint, mut arrivals) = Endpoint::new(Proto::H2);
+    let pool = Pool::new(settings(Proto::H2));
+    let gate = Arc::new(Notify::new());
+    let connect = {
+        let (gate, inner) = (Arc::clone(&gate), endpoint.connect());
+        move || {
+            let (gate, inner) = (Arc::clone(&gate), inner.clone());
+            async move {
+                gate.notified().await;
+                inner().await
+            }
+        }
+    };
+    let send = |path: &'static str| {
+        let (pool, connect) = (pool.clone(), connect.clone());
+        tokio::spawn(async move { pool.send(request(path), connect).await })
+    };
+    let first = send("/first");
+    settle().await;
+    let second = send("/second");
+    settle().await;
+    first.abort();
+    settle().await;
+    gate.notify_one();
+    assert_eq!(arrivals.recv().await.unwrap(), "/second");
+    endpoint.go.notify_one();
+    second.await.unwrap().unwrap();
+    assert_eq!(endpoint.opened(), 1);
+}
+
+#[tokio::test]
+async fn a_failed_attempt_tells_everyone_who_waited_for_it() {
+    let attempts = Arc::new(AtomicUsize::new(0));
+    for (proto, expected) in [(Proto::H2, 1), (Proto::H1, 5)] {
+        attempts.store(0, Ordering::Relaxed);
+        let pool = Pool::new(settings(proto));
+        let sent: Vec<_> = (0..5)
+            .map(|_| {
+                let (pool, attempts) = (pool.clone(), Arc::clone(&attempts));
+                let connect = move || {
+                    attempts.fetch_add(1, Ordering::Relaxed);
+                    async {
+                        settle().await;
+                        Err(ConnectError::new(std::io::Error::from(std::io::ErrorKind::ConnectionRefused)))
+                    }
+                };
+                tokio::spawn(async move { pool.send(request("/"), connect).await })
+            })
+            .collect();
+        for sent in sent {
+            let error = sent.await.unwrap().unwrap_err();
+            assert_eq!(error.processed, Processed::No);
+            let SendErrorKind::Connect(error) = error.kind else { panic!("{error:?}") };
+            let kind = error.downcast_ref::<std::io::Error>().map(std::io::Error::kind);
+            assert_eq!(kind, Some(std::io::ErrorKind::ConnectionRefused));
+        }
+        assert_eq!(attempts.load(Ordering::Relaxed), expected, "{proto:?}");
+        assert_eq!(pool.sizes(), Sizes::default(), "{proto:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_panicking_connector_is_a_failed_attempt() {
+    let pool = Pool::new(settings(Proto::H2));
+    let connect = || async { panic!("a test's panic") };
+    let error = pool.send(request("/"), connect).await.unwrap_err();
+    assert!(matches!(error.kind, SendErrorKind::Connect(_)), "{error:?}");
+    assert_eq!(pool.sizes(), Sizes::default());
+}
