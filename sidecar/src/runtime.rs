@@ -78,6 +78,34 @@ pub fn run(settings: Settings) -> Result<(), RunError> {
     tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(start(settings))
 }
 
+/// Both directions of traffic, wired to each other, and what drains them.
+pub(crate) fn directions(
+    settings: &Arc<Settings>,
+    config: &Config,
+    identity: &IdentityManager,
+    telemetry: &Telemetry,
+) -> (Arc<Inbound>, Arc<Outbound>, Drains) {
+    let (inbound_drain, inbound_watch) = drain::new();
+    let (outbound_drain, outbound_watch) = drain::new();
+    let inbound = Arc::new(Inbound::new(
+        Arc::clone(settings),
+        config.clone(),
+        identity.clone(),
+        telemetry.clone(),
+        inbound_watch,
+    ));
+    let outbound = Arc::new(Outbound {
+        settings: Arc::clone(settings),
+        config: config.clone(),
+        upstreams: Upstreams::new(identity.clone(), settings.timeouts),
+        inbound: Arc::clone(&inbound),
+        telemetry: telemetry.clone(),
+        server: ServerSettings { explain: true, ..ServerSettings::default() },
+        drain: outbound_watch,
+    });
+    (inbound, outbound, Drains { inbound: inbound_drain, outbound: outbound_drain })
+}
+
 async fn start(settings: Settings) -> Result<(), RunError> {
     let settings = Arc::new(settings);
     let args = &settings.args;
@@ -119,27 +147,9 @@ async fn start(settings: Settings) -> Result<(), RunError> {
     view::register(&telemetry.metrics, &config);
     let control_plane = ControlPlane::new(&args.control_plane, dns, Arc::new(TcpDial), identity.clone())?;
 
-    let (inbound_drain, inbound_watch) = drain::new();
-    let (outbound_drain, outbound_watch) = drain::new();
-    let inbound = Arc::new(Inbound::new(
-        Arc::clone(&settings),
-        config.clone(),
-        identity.clone(),
-        telemetry.clone(),
-        inbound_watch,
-    ));
-    let outbound = Arc::new(Outbound {
-        settings: Arc::clone(&settings),
-        config: config.clone(),
-        upstreams: Upstreams::new(identity.clone(), settings.timeouts),
-        inbound: Arc::clone(&inbound),
-        telemetry: telemetry.clone(),
-        server: ServerSettings { explain: true, ..ServerSettings::default() },
-        drain: outbound_watch,
-    });
-
+    let (inbound, outbound, drains) = directions(&settings, &config, &identity, &telemetry);
     let (quit, mut quitting) = watch::channel(false);
-    let drains = Arc::new(Drains { inbound: inbound_drain, outbound: outbound_drain });
+    let drains = Arc::new(drains);
     let view: Arc<dyn admin::View> = Arc::new(view::Proxy {
         config: config.clone(),
         identity: identity.clone(),
@@ -204,7 +214,7 @@ async fn start(settings: Settings) -> Result<(), RunError> {
 /// Both directions' drains.
 pub(crate) struct Drains {
     pub(crate) inbound: drain::Signal,
-    outbound: drain::Signal,
+    pub(crate) outbound: drain::Signal,
 }
 
 impl Drains {

@@ -4,7 +4,7 @@
 //! | file | what |
 //! |---|---|
 //! | `subscriptions.rs` | pure: names, aliases, states, least recently used; what to say next |
-//! | `compile.rs`, `compile_routes.rs` | pure: wire resource → tables, or the field that is wrong |
+//! | `compile/` | pure: wire resource → tables, or the field that is wrong |
 //! | `model.rs` | the tables |
 //! | `store.rs` | the compiled resources, what refers to what, the snapshot |
 //! | `named.rs` | endpoints that are DNS names |
@@ -21,7 +21,6 @@
 mod apply;
 mod client;
 mod compile;
-mod compile_routes;
 mod model;
 mod named;
 mod stats;

@@ -37,6 +37,18 @@ async fn until(what: &str, mut is: impl FnMut() -> bool) {
     waited.await.unwrap_or_else(|_| panic!("never: {what}"));
 }
 
+/// Answers with this text, 100 ms after each request has arrived.
+async fn says_late(text: &'static str) -> App {
+    App::raw(move |mut wire, log| async move {
+        while let Some(request) = wire.request().await {
+            log.requests.lock().push(request);
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            wire.send(ok(text)).await;
+        }
+    })
+    .await
+}
+
 #[tokio::test]
 async fn an_app_hears_that_its_client_has_left() {
     let pair = Pair::new(slow_app().await).await;
@@ -104,15 +116,7 @@ async fn an_app_that_closes_after_each_answer_costs_no_request() {
 
 #[tokio::test]
 async fn an_endpoint_that_is_gone_finishes_what_it_has() {
-    let app = App::raw(|mut wire, log| async move {
-        while let Some(request) = wire.request().await {
-            log.requests.lock().push(request);
-            tokio::time::sleep(Duration::from_millis(100)).await;
-            wire.send(ok("old")).await;
-        }
-    })
-    .await;
-    let pair = Pair::new(app).await;
+    let pair = Pair::new(says_late("old").await).await;
     let mut client = pair.connect().await;
     client.send("GET / HTTP/1.1\r\nhost: reviews\r\n\r\n").await;
     until("the request arrives", || pair.app.count() == 1).await;
@@ -166,15 +170,7 @@ async fn as_many_fields_as_are_allowed_pass_both_sidecars() {
 
 #[tokio::test]
 async fn many_requests_at_once_share_few_connections_and_all_are_answered() {
-    let app = App::raw(|mut wire, log| async move {
-        while let Some(request) = wire.request().await {
-            log.requests.lock().push(request);
-            tokio::time::sleep(Duration::from_millis(100)).await;
-            wire.send(ok("fine")).await;
-        }
-    })
-    .await;
-    let pair = Pair::new(app).await;
+    let pair = Pair::new(says_late("fine").await).await;
     let mut clients = tokio::task::JoinSet::new();
     for _ in 0..300 {
         let mut client = pair.connect().await;

@@ -6,9 +6,10 @@
 //!                              └────── World: a control plane each ───┘
 //! ```
 //!
-//! [`Sidecar`] holds a real `Outbound`, `Inbound`, `Config` and `IdentityManager`; its [`World`] answers what its `Config`
-//! asks for, in the same task, so that what a test pushes acts when [`Sidecar::set`] returns. There is no redirection
-//! here, so connections are handed over with the destination they would have had. `wire.rs` has the apps.
+//! [`Sidecar`] holds a real `Outbound`, `Inbound`, `Config` and `IdentityManager`, wired as the runtime wires them; its
+//! [`World`] answers what its `Config` asks for, in the same task, so that what a test pushes acts when [`Sidecar::set`]
+//! returns. There is no redirection here, so connections are handed over with the destination they would have had.
+//! `wire.rs` has the apps.
 //!
 //! Each other file is one row of the contract (SEMANTICS.md). Most tests run on the real clock and wait for nothing but
 //! loopback; those about time run paused.
@@ -41,11 +42,11 @@ use weft_proto::v1;
 
 use crate::config::{Config, ConfigSettings, Kind};
 use crate::dns::Dns;
-use crate::http::server::ServerSettings;
 use crate::identity::testing::TestCa;
 use crate::inbound::Inbound;
 use crate::listen::drain as draining;
-use crate::outbound::{Outbound, Upstreams};
+use crate::outbound::Outbound;
+use crate::runtime::directions;
 use crate::settings::{RunArgs, Settings};
 use crate::telemetry::{Local, Metrics, Telemetry};
 
@@ -135,32 +136,15 @@ impl Sidecar {
             ..ConfigSettings::default()
         };
         let config = Config::new(config_settings, identity.clone(), Dns::fixed([]));
-        let (inbound_drain, inbound_watch) = draining::new();
-        let (outbound_drain, outbound_watch) = draining::new();
-        let inbound = Arc::new(Inbound::new(
-            Arc::clone(&settings),
-            config.clone(),
-            identity.clone(),
-            telemetry.clone(),
-            inbound_watch,
-        ));
-        let outbound = Arc::new(Outbound {
-            settings: Arc::clone(&settings),
-            config: config.clone(),
-            upstreams: Upstreams::new(identity, settings.timeouts),
-            inbound: Arc::clone(&inbound),
-            telemetry,
-            server: ServerSettings { explain: true, ..ServerSettings::default() },
-            drain: outbound_watch,
-        });
+        let (inbound, outbound, drains) = directions(&settings, &config, &identity, &telemetry);
         let this = Self {
             account: account.to_owned(),
             identity: settings.identity.to_string(),
             config,
             inbound,
             outbound,
-            inbound_drain,
-            outbound_drain,
+            inbound_drain: drains.inbound,
+            outbound_drain: drains.outbound,
             world: Arc::default(),
             tasks: Mutex::default(),
         };

@@ -152,19 +152,23 @@ async fn impatient(mut io: DuplexStream) {
     let _ = io.read_buf(&mut seen).await;
 }
 
+/// Connects to `endpoint`; each connection expires `after` it was opened.
+fn expiring(
+    endpoint: &Endpoint,
+    after: Duration,
+) -> impl Fn() -> std::future::Ready<Result<Connected, ConnectError>> + Clone + Send + Sync + use<> {
+    let connect = endpoint.connect();
+    move || {
+        let opened = connect().into_inner();
+        std::future::ready(opened.map(|connected| Connected { expires: Some(Instant::now() + after), ..connected }))
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn from_its_expiry_on_a_connection_takes_no_new_request() {
     let (endpoint, mut arrivals) = Endpoint::new(Proto::H2);
     let pool = Pool::new(settings(Proto::H2));
-    let fresh = endpoint.connect();
-    let connect = move || {
-        let connected = fresh();
-        async move {
-            connected
-                .await
-                .map(|connected| Connected { expires: Some(Instant::now() + Duration::from_secs(60)), ..connected })
-        }
-    };
+    let connect = expiring(&endpoint, Duration::from_secs(60));
     let long = tokio::spawn({
         let (pool, connect) = (pool.clone(), connect.clone());
         async move { pool.send(get("/long"), connect).await.map(|response| response.status()) }
@@ -189,11 +193,7 @@ async fn from_its_expiry_on_a_connection_takes_no_new_request() {
 async fn a_connection_that_is_old_when_it_is_opened_serves_once() {
     let (endpoint, mut arrivals) = Endpoint::new(Proto::H2);
     let pool = Pool::new(settings(Proto::H2));
-    let fresh = endpoint.connect();
-    let connect = move || {
-        let connected = fresh();
-        async move { connected.await.map(|connected| Connected { expires: Some(Instant::now()), ..connected }) }
-    };
+    let connect = expiring(&endpoint, Duration::ZERO);
     for opened in 1..=2 {
         endpoint.go.notify_one();
         pool.send(get("/"), connect.clone()).await.unwrap();

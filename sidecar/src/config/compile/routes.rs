@@ -7,8 +7,10 @@ use std::sync::Arc;
 use http::{Method, StatusCode};
 use weft_proto::v1;
 
-use super::compile::{CompileError, In, Intern, compile_backend, span, status_codes};
-use super::model::{Backend, RuleView};
+use super::backend::{Intern, compile_backend};
+use super::error::{CompileError, In};
+use super::values::{span, status_codes};
+use crate::config::model::{Backend, RuleView};
 use crate::resilience::RetryOverride;
 use crate::route::{
     Filters, FixedAnswer, HeaderEdit, InvalidFilter, InvalidMatch, KeyMatch, Match, PathMatch, RouteTable, Rule,

@@ -1,13 +1,18 @@
 //! One row per way a resource can be wrong, and what a good one becomes.
 
 use std::collections::BTreeMap;
+use std::num::NonZeroU32;
+use std::time::Duration;
 
 use http::{HeaderMap, Method};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
+use weft_proto::EndpointsName;
 
-use super::super::model::BackendState;
 use super::*;
+use crate::balance::{BalancePolicy, Health, OutlierPolicy, Reach};
+use crate::config::model::{Backend, BackendState, Policy, Protocol};
+use crate::resilience::RetryPolicy;
 use crate::route::{RequestView, Target};
 
 #[derive(Default)]

@@ -1,0 +1,85 @@
+//! Backends, which ports and route targets name alike, and their policy.
+
+use std::num::NonZeroU32;
+use std::sync::Arc;
+use std::time::Duration;
+
+use weft_proto::{EndpointsName, ServiceName, v1};
+
+use super::error::{CompileError, In};
+use super::values::{at_least_1_ms, port_number, protocol, span, status_codes};
+use crate::balance::{BalancePolicy, OutlierPolicy};
+use crate::config::model::{Backend, Policy, Protocol};
+use crate::resilience::{Limits, RetryPolicy};
+
+/// Gives a [`Backend`] for a name: the one that exists if it says the same, or a new one around the same state.
+pub(in crate::config) trait Intern {
+    fn intern(&mut self, name: EndpointsName, protocol: Protocol, policy: Policy) -> Arc<Backend>;
+}
+
+/// What a rule's target names.
+pub(super) fn compile_backend(
+    backend: &v1::Backend,
+    node: &str,
+    backends: &mut dyn Intern,
+) -> Result<Arc<Backend>, CompileError> {
+    let service: ServiceName = backend.service.parse().field("service")?;
+    let port = port_number(backend.port).field("port")?;
+    let protocol = protocol(backend.protocol).field("protocol")?;
+    let policy = policy(backend.policy.as_ref(), node).field("policy")?;
+    Ok(backends.intern(service.endpoints(port), protocol, policy))
+}
+
+pub(super) fn policy(policy: Option<&v1::BackendPolicy>, node: &str) -> Result<Policy, CompileError> {
+    let Some(policy) = policy else { return Ok(Policy::default()) };
+    let defaults = Policy::default();
+    let limits = policy.limits.as_ref().map_or_else(Limits::default, |limits| Limits {
+        max_connections: NonZeroU32::new(limits.max_connections),
+        max_pending: NonZeroU32::new(limits.max_pending),
+        max_requests: NonZeroU32::new(limits.max_requests),
+        max_requests_per_connection: NonZeroU32::new(limits.max_requests_per_connection),
+    });
+    let retry = match &policy.retry {
+        None => defaults.retry,
+        Some(retry) => RetryPolicy {
+            max_retries: retry.max_retries,
+            status_codes: status_codes(&retry.status_codes).field("retry")?,
+            backoff_floor: span(retry.backoff.as_ref()).field("retry.backoff")?.unwrap_or_default(),
+            ..defaults.retry
+        },
+    };
+    let affinity = policy.client_ip_affinity_seconds;
+    Ok(Policy {
+        balance: BalancePolicy {
+            outlier: outlier(policy.outlier_detection.as_ref()).field("outlier_detection")?,
+            publish_not_ready: policy.publish_not_ready,
+            only_node: policy.node_local.then(|| node.into()),
+            client_ip_affinity: (affinity > 0).then(|| Duration::from_secs(affinity.into())),
+        },
+        limits,
+        retry,
+        connect_timeout: at_least_1_ms(policy.connect_timeout.as_ref())
+            .field("connect_timeout")?
+            .unwrap_or(defaults.connect_timeout),
+    })
+}
+
+fn outlier(outlier: Option<&v1::OutlierDetection>) -> Result<OutlierPolicy, CompileError> {
+    let defaults = OutlierPolicy::default();
+    let Some(outlier) = outlier else { return Ok(defaults) };
+    let base = at_least_1_ms(outlier.base_ejection.as_ref()).field("base_ejection")?.unwrap_or(defaults.base);
+    let max = at_least_1_ms(outlier.max_ejection.as_ref()).field("max_ejection")?.unwrap_or(defaults.max.max(base));
+    if max < base {
+        return Err(CompileError::new("shorter than base_ejection")).field("max_ejection");
+    }
+    if outlier.max_ejection_percent > 100 {
+        return Err(CompileError::new("more than 100 %")).field("max_ejection_percent");
+    }
+    let or_default = NonZeroU32::new(outlier.consecutive_failures).or(defaults.consecutive_failures);
+    Ok(OutlierPolicy {
+        consecutive_failures: if outlier.disabled { None } else { or_default },
+        base,
+        max,
+        max_percent: NonZeroU32::new(outlier.max_ejection_percent).map_or(defaults.max_percent, NonZeroU32::get),
+    })
+}
