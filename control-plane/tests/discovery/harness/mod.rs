@@ -1,0 +1,221 @@
+//! A mesh of one control plane, and a proxy that does as the protocol says. Nothing of the sidecar's is used here: this is
+//! the other side of the contract, written from the contract.
+
+mod manifests;
+mod patience;
+mod proxy;
+mod tls;
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use clap::Parser as _;
+use hyper_util::rt::TokioIo;
+use rustls_pki_types::CertificateDer;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::sync::mpsc;
+use tokio_rustls::client::TlsStream;
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Code, Status};
+use weft_control_plane::identity::{Authority as _, FileAuthority, JoinTokens, check};
+use weft_control_plane::run::ControlPlane;
+use weft_control_plane::settings::{Cli, Settings};
+use weft_proto::discovery::{AggregatedDiscoveryServiceClient, DiscoveryRequest};
+use weft_proto::identity::v1::CertifyRequest;
+use weft_proto::identity::v1::identity_client::IdentityClient;
+
+pub(crate) use self::manifests::{pod, route};
+pub(crate) use self::proxy::{Proxy, text_of};
+pub(crate) use self::tls::{RESERVED_NOT_FOR_ANYBODY, Svid};
+
+use self::manifests::manifests_of_the_mesh;
+use self::patience::{PATIENCE, within};
+use self::tls::{Once, dial, request};
+
+pub(crate) const PERMISSION_DENIED: Code = Code::PermissionDenied;
+
+/// A control plane, its directories, and ways to talk to it.
+pub(crate) struct Mesh {
+    directory: tempfile::TempDir,
+    settings: Settings,
+    control_plane: ControlPlane,
+}
+
+impl Mesh {
+    /// Two versions of `reviews` behind one Service and a client, as manifests; and the control plane on them.
+    pub(crate) async fn start() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        for sub in ["manifests", "state"] {
+            std::fs::create_dir(directory.path().join(sub)).unwrap();
+        }
+        let path = |sub: &str| directory.path().join(sub).display().to_string();
+        let (manifests, state, status) = (path("manifests"), path("state"), path("status"));
+        let args = ["weft-control-plane", "--manifests", &manifests, "--state-dir", &state, "--status-dir", &status];
+        let ports = ["--discovery-address", "127.0.0.1:0", "--admin-address", "127.0.0.1:0"];
+        let cli = Cli::try_parse_from(args.into_iter().chain(ports)).unwrap();
+        let (mut settings, _) = cli.run.settings().unwrap();
+        settings.ages.pod_appears = Duration::from_millis(500);
+        write(&settings.manifests.join("mesh.yaml"), &manifests_of_the_mesh());
+        write(&settings.manifests.join("route.yaml"), &route(90, 10));
+        let control_plane = ControlPlane::start(&settings).await.unwrap();
+        let mesh = Self { directory, settings, control_plane };
+        mesh.until("/ready", "ready\n").await;
+        mesh
+    }
+
+    /// Ends the control plane and starts another on the same directories.
+    pub(crate) async fn restart(&mut self) {
+        let next = ControlPlane::start(&self.settings).await.unwrap();
+        std::mem::replace(&mut self.control_plane, next).stop().await;
+        self.until("/ready", "ready\n").await;
+    }
+
+    pub(crate) async fn stop(self) {
+        self.control_plane.stop().await;
+        self.directory.close().unwrap();
+    }
+
+    /// Writes a manifest as an editor does: whole, under its name in one stroke.
+    pub(crate) fn write(&self, name: &str, content: &str) {
+        write(&self.settings.manifests.join(name), content);
+    }
+
+    /// Reads a status file until it has `part`.
+    pub(crate) async fn status_until(&self, name: &str, part: &str) -> String {
+        let path = self.directory.path().join("status").join(name);
+        let looking = async {
+            loop {
+                match std::fs::read_to_string(&path) {
+                    Ok(text) if text.contains(part) => return text,
+                    _ => tokio::time::sleep(Duration::from_millis(20)).await,
+                }
+            }
+        };
+        tokio::time::timeout(PATIENCE, looking).await.unwrap_or_else(|_| panic!("{name} never says {part:?}"))
+    }
+
+    pub(crate) fn remove(&self, name: &str) {
+        std::fs::remove_file(self.settings.manifests.join(name)).unwrap();
+    }
+
+    /// A GET on the admin port.
+    pub(crate) async fn get(&self, path: &str) -> (u16, String) {
+        let mut socket = TcpStream::connect(self.control_plane.admin_address).await.unwrap();
+        let request = format!("GET {path} HTTP/1.1\r\nhost: admin\r\nconnection: close\r\n\r\n");
+        socket.write_all(request.as_bytes()).await.unwrap();
+        let mut text = String::new();
+        socket.read_to_string(&mut text).await.unwrap();
+        let (head, body) = text.split_once("\r\n\r\n").unwrap();
+        (head.split(' ').nth(1).unwrap().parse().unwrap(), body.to_owned())
+    }
+
+    /// GETs until the body has `part`.
+    pub(crate) async fn until(&self, path: &str, part: &str) -> String {
+        let looking = async {
+            loop {
+                let (_, body) = self.get(path).await;
+                if body.contains(part) && !body.starts_with("not ") {
+                    return body;
+                }
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, looking).await.unwrap_or_else(|_| panic!("{path} never says {part:?}"))
+    }
+
+    pub(crate) async fn metrics(&self) -> String {
+        self.get("/metrics").await.1
+    }
+
+    pub(crate) fn token(&self, id: &str) -> String {
+        let tokens = JoinTokens::open(&self.settings.state_dir).unwrap();
+        tokens.issue(&id.parse().unwrap(), Duration::from_secs(3600), SystemTime::now())
+    }
+
+    pub(crate) async fn certify(&self, id: &str) -> Result<Svid, Status> {
+        self.certify_with(Some(self.token(id)), id).await
+    }
+
+    /// Asks for a certificate for `id`, proving what `token` proves.
+    pub(crate) async fn certify_with(&self, token: Option<String>, id: &str) -> Result<Svid, Status> {
+        let (key, csr) = request(id);
+        let mut request = tonic::Request::new(CertifyRequest { csr });
+        if let Some(token) = token {
+            request.metadata_mut().insert("authorization", format!("Bearer {token}").parse().unwrap());
+        }
+        let mut client = IdentityClient::new(self.channel(None).await);
+        let answer = within(client.certify(request)).await?.into_inner();
+        let certificates = |der: Vec<Vec<u8>>| der.into_iter().map(CertificateDer::from).collect::<Vec<_>>();
+        Ok(Svid { chain: certificates(answer.chain), roots: certificates(answer.roots), key: key.serialize_der() })
+    }
+
+    /// A certificate of the mesh that `Certify` would not give: one for so short a time.
+    pub(crate) fn short_svid(&self, id: &str, ttl: Duration) -> Svid {
+        let (key, csr) = request(id);
+        let now = SystemTime::now();
+        let authority = FileAuthority::open(&self.settings.state_dir, "cluster.local", now).unwrap();
+        let issued = authority.sign(&check(&csr, &id.parse().unwrap()).unwrap(), ttl, now).unwrap();
+        Svid { chain: issued.chain, roots: authority.roots(), key: key.serialize_der() }
+    }
+
+    /// Opens a discovery stream as the proxy of the pod at `address`.
+    pub(crate) async fn connect(&self, svid: &Svid, address: &str) -> Proxy {
+        let mut client = AggregatedDiscoveryServiceClient::new(self.channel(Some(svid)).await);
+        let (requests, outgoing) = mpsc::channel(16);
+        let outgoing = tokio_stream::wrappers::ReceiverStream::new(outgoing);
+        let responses = within(client.delta_aggregated_resources(outgoing)).await.unwrap().into_inner();
+        Proxy::new(requests, responses, address)
+    }
+
+    /// What a stream without a certificate is told.
+    pub(crate) async fn anonymous_stream(&self) -> Status {
+        let mut client = AggregatedDiscoveryServiceClient::new(self.channel(None).await);
+        within(client.delta_aggregated_resources(tokio_stream::pending())).await.unwrap_err()
+    }
+
+    pub(crate) async fn state_of_the_world(&self, svid: &Svid) -> Status {
+        let mut client = AggregatedDiscoveryServiceClient::new(self.channel(Some(svid)).await);
+        within(client.stream_aggregated_resources(tokio_stream::pending::<DiscoveryRequest>())).await.unwrap_err()
+    }
+
+    /// What a handshake agrees on, once the server has had its say (TLS 1.3 refuses a client after the client is done).
+    pub(crate) async fn handshake(&self, svid: Option<&Svid>) -> Result<String, String> {
+        let mut tls = self.tls(svid).await?;
+        let mut first = [0];
+        // HTTP/2 begins with the server's SETTINGS.
+        within(tls.read_exact(&mut first)).await.map_err(|e| e.to_string())?;
+        let (_, session) = tls.get_ref();
+        let group = session.negotiated_key_exchange_group().map(|group| format!("{:?}", group.name()));
+        let alpn = String::from_utf8_lossy(session.alpn_protocol().unwrap_or_default()).into_owned();
+        Ok(format!("{:?} {} {alpn}", session.protocol_version().unwrap(), group.unwrap_or_default()))
+    }
+
+    pub(crate) async fn send_garbage(&self) {
+        let mut socket = TcpStream::connect(self.control_plane.discovery_address).await.unwrap();
+        socket.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
+        // Until it hangs up, with or without an alert.
+        let _ = within(socket.read_to_end(&mut Vec::new())).await;
+    }
+
+    async fn channel(&self, svid: Option<&Svid>) -> Channel {
+        let tls = self.tls(svid).await.unwrap();
+        Endpoint::from_static("http://control-plane")
+            .connect_with_connector(Once(Some(TokioIo::new(tls))))
+            .await
+            .unwrap()
+    }
+
+    async fn tls(&self, svid: Option<&Svid>) -> Result<TlsStream<TcpStream>, String> {
+        // Before it has a certificate a proxy has the roots from a file.
+        let authority = FileAuthority::open(&self.settings.state_dir, "cluster.local", SystemTime::now()).unwrap();
+        let roots = svid.map_or_else(|| authority.roots(), |svid| svid.roots.clone());
+        dial(self.control_plane.discovery_address, roots, svid).await
+    }
+}
+
+fn write(path: &Path, content: &str) {
+    let temporary: PathBuf = path.with_extension("tmp");
+    std::fs::write(&temporary, content).unwrap();
+    std::fs::rename(&temporary, path).unwrap();
+}
