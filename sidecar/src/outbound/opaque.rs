@@ -42,7 +42,7 @@ pub(super) struct Held {
 pub(super) async fn dial(outbound: &Outbound, backend: &Arc<Backend>, client: SocketAddr) -> Result<Early, OwnAnswer> {
     let place = backend
         .limits
-        .connection()
+        .connection_now()
         .map_err(|full| OwnAnswer::new(Reason::Overflow, format!("{}: {full}", backend.name)))?;
     let mut tried: SmallVec<[EndpointKey; TRIES]> = SmallVec::new();
     loop {

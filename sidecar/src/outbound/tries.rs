@@ -215,7 +215,9 @@ fn judge(sent: Result<Response, SendError>, endpoint: SocketAddr) -> Judged {
             (Outcome::NotProcessed, TryResult::Neutral, own(Reason::ConnectFailed))
         }
         SendErrorKind::Connect(_) => (Outcome::NotProcessed, TryResult::Failure, own(Reason::ConnectFailed)),
-        SendErrorKind::Overflow { .. } => (Outcome::Overflow, TryResult::Neutral, own(Reason::Overflow)),
+        SendErrorKind::Overflow { .. } | SendErrorKind::Full(_) => {
+            (Outcome::Overflow, TryResult::Neutral, own(Reason::Overflow))
+        }
         // It goes away politely: another connection, or another endpoint, will do.
         SendErrorKind::Draining | SendErrorKind::GoAway(_) => (lost, TryResult::Neutral, own(Reason::UpstreamReset)),
         // Servers close idle connections just as a request is on its way: that says nothing about their health.

@@ -148,14 +148,16 @@ impl Upstreams {
         let idle = if endpoint.mesh().is_some() { self.timeouts.idle_mesh } else { self.timeouts.idle_plain };
         let or_default = |limit: Option<NonZeroU32>, default| limit.map_or(default, |limit| limit.get() as usize);
         let defaults = PoolSettings::default();
-        let pool = Pool::new(PoolSettings {
+        // The limits hold for the backend; to a pool of its own they only say that more than its default is meant.
+        let settings = PoolSettings {
             max_connections: or_default(limits.max_connections, defaults.max_connections),
             max_pending: or_default(limits.max_pending, defaults.max_pending),
             max_requests_per_connection: limits.max_requests_per_connection.map(|limit| limit.get().into()),
             idle_timeout: idle,
             expect: proto,
             ..defaults
-        });
+        };
+        let pool = Pool::limited(settings, backend.limits.clone());
         pools.insert(key, Entry { pool: pool.clone(), balancer: Arc::downgrade(&backend.balancer) });
         pool
     }
@@ -285,6 +287,8 @@ impl Exchange<'_> {
         if endpoint.mesh().is_none() {
             hygiene::strip_untrusted(request.headers_mut(), false);
         }
+        let place = self.backend.limits.connection_now();
+        let place = place.map_err(|full| SendError::not_processed(SendErrorKind::Full(full)))?;
         let io = self
             .outbound
             .upstreams
@@ -292,7 +296,8 @@ impl Exchange<'_> {
             .await
             .map_err(|error| SendError::not_processed(SendErrorKind::Connect(ConnectError::new(error))))?
             .io;
-        let mut response = h1::client::Connection::new(io, h1::HeadLimits::default()).send(request).await?;
+        let mut response =
+            h1::client::Connection::new(io, h1::HeadLimits::default()).on_its_own(place).send(request).await?;
         hygiene::strip_all_but_upgrade(response.headers_mut());
         if endpoint.mesh().is_none() {
             hygiene::strip_untrusted(response.headers_mut(), false);

@@ -19,6 +19,7 @@ mod drain;
 mod grpc;
 mod http1;
 mod lifetimes;
+mod limits;
 mod opaque;
 mod routing;
 mod streams;

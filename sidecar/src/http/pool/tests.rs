@@ -10,32 +10,32 @@ use crate::http::tests::{answer, get, handler};
 use crate::http::{Answer, Processed};
 use crate::listen::drain;
 
-fn settings(expect: Proto) -> PoolSettings {
+pub(super) fn settings(expect: Proto) -> PoolSettings {
     PoolSettings { expect, per_worker: false, ..PoolSettings::default() }
 }
 
 /// An endpoint whose requests wait until they are let go, one by one.
 #[derive(Clone)]
-struct Endpoint {
+pub(super) struct Endpoint {
     proto: Proto,
     opened: Arc<AtomicUsize>,
     arrived: mpsc::UnboundedSender<String>,
-    go: Arc<Notify>,
+    pub(super) go: Arc<Notify>,
     settings: ServerSettings,
 }
 
 impl Endpoint {
-    fn new(proto: Proto) -> (Self, mpsc::UnboundedReceiver<String>) {
+    pub(super) fn new(proto: Proto) -> (Self, mpsc::UnboundedReceiver<String>) {
         let (arrived, arrivals) = mpsc::unbounded_channel();
         let settings = ServerSettings::default();
         (Self { proto, opened: Arc::default(), arrived, go: Arc::default(), settings }, arrivals)
     }
 
-    fn opened(&self) -> usize {
+    pub(super) fn opened(&self) -> usize {
         self.opened.load(Ordering::Relaxed)
     }
 
-    fn connect(
+    pub(super) fn connect(
         &self,
     ) -> impl Fn() -> std::future::Ready<Result<Connected, ConnectError>> + Clone + Send + Sync + use<> {
         let me = self.clone();
@@ -60,20 +60,20 @@ impl Endpoint {
     }
 
     /// Sends in a task of its own.
-    fn send(&self, pool: &Pool, path: &'static str) -> tokio::task::JoinHandle<Result<Response, SendError>> {
+    pub(super) fn send(&self, pool: &Pool, path: &'static str) -> tokio::task::JoinHandle<Result<Response, SendError>> {
         let (pool, connect) = (pool.clone(), self.connect());
         tokio::spawn(async move { pool.send(request(path), connect).await })
     }
 }
 
-fn request(path: &str) -> Request {
+pub(super) fn request(path: &str) -> Request {
     let mut request = get(path);
     request.headers_mut().insert("host", http::HeaderValue::from_static("a"));
     request
 }
 
 /// Lets every task run until none can.
-async fn settle() {
+pub(super) async fn settle() {
     for _ in 0..50 {
         tokio::task::yield_now().await;
     }
