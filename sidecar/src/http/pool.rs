@@ -23,6 +23,7 @@
 mod state;
 
 use std::future::Future;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
@@ -165,8 +166,29 @@ impl Pool {
         C: Fn() -> F + Send,
         F: Future<Output = Result<Connected, ConnectError>> + Send + 'static,
     {
+        self.send_noting(request, connect, &AtomicBool::new(false)).await
+    }
+
+    /// As [`Self::send`]; while `held` is true, a limit holds the request back and the endpoint does not know of it: no
+    /// connection has been found for it, and none is being opened.
+    ///
+    /// # Errors
+    /// As [`Self::send`].
+    ///
+    /// # Cancel safety
+    /// As [`Self::send`].
+    pub async fn send_noting<C, F>(
+        &self,
+        request: Request,
+        connect: C,
+        held: &AtomicBool,
+    ) -> Result<Response, SendError>
+    where
+        C: Fn() -> F + Send,
+        F: Future<Output = Result<Connected, ConnectError>> + Send + 'static,
+    {
         let lease = {
-            let mut waiting = Waiting { shared: &self.0, ticket: None };
+            let mut waiting = Waiting { shared: &self.0, ticket: None, held };
             std::future::poll_fn(|cx| waiting.poll(&connect, cx)).await?
         };
         match lease {
@@ -205,6 +227,7 @@ struct Waiting<'a> {
     shared: &'a Arc<Shared>,
     /// Its place among the waiters, once it has one.
     ticket: Option<u64>,
+    held: &'a AtomicBool,
 }
 
 impl Waiting<'_> {
@@ -215,6 +238,7 @@ impl Waiting<'_> {
     {
         loop {
             let mut state = self.shared.state.lock();
+            self.held.store(false, Ordering::Relaxed);
             match state.choose(self.ticket, Worker::current(), cx.waker(), Instant::now()) {
                 Choice::H1(mut idle) => {
                     drop(state);
@@ -241,6 +265,7 @@ impl Waiting<'_> {
                 }
                 Choice::Wait { ticket, places, short } => {
                     self.ticket = Some(ticket);
+                    self.held.store(!state.is_connecting(), Ordering::Relaxed);
                     drop(state);
                     for place in places {
                         let attempt = Attempt(Some((Arc::clone(self.shared), place)));

@@ -14,6 +14,7 @@
 use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, SystemTime};
 
@@ -214,6 +215,8 @@ pub(super) struct Exchange<'a> {
     pub(super) backend: &'a Arc<Backend>,
     /// The request is an upgrade or CONNECT.
     pub(super) tunnels: bool,
+    /// See [`Pool::send_noting`].
+    pub(super) held: &'a AtomicBool,
 }
 
 impl Exchange<'_> {
@@ -278,7 +281,7 @@ impl Exchange<'_> {
                 }
             }
         };
-        pool.send(request, connect).await
+        pool.send_noting(request, connect, self.held).await
     }
 
     /// Upgrades and CONNECT: a connection of their own, HTTP/1 all the way.

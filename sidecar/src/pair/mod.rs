@@ -23,6 +23,7 @@ mod limits;
 mod opaque;
 mod routing;
 mod streams;
+mod timeouts;
 mod truth;
 mod wire;
 

@@ -292,6 +292,11 @@ impl State {
         self.queued && !self.starving && self.open + self.connecting == 0
     }
 
+    /// Whether an attempt is under way.
+    pub(super) fn is_connecting(&self) -> bool {
+        self.connecting > 0
+    }
+
     /// Whether we wait for a place.
     pub(super) fn is_queued(&self) -> bool {
         self.queued
