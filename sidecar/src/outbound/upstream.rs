@@ -80,14 +80,20 @@ pub(super) struct Dialled {
     io: BoxedIo,
     /// When it is to take no further request; `None` in plain text.
     expires: Option<Instant>,
+    /// When the peer's certificate ends.
+    ends: Option<Instant>,
+}
+
+/// How long a certificate lasts that ends at `not_after`. One for centuries must not overflow the clock.
+fn left(not_after: SystemTime, now: SystemTime) -> Duration {
+    not_after.duration_since(now).unwrap_or_default().min(Duration::from_secs(10 * 365 * 86_400))
 }
 
 /// How long a connection whose peer's certificate ends at `not_after` takes requests: to a tenth of what is left, at most
 /// a minute, before that, as `inbound/` has it, so that both ends begin to drain together.
 fn usable_for(not_after: SystemTime, now: SystemTime) -> Duration {
-    let left = not_after.duration_since(now).unwrap_or_default();
-    // A certificate for centuries must not overflow the clock.
-    (left - (left / 10).min(Duration::from_secs(60))).min(Duration::from_secs(10 * 365 * 86_400))
+    let left = left(not_after, now);
+    left - (left / 10).min(Duration::from_secs(60))
 }
 
 impl DialError {
@@ -116,14 +122,15 @@ impl Upstreams {
     ) -> Result<Dialled, DialError> {
         let tcp = tcp::dial_mesh_tcp(addr, connect_timeout).await?;
         let (tls, peer) = self.identity.connect(tcp, expected, protocol).await?;
-        let expires = Instant::now() + usable_for(peer.not_after(), SystemTime::now());
-        Ok(Dialled { io: Box::new(tls), expires: Some(expires) })
+        let (now, clock) = (Instant::now(), SystemTime::now());
+        let expires = Some(now + usable_for(peer.not_after(), clock));
+        Ok(Dialled { io: Box::new(tls), expires, ends: Some(now + left(peer.not_after(), clock)) })
     }
 
     async fn dial(&self, endpoint: &Endpoint, protocol: MeshProtocol, backend: &Backend) -> Result<Dialled, DialError> {
         if let Some(addr) = endpoint.plain() {
             let tcp = tcp::dial_plain(addr, backend.connect_timeout).await?;
-            return Ok(Dialled { io: Box::new(tcp), expires: None });
+            return Ok(Dialled { io: Box::new(tcp), expires: None, ends: None });
         }
         match endpoint.mesh() {
             Some((addr, identity)) => self.dial_mesh(addr, identity, protocol, backend.connect_timeout).await,
@@ -131,9 +138,14 @@ impl Upstreams {
         }
     }
 
-    /// A connection for opaque bytes.
-    pub(super) async fn dial_opaque(&self, endpoint: &Endpoint, backend: &Backend) -> Result<BoxedIo, DialError> {
-        Ok(self.dial(endpoint, MeshProtocol::Tcp, backend).await?.io)
+    /// A connection for opaque bytes, and when it has to end.
+    pub(super) async fn dial_opaque(
+        &self,
+        endpoint: &Endpoint,
+        backend: &Backend,
+    ) -> Result<(BoxedIo, Option<Instant>), DialError> {
+        let Dialled { io, ends, .. } = self.dial(endpoint, MeshProtocol::Tcp, backend).await?;
+        Ok((io, ends))
     }
 
     fn pool(&self, backend: &Backend, endpoint: &Endpoint, proto: Proto) -> Pool {
@@ -276,7 +288,7 @@ impl Exchange<'_> {
                     (Arc::clone(&outbound), Arc::clone(&backend), Arc::clone(&endpoint));
                 async move {
                     let dialled = outbound.upstreams.dial(&endpoint, MeshProtocol::H2, &backend).await;
-                    let Dialled { io, expires } = dialled.map_err(ConnectError::new)?;
+                    let Dialled { io, expires, .. } = dialled.map_err(ConnectError::new)?;
                     Ok(Connected { io, proto, expires })
                 }
             }
