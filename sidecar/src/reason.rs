@@ -28,6 +28,8 @@ pub enum Reason {
     Overflow,
     /// The peer showed no identity where policy wants one.
     MtlsRequired,
+    /// The certificate by which the peer of an opaque connection proved itself has expired.
+    PeerExpired,
     /// This proxy is draining and the app takes no more.
     Draining,
     /// The control plane did not say in time what this destination is.
@@ -48,7 +50,7 @@ pub enum Reason {
 
 impl Reason {
     /// Every reason, for documentation and tests.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 20] = [
         Self::NoRoute,
         Self::InvalidBackend,
         Self::NoEndpoints,
@@ -60,6 +62,7 @@ impl Reason {
         Self::PerTryTimeout,
         Self::Overflow,
         Self::MtlsRequired,
+        Self::PeerExpired,
         Self::Draining,
         Self::ConfigUnavailable,
         Self::RegistryOnly,
@@ -84,6 +87,7 @@ impl Reason {
             Self::PerTryTimeout => "per-try-timeout",
             Self::Overflow => "overflow",
             Self::MtlsRequired => "mtls-required",
+            Self::PeerExpired => "peer-expired",
             Self::Draining => "draining",
             Self::ConfigUnavailable => "config-unavailable",
             Self::RegistryOnly => "registry-only",
@@ -104,6 +108,7 @@ impl Reason {
             | Self::NoPort
             | Self::ConnectFailed
             | Self::Overflow
+            | Self::PeerExpired
             | Self::Draining
             | Self::ConfigUnavailable => StatusCode::SERVICE_UNAVAILABLE,
             Self::UpstreamReset | Self::UpstreamProtocol | Self::RegistryOnly | Self::OwnListener => {
@@ -136,6 +141,7 @@ impl Reason {
             | Self::UpstreamReset
             | Self::UpstreamProtocol
             | Self::Overflow
+            | Self::PeerExpired
             | Self::Draining
             | Self::ConfigUnavailable
             | Self::RegistryOnly

@@ -72,7 +72,8 @@ pub struct PickRequest<'a> {
 pub enum TryResult {
     /// The endpoint answered, with something that is no gateway error.
     Success,
-    /// Connect failure, reset before the response head, 502/503/504 from the app, or a timeout of the try.
+    /// Connect failure, reset before the response head, 502/503/504 from the app, or a timeout of the try (or
+    /// of the request, where that was the try's fault).
     Failure,
     /// Its connection was open and did not answer a PING: counts as all the failures in a row that eject. Such an
     /// endpoint holds one or two requests (the balancer prefers those that answer), so that counting them would take

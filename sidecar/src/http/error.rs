@@ -121,11 +121,14 @@ pub enum SendErrorKind {
     #[error(transparent)]
     Connect(#[from] ConnectError),
     /// A limit of the pool was reached: too many requests were waiting for a connection.
-    #[error("{waiting} requests already wait for a connection to this endpoint: raise the limit or add endpoints")]
+    #[error("{waiting} requests already wait for a connection: raise the limit or add endpoints")]
     Overflow {
         /// The limit on waiting requests that was reached.
         waiting: usize,
     },
+    /// The backend has as many connections as it may have, and this request needs one of its own.
+    #[error(transparent)]
+    Full(#[from] crate::resilience::Overflow),
     /// The pool takes no more requests.
     #[error("the pool is draining")]
     Draining,

@@ -12,33 +12,41 @@
 //! connection lives on the worker that opened it. A worker prefers its own; it takes another's idle HTTP/1 connection
 //! rather than dial, and another's HTTP/2 streams where the limit leaves no other way ([`PoolSettings::per_worker`]). One lock, held for bookkeeping only: never across I/O or the end of an HTTP/1 connection.
 //!
+//! A backend's limits ([`Pool::limited`]) hold for all its pools together. A request waits for a connection to its own
+//! endpoint: one that another pool has done with is no use to it, but its place is. So a pool that may not open what its
+//! waiters need queues with the backend ([`crate::resilience::Holder`]), and is woken with a place in hand. While any
+//! pool of the backend queues, the others keep no connection without a request; for one without any connection they
+//! also give up one in use, as soon as it is free of requests.
+//!
 //! Bounds: [`PoolSettings::max_connections`] and [`PoolSettings::max_pending`].
 
 mod state;
 
 use std::future::Future;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 use tokio::time::Instant;
 
-use self::state::{Choice, State, Worker};
+use self::state::{Choice, Left, State, Worker};
 use super::error::{ConnectError, SendError, SendErrorKind};
 use super::h1::HeadLimits;
 use super::h1::client::{Connection as H1, Home};
 use super::h2::client::{ClientSettings, Connection as H2, Handle, Permit};
 use super::io::BoxedIo;
 use super::{Proto, Request, Response};
+use crate::resilience::{ConnectionGuard, Holder, Limiter};
 
 /// How many connections, for how long.
 #[derive(Debug, Clone)]
 pub struct PoolSettings {
-    /// Connections at once, of all workers, those being opened included. Default 1024.
+    /// Connections at once, of all workers, those being opened included; whatever the backend allows. Default 1024.
     pub max_connections: usize,
     /// Requests waiting at once, for a connection to be free or to be opened; one more is refused with `overflow`.
-    /// Default 1024.
+    /// Whatever the backend allows. Default 1024.
     pub max_pending: usize,
     /// Requests after which a connection is not used again. Default: no limit.
     pub max_requests_per_connection: Option<u64>,
@@ -114,6 +122,7 @@ pub struct Pool(Arc<Shared>);
 
 struct Shared {
     settings: PoolSettings,
+    limits: Limiter,
     state: Mutex<State>,
     me: Weak<Shared>,
 }
@@ -125,9 +134,21 @@ enum Lease {
 }
 
 impl Pool {
-    /// An empty pool.
+    /// An empty pool, with no limits but its own.
     pub fn new(settings: PoolSettings) -> Self {
-        Self(Arc::new_cyclic(|me| Shared { state: Mutex::new(State::new(&settings)), settings, me: me.clone() }))
+        Self::limited(settings, Limiter::default())
+    }
+
+    /// An empty pool of a backend, whose limits it shares with the backend's other pools.
+    pub fn limited(settings: PoolSettings, limits: Limiter) -> Self {
+        let pool = Self(Arc::new_cyclic(|me| Shared {
+            state: Mutex::new(State::new(&settings, limits.clone())),
+            settings,
+            limits,
+            me: me.clone(),
+        }));
+        pool.0.limits.join(pool.0.holder());
+        pool
     }
 
     /// Sends a request on a connection of this pool, opening one with `connect` where needed. What `connect` makes may
@@ -145,8 +166,29 @@ impl Pool {
         C: Fn() -> F + Send,
         F: Future<Output = Result<Connected, ConnectError>> + Send + 'static,
     {
+        self.send_noting(request, connect, &AtomicBool::new(false)).await
+    }
+
+    /// As [`Self::send`]; while `held` is true, a limit holds the request back and the endpoint does not know of it: no
+    /// connection has been found for it, and none is being opened.
+    ///
+    /// # Errors
+    /// As [`Self::send`].
+    ///
+    /// # Cancel safety
+    /// As [`Self::send`].
+    pub async fn send_noting<C, F>(
+        &self,
+        request: Request,
+        connect: C,
+        held: &AtomicBool,
+    ) -> Result<Response, SendError>
+    where
+        C: Fn() -> F + Send,
+        F: Future<Output = Result<Connected, ConnectError>> + Send + 'static,
+    {
         let lease = {
-            let mut waiting = Waiting { shared: &self.0, ticket: None };
+            let mut waiting = Waiting { shared: &self.0, ticket: None, held };
             std::future::poll_fn(|cx| waiting.poll(&connect, cx)).await?
         };
         match lease {
@@ -163,8 +205,8 @@ impl Pool {
 
     /// Takes no more requests: idle connections close now, the others after what is on them. Waiters are told.
     pub fn drain(&self) {
-        let (closed, wakers) = self.0.state.lock().drain();
-        drop(closed);
+        let (closed, wakers, spare) = self.0.state.lock().drain();
+        drop((closed, spare));
         wake(wakers);
     }
 
@@ -185,6 +227,7 @@ struct Waiting<'a> {
     shared: &'a Arc<Shared>,
     /// Its place among the waiters, once it has one.
     ticket: Option<u64>,
+    held: &'a AtomicBool,
 }
 
 impl Waiting<'_> {
@@ -195,42 +238,41 @@ impl Waiting<'_> {
     {
         loop {
             let mut state = self.shared.state.lock();
+            self.held.store(false, Ordering::Relaxed);
             match state.choose(self.ticket, Worker::current(), cx.waker(), Instant::now()) {
                 Choice::H1(mut idle) => {
                     drop(state);
                     // A connection this young has not been anybody's yet.
                     let fresh = idle.connection.served() == 0 && idle.since.elapsed() < Duration::from_secs(1);
                     if fresh || idle.connection.is_reusable() {
-                        let next = self.served(&mut self.shared.state.lock());
-                        wake(next);
+                        self.served(self.shared.state.lock());
                         return Poll::Ready(Ok(Lease::H1(idle.connection)));
                     }
                     // Closed by the server while it was idle: dropping it tells the count. Its place among the waiters is
                     // kept, so that nobody overtakes while it looks again.
                 }
                 Choice::H2(handle, permit) => {
-                    let next = self.served(&mut state);
-                    drop(state);
-                    wake(next);
+                    self.served(state);
                     return Poll::Ready(Ok(Lease::H2(handle, permit)));
                 }
                 Choice::Failed(error) => {
-                    let next = self.served(&mut state);
-                    drop(state);
-                    wake(next);
+                    self.served(state);
                     return Poll::Ready(Err(SendError::not_processed(SendErrorKind::Connect(error))));
                 }
                 Choice::Draining => return Poll::Ready(Err(SendError::not_processed(SendErrorKind::Draining))),
-                Choice::Overflow => {
-                    let waiting = self.shared.settings.max_pending;
+                Choice::Overflow(waiting) => {
                     return Poll::Ready(Err(SendError::not_processed(SendErrorKind::Overflow { waiting })));
                 }
-                Choice::Wait { ticket, open } => {
+                Choice::Wait { ticket, places, short } => {
                     self.ticket = Some(ticket);
+                    self.held.store(!state.is_connecting(), Ordering::Relaxed);
                     drop(state);
-                    for _ in 0..open {
-                        let attempt = Attempt(Some(Arc::clone(self.shared)));
+                    for place in places {
+                        let attempt = Attempt(Some((Arc::clone(self.shared), place)));
                         tokio::spawn(attempt.run(connect()));
+                    }
+                    if short {
+                        self.shared.queue();
                     }
                     return Poll::Pending;
                 }
@@ -239,29 +281,33 @@ impl Waiting<'_> {
     }
 
     /// Leaves the queue; whoever is first now may find something as well.
-    fn served(&mut self, state: &mut State) -> Option<Waker> {
-        state.leave(self.ticket.take());
-        state.first_waker()
+    fn served(&mut self, mut state: MutexGuard<'_, State>) {
+        let Left { waker, surplus, leaves } = state.leave(self.ticket.take());
+        drop(state);
+        wake(waker);
+        drop(surplus);
+        if leaves {
+            self.shared.limits.leave(&self.shared.holder());
+        }
     }
 }
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
         if self.ticket.is_some() {
-            let waker = self.served(&mut self.shared.state.lock());
-            wake(waker);
+            self.served(self.shared.state.lock());
         }
     }
 }
 
 /// A connection being opened. Dropped before its end (a panic, a runtime shut down), it counts as failed.
-struct Attempt(Option<Arc<Shared>>);
+struct Attempt(Option<(Arc<Shared>, ConnectionGuard)>);
 
 impl Attempt {
     async fn run(mut self, connect: impl Future<Output = Result<Connected, ConnectError>> + Send + 'static) {
         let made = self.make(connect).await;
-        if let Some(shared) = self.0.take() {
-            shared.made(made);
+        if let Some((shared, place)) = self.0.take() {
+            shared.made(made, place);
         }
     }
 
@@ -270,7 +316,7 @@ impl Attempt {
         connect: impl Future<Output = Result<Connected, ConnectError>> + Send + 'static,
     ) -> Result<Made, ConnectError> {
         let Connected { io, proto, expires } = connect.await?;
-        let Some(shared) = &self.0 else { return Err(ConnectError::new("the attempt was abandoned")) };
+        let Some((shared, _)) = &self.0 else { return Err(ConnectError::new("the attempt was abandoned")) };
         match proto {
             Proto::H1 => Ok(Made::H1(H1::new(io, shared.settings.head))),
             Proto::H2 => {
@@ -283,8 +329,9 @@ impl Attempt {
 
 impl Drop for Attempt {
     fn drop(&mut self) {
-        if let Some(shared) = self.0.take() {
-            shared.made(Err(ConnectError::new("the attempt was abandoned: its task panicked or its worker stopped")));
+        if let Some((shared, place)) = self.0.take() {
+            let error = ConnectError::new("the attempt was abandoned: its task panicked or its worker stopped");
+            shared.made(Err(error), place);
         }
     }
 }
@@ -298,15 +345,22 @@ enum Made {
 
 impl Shared {
     /// An attempt ended.
-    fn made(&self, made: Result<Made, ConnectError>) {
+    fn made(&self, made: Result<Made, ConnectError>, place: ConnectionGuard) {
         let now = Instant::now();
         match made {
             Err(error) => {
-                let wakers = self.state.lock().failed(&error, now);
+                let (wakers, starves) = {
+                    let mut state = self.state.lock();
+                    (state.failed(&error, now), state.starves())
+                };
                 wake(wakers);
+                drop(place);
+                if starves {
+                    self.queue();
+                }
             }
             Ok(Made::H1(connection)) => {
-                let connection = connection.at_home(self.me.clone() as Weak<dyn Home>);
+                let connection = connection.at_home(self.me.clone() as Weak<dyn Home>, place);
                 let (refused, waker) = self.state.lock().made_h1(connection, now);
                 drop(refused);
                 wake(waker);
@@ -327,6 +381,7 @@ impl Shared {
                     if let Some(shared) = me.upgrade() {
                         shared.h2_closed(id);
                     }
+                    drop(place);
                 });
                 wake(waker);
                 self.reap();
@@ -335,22 +390,54 @@ impl Shared {
     }
 
     fn stream_ended(&self, id: u64) {
+        // A connection that was retired before is owed to somebody already.
+        if self.limits.claim() {
+            // Takes no more streams, and closes after those it has.
+            let retired = self.state.lock().remove_h2(id);
+            if retired.is_none() {
+                self.limits.unclaim();
+            }
+        }
         let (idle, waker) = self.state.lock().stream_ended(id, Instant::now());
         wake(waker);
         if idle {
-            self.reap();
+            self.idle();
         }
     }
 
     fn h2_closed(&self, id: u64) {
-        let (removed, waker) = {
+        let (removed, waker, starves) = {
             let mut state = self.state.lock();
             let removed = state.remove_h2(id);
             state.closed();
-            (removed, state.first_waker())
+            (removed, state.first_waker(), state.starves())
         };
         drop(removed);
         wake(waker);
+        if starves {
+            self.queue();
+        }
+    }
+
+    /// Waits for a place among the backend's.
+    fn queue(&self) {
+        let starving = self.state.lock().queue();
+        if let Some(starving) = starving {
+            self.limits.wait(self.holder(), starving);
+        }
+    }
+
+    fn holder(&self) -> Weak<dyn Holder> {
+        self.me.clone()
+    }
+
+    /// A connection has no request: it closes in time, or now where another pool waits for its place.
+    fn idle(&self) {
+        // Looked at after the connection can be found here: who begins to wait later finds it.
+        if self.limits.is_wanted() {
+            self.give_up_idle();
+        }
+        self.reap();
     }
 
     /// Keeps a task while something is idle, which closes it in time.
@@ -388,19 +475,52 @@ fn wake(wakers: impl IntoIterator<Item = Waker>) {
 
 impl Home for Shared {
     fn give_back(self: Arc<Self>, connection: H1) {
+        if self.limits.claim() {
+            drop(connection);
+            return;
+        }
         let (refused, waker) = self.state.lock().give_back(connection, Instant::now());
         drop(refused);
         wake(waker);
-        self.reap();
+        self.idle();
     }
 
     fn closed(&self) {
-        let waker = {
+        let (waker, starves) = {
             let mut state = self.state.lock();
             state.closed();
-            state.first_waker()
+            (state.first_waker(), state.starves())
         };
         wake(waker);
+        if starves {
+            self.queue();
+        }
+    }
+}
+
+impl Holder for Shared {
+    fn granted(&self, place: ConnectionGuard) -> Option<ConnectionGuard> {
+        let (left, waker) = self.state.lock().granted(place);
+        wake(waker);
+        left
+    }
+
+    fn waits(&self) -> bool {
+        self.state.lock().is_queued()
+    }
+
+    fn give_up_idle(&self) -> bool {
+        let given_up = self.state.lock().give_up_idle();
+        given_up.is_some()
+    }
+
+    fn shared(&self) -> usize {
+        self.state.lock().shared()
+    }
+
+    fn retire_shared(&self) -> bool {
+        let retired = self.state.lock().retire_shared();
+        retired.is_some()
     }
 }
 

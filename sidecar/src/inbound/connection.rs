@@ -23,7 +23,7 @@ use crate::listen::first::{FIRST_MESSAGE, SILENCE, detect_more};
 use crate::listen::{Detected, FirstSpeaker, Prefixed, drain, first_bytes, original_dst};
 use crate::reason::Reason;
 use crate::settings::is_own_port;
-use crate::tcp::{self, Abort, Counters};
+use crate::tcp::{self, Abort, Counters, Ended};
 
 /// What a first message turned out to be.
 enum Hello {
@@ -370,7 +370,17 @@ impl Inbound {
         B: tokio::io::AsyncRead + tokio::io::AsyncWrite + Abort + Unpin,
     {
         self.telemetry.metrics.connection("inbound", "tcp", visit.peer.is_some());
-        let relayed = tcp::relay(client, app, Arc::new(Counters::default())).await;
+        let counters = Arc::new(Counters::default());
+        let relayed = match visit.expiry {
+            None => tcp::relay(client, app, counters).await,
+            Some(expiry) => {
+                let left = expiry.duration_since(SystemTime::now()).unwrap_or_default();
+                tcp::relay_until(client, app, counters, tokio::time::sleep(left)).await
+            }
+        };
+        if matches!(relayed.ended, Ended::Cut) {
+            self.telemetry.metrics.refused("inbound", Reason::PeerExpired);
+        }
         self.telemetry.metrics.tcp_bytes.inc_by(relayed.a_to_b + relayed.b_to_a);
         tracing::trace!(client = %visit.client, ?relayed, "opaque connection ended");
     }

@@ -137,7 +137,7 @@ impl RequestHandler {
         let meshed = self.sidecar;
         tracing::debug!(destination = %self.destination, %error, processed = ?error.processed, "the app gave no response");
         match (&error.kind, error.processed) {
-            (SendErrorKind::Overflow { .. }, _) => own(Reason::Overflow),
+            (SendErrorKind::Overflow { .. } | SendErrorKind::Full(_), _) => own(Reason::Overflow),
             (SendErrorKind::Protocol(_), _) => own(Reason::UpstreamProtocol),
             (SendErrorKind::Unsendable(_), _) => own(Reason::BadRequest),
             (SendErrorKind::RequestBody(_), _) if meshed => Failure::Reset(Reset::Cancel, Reason::BadRequest),

@@ -213,7 +213,7 @@ impl Outbound {
     pub(super) async fn pass_through(&self, stream: TcpStream, destination: SocketAddr) {
         self.telemetry.metrics.connection("outbound", "outside", false);
         match tcp::dial_plain(PlainAddr::outside_mesh(destination), self.settings.timeouts.connect).await {
-            Ok(upstream) => opaque::relay_counted(&self.telemetry, stream, upstream).await,
+            Ok(upstream) => opaque::relay_counted(&self.telemetry, None, stream, upstream).await,
             Err(error) => {
                 tracing::debug!(%destination, %error, "outside destination");
                 self.telemetry.metrics.refused("outbound", Reason::ConnectFailed);
@@ -269,8 +269,8 @@ impl Outbound {
             },
         };
         self.telemetry.metrics.connection("outbound", "tcp", early.meshed);
-        let Early { io, said, held, .. } = early;
-        opaque::relay_counted(&self.telemetry, Prefixed::new(buf, stream), Prefixed::new(said, io)).await;
+        let Early { io, said, held, ends, .. } = early;
+        opaque::relay_counted(&self.telemetry, ends, Prefixed::new(buf, stream), Prefixed::new(said, io)).await;
         drop(held);
     }
 }

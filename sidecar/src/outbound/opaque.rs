@@ -8,6 +8,7 @@ use std::sync::atomic::Ordering;
 use bytes::BytesMut;
 use smallvec::SmallVec;
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::Instant;
 
 use super::Outbound;
 use crate::answer::OwnAnswer;
@@ -16,7 +17,7 @@ use crate::config::Backend;
 use crate::http::BoxedIo;
 use crate::reason::Reason;
 use crate::resilience::ConnectionGuard;
-use crate::tcp::{self, Abort, Counters};
+use crate::tcp::{self, Abort, Counters, Ended};
 use crate::telemetry::Telemetry;
 
 /// Connections tried before the client is told.
@@ -28,6 +29,8 @@ pub(super) struct Early {
     /// What the server has said already.
     pub(super) said: BytesMut,
     pub(super) meshed: bool,
+    /// When the peer's certificate ends; `None` in plain text.
+    pub(super) ends: Option<Instant>,
     /// Kept to the connection's end.
     pub(super) held: Held,
 }
@@ -42,7 +45,7 @@ pub(super) struct Held {
 pub(super) async fn dial(outbound: &Outbound, backend: &Arc<Backend>, client: SocketAddr) -> Result<Early, OwnAnswer> {
     let place = backend
         .limits
-        .connection()
+        .connection_now()
         .map_err(|full| OwnAnswer::new(Reason::Overflow, format!("{}: {full}", backend.name)))?;
     let mut tried: SmallVec<[EndpointKey; TRIES]> = SmallVec::new();
     loop {
@@ -59,7 +62,7 @@ pub(super) async fn dial(outbound: &Outbound, backend: &Arc<Backend>, client: So
             let addr = PlainAddr::outside_mesh(endpoint.addr());
             tcp::dial_plain(addr, backend.connect_timeout)
                 .await
-                .map(|io| -> BoxedIo { Box::new(io) })
+                .map(|io| -> (BoxedIo, _) { (Box::new(io), None) })
                 .map_err(Into::into)
         } else {
             outbound.upstreams.dial_opaque(endpoint, backend).await
@@ -67,10 +70,16 @@ pub(super) async fn dial(outbound: &Outbound, backend: &Arc<Backend>, client: So
         let took = tokio::time::Instant::now().into_std();
         let latency = took.saturating_duration_since(now);
         match dialled {
-            Ok(io) => {
+            Ok((io, ends)) => {
                 outbound.record(backend, &pick, took, latency, TryResult::Success);
                 let meshed = !own && endpoint.mesh().is_some();
-                return Ok(Early { io, said: BytesMut::new(), meshed, held: Held { _pick: pick, _place: place } });
+                return Ok(Early {
+                    io,
+                    said: BytesMut::new(),
+                    meshed,
+                    ends,
+                    held: Held { _pick: pick, _place: place },
+                });
             }
             Err(error) => {
                 let result = if error.is_ours() { TryResult::Neutral } else { TryResult::Failure };
@@ -84,14 +93,20 @@ pub(super) async fn dial(outbound: &Outbound, backend: &Arc<Backend>, client: So
     }
 }
 
-/// Relays to the end and counts the bytes.
-pub(super) async fn relay_counted<A, B>(telemetry: &Telemetry, a: A, b: B)
+/// Relays to the end, at the latest until `ends`, and counts the bytes.
+pub(super) async fn relay_counted<A, B>(telemetry: &Telemetry, ends: Option<Instant>, a: A, b: B)
 where
     A: AsyncRead + AsyncWrite + Abort + Unpin,
     B: AsyncRead + AsyncWrite + Abort + Unpin,
 {
     let counters = Arc::new(Counters::default());
-    let relayed = tcp::relay(a, b, Arc::clone(&counters)).await;
+    let relayed = match ends {
+        None => tcp::relay(a, b, Arc::clone(&counters)).await,
+        Some(ends) => tcp::relay_until(a, b, Arc::clone(&counters), tokio::time::sleep_until(ends)).await,
+    };
+    if matches!(relayed.ended, Ended::Cut) {
+        telemetry.metrics.refused("outbound", Reason::PeerExpired);
+    }
     let bytes = counters.a_to_b.load(Ordering::Relaxed) + counters.b_to_a.load(Ordering::Relaxed);
     telemetry.metrics.tcp_bytes.inc_by(bytes);
     tracing::trace!(?relayed, "opaque connection ended");

@@ -4,6 +4,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use http::request::Parts;
@@ -72,7 +73,8 @@ impl Tries<'_> {
                 Ok(Kept { response: response.map(|body| body.until(at.into())), guards })
             }
             Ok(Err(own)) => Err(own),
-            Err(_) => Err(OwnAnswer::new(Reason::Timeout, "no response within the request timeout")),
+            // During a back-off: a try ends by itself, so that its endpoint is told.
+            Err(_) => Err(timed_out()),
         }
     }
 
@@ -156,24 +158,31 @@ impl Tries<'_> {
         let mut parts = clone_parts(parts);
         let now = tokio::time::Instant::now().into_std();
         self.plan.deadline.shorten_headers(now, &mut parts.headers);
-        let exchange = Exchange { outbound: self.outbound, backend: self.plan.backend, tunnels };
+        let endpoint = pick.endpoint().addr();
+        let held = AtomicBool::new(false);
+        let exchange = Exchange { outbound: self.outbound, backend: self.plan.backend, tunnels, held: &held };
         let send = exchange.send(pick.endpoint(), Request::from_parts(parts, body));
-        let sent = match self.plan.per_try.filter(|per_try| !per_try.is_zero()) {
-            None => send.await,
-            Some(per_try) => match tokio::time::timeout(per_try, send).await {
-                Ok(sent) => sent,
-                Err(_) => {
-                    let detail = format!("no response from {} within {per_try:?}", pick.endpoint().addr());
-                    return Judged {
-                        outcome: Outcome::PerTryTimeout,
-                        result: TryResult::Failure,
-                        end: Err(OwnAnswer::new(Reason::PerTryTimeout, detail)),
-                    };
-                }
-            },
-        };
-        judge(sent, pick.endpoint().addr())
+        let (deadline, own) = self.plan.deadline.of_try(now, self.plan.per_try.filter(|per_try| !per_try.is_zero()));
+        let Some(at) = deadline.at() else { return judge(send.await, endpoint) };
+        if let Ok(sent) = tokio::time::timeout_at(at.into(), send).await {
+            return judge(sent, endpoint);
+        }
+        // An endpoint that a limit of ours kept the request from has not failed.
+        let to_blame = !held.load(Ordering::Relaxed) && (own || self.plan.deadline.blames(now));
+        let result = if to_blame { TryResult::Failure } else { TryResult::Neutral };
+        if own {
+            let waited = at.saturating_duration_since(now);
+            let end =
+                Err(OwnAnswer::new(Reason::PerTryTimeout, format!("no response from {endpoint} within {waited:?}")));
+            Judged { outcome: Outcome::PerTryTimeout, result, end }
+        } else {
+            Judged { outcome: Outcome::Other, result, end: Err(timed_out()) }
+        }
     }
+}
+
+fn timed_out() -> OwnAnswer {
+    OwnAnswer::new(Reason::Timeout, "no response within the request timeout")
 }
 
 impl Outbound {
@@ -215,7 +224,9 @@ fn judge(sent: Result<Response, SendError>, endpoint: SocketAddr) -> Judged {
             (Outcome::NotProcessed, TryResult::Neutral, own(Reason::ConnectFailed))
         }
         SendErrorKind::Connect(_) => (Outcome::NotProcessed, TryResult::Failure, own(Reason::ConnectFailed)),
-        SendErrorKind::Overflow { .. } => (Outcome::Overflow, TryResult::Neutral, own(Reason::Overflow)),
+        SendErrorKind::Overflow { .. } | SendErrorKind::Full(_) => {
+            (Outcome::Overflow, TryResult::Neutral, own(Reason::Overflow))
+        }
         // It goes away politely: another connection, or another endpoint, will do.
         SendErrorKind::Draining | SendErrorKind::GoAway(_) => (lost, TryResult::Neutral, own(Reason::UpstreamReset)),
         // Servers close idle connections just as a request is on its way: that says nothing about their health.

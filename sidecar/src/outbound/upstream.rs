@@ -14,6 +14,7 @@
 use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, SystemTime};
 
@@ -79,14 +80,20 @@ pub(super) struct Dialled {
     io: BoxedIo,
     /// When it is to take no further request; `None` in plain text.
     expires: Option<Instant>,
+    /// When the peer's certificate ends.
+    ends: Option<Instant>,
+}
+
+/// How long a certificate lasts that ends at `not_after`. One for centuries must not overflow the clock.
+fn left(not_after: SystemTime, now: SystemTime) -> Duration {
+    not_after.duration_since(now).unwrap_or_default().min(Duration::from_secs(10 * 365 * 86_400))
 }
 
 /// How long a connection whose peer's certificate ends at `not_after` takes requests: to a tenth of what is left, at most
 /// a minute, before that, as `inbound/` has it, so that both ends begin to drain together.
 fn usable_for(not_after: SystemTime, now: SystemTime) -> Duration {
-    let left = not_after.duration_since(now).unwrap_or_default();
-    // A certificate for centuries must not overflow the clock.
-    (left - (left / 10).min(Duration::from_secs(60))).min(Duration::from_secs(10 * 365 * 86_400))
+    let left = left(not_after, now);
+    left - (left / 10).min(Duration::from_secs(60))
 }
 
 impl DialError {
@@ -115,14 +122,15 @@ impl Upstreams {
     ) -> Result<Dialled, DialError> {
         let tcp = tcp::dial_mesh_tcp(addr, connect_timeout).await?;
         let (tls, peer) = self.identity.connect(tcp, expected, protocol).await?;
-        let expires = Instant::now() + usable_for(peer.not_after(), SystemTime::now());
-        Ok(Dialled { io: Box::new(tls), expires: Some(expires) })
+        let (now, clock) = (Instant::now(), SystemTime::now());
+        let expires = Some(now + usable_for(peer.not_after(), clock));
+        Ok(Dialled { io: Box::new(tls), expires, ends: Some(now + left(peer.not_after(), clock)) })
     }
 
     async fn dial(&self, endpoint: &Endpoint, protocol: MeshProtocol, backend: &Backend) -> Result<Dialled, DialError> {
         if let Some(addr) = endpoint.plain() {
             let tcp = tcp::dial_plain(addr, backend.connect_timeout).await?;
-            return Ok(Dialled { io: Box::new(tcp), expires: None });
+            return Ok(Dialled { io: Box::new(tcp), expires: None, ends: None });
         }
         match endpoint.mesh() {
             Some((addr, identity)) => self.dial_mesh(addr, identity, protocol, backend.connect_timeout).await,
@@ -130,9 +138,14 @@ impl Upstreams {
         }
     }
 
-    /// A connection for opaque bytes.
-    pub(super) async fn dial_opaque(&self, endpoint: &Endpoint, backend: &Backend) -> Result<BoxedIo, DialError> {
-        Ok(self.dial(endpoint, MeshProtocol::Tcp, backend).await?.io)
+    /// A connection for opaque bytes, and when it has to end.
+    pub(super) async fn dial_opaque(
+        &self,
+        endpoint: &Endpoint,
+        backend: &Backend,
+    ) -> Result<(BoxedIo, Option<Instant>), DialError> {
+        let Dialled { io, ends, .. } = self.dial(endpoint, MeshProtocol::Tcp, backend).await?;
+        Ok((io, ends))
     }
 
     fn pool(&self, backend: &Backend, endpoint: &Endpoint, proto: Proto) -> Pool {
@@ -148,14 +161,16 @@ impl Upstreams {
         let idle = if endpoint.mesh().is_some() { self.timeouts.idle_mesh } else { self.timeouts.idle_plain };
         let or_default = |limit: Option<NonZeroU32>, default| limit.map_or(default, |limit| limit.get() as usize);
         let defaults = PoolSettings::default();
-        let pool = Pool::new(PoolSettings {
+        // The limits hold for the backend; to a pool of its own they only say that more than its default is meant.
+        let settings = PoolSettings {
             max_connections: or_default(limits.max_connections, defaults.max_connections),
             max_pending: or_default(limits.max_pending, defaults.max_pending),
             max_requests_per_connection: limits.max_requests_per_connection.map(|limit| limit.get().into()),
             idle_timeout: idle,
             expect: proto,
             ..defaults
-        });
+        };
+        let pool = Pool::limited(settings, backend.limits.clone());
         pools.insert(key, Entry { pool: pool.clone(), balancer: Arc::downgrade(&backend.balancer) });
         pool
     }
@@ -212,6 +227,8 @@ pub(super) struct Exchange<'a> {
     pub(super) backend: &'a Arc<Backend>,
     /// The request is an upgrade or CONNECT.
     pub(super) tunnels: bool,
+    /// See [`Pool::send_noting`].
+    pub(super) held: &'a AtomicBool,
 }
 
 impl Exchange<'_> {
@@ -271,12 +288,12 @@ impl Exchange<'_> {
                     (Arc::clone(&outbound), Arc::clone(&backend), Arc::clone(&endpoint));
                 async move {
                     let dialled = outbound.upstreams.dial(&endpoint, MeshProtocol::H2, &backend).await;
-                    let Dialled { io, expires } = dialled.map_err(ConnectError::new)?;
+                    let Dialled { io, expires, .. } = dialled.map_err(ConnectError::new)?;
                     Ok(Connected { io, proto, expires })
                 }
             }
         };
-        pool.send(request, connect).await
+        pool.send_noting(request, connect, self.held).await
     }
 
     /// Upgrades and CONNECT: a connection of their own, HTTP/1 all the way.
@@ -285,6 +302,8 @@ impl Exchange<'_> {
         if endpoint.mesh().is_none() {
             hygiene::strip_untrusted(request.headers_mut(), false);
         }
+        let place = self.backend.limits.connection_now();
+        let place = place.map_err(|full| SendError::not_processed(SendErrorKind::Full(full)))?;
         let io = self
             .outbound
             .upstreams
@@ -292,7 +311,8 @@ impl Exchange<'_> {
             .await
             .map_err(|error| SendError::not_processed(SendErrorKind::Connect(ConnectError::new(error))))?
             .io;
-        let mut response = h1::client::Connection::new(io, h1::HeadLimits::default()).send(request).await?;
+        let mut response =
+            h1::client::Connection::new(io, h1::HeadLimits::default()).on_its_own(place).send(request).await?;
         hygiene::strip_all_but_upgrade(response.headers_mut());
         if endpoint.mesh().is_none() {
             hygiene::strip_untrusted(response.headers_mut(), false);

@@ -21,9 +21,11 @@ mod grpc;
 mod hosts;
 mod http1;
 mod lifetimes;
+mod limits;
 mod opaque;
 mod routing;
 mod streams;
+mod timeouts;
 mod truth;
 mod wire;
 
@@ -42,7 +44,8 @@ use weft_proto::v1;
 
 use crate::config::{Config, ConfigSettings, Kind};
 use crate::dns::Dns;
-use crate::identity::testing::TestCa;
+use crate::identity::IdentityManager;
+use crate::identity::testing::{Leaf, TestCa};
 use crate::inbound::Inbound;
 use crate::listen::drain as draining;
 use crate::outbound::Outbound;
@@ -101,7 +104,17 @@ impl Sidecar {
         Self::with(ca, account, &[], false)
     }
 
+    /// Whose certificate lasts as long as `leaf` says.
+    fn lasting(ca: &TestCa, account: &str, leaf: &Leaf) -> Self {
+        let identity = ca.manager_with(&ca.id("shop", account), leaf);
+        Self::identified(ca, account, identity, &[], true)
+    }
+
     fn with(ca: &TestCa, account: &str, flags: &[&str], connected: bool) -> Self {
+        Self::identified(ca, account, ca.manager("shop", account), flags, connected)
+    }
+
+    fn identified(ca: &TestCa, account: &str, identity: IdentityManager, flags: &[&str], connected: bool) -> Self {
         static PODS: AtomicU64 = AtomicU64::new(1);
         // Every pod has a loopback address of its own.
         let pod = PODS.fetch_add(1, Ordering::Relaxed);
@@ -118,7 +131,6 @@ impl Sidecar {
         ];
         let flags = own.into_iter().chain(flags.iter().map(|flag| (*flag).to_owned()));
         let settings = Arc::new(Settings::check(Cli::parse_from(flags).run).unwrap());
-        let identity = ca.manager("shop", account);
         let telemetry = Telemetry {
             metrics: Arc::new(Metrics::default()),
             access_log: None,

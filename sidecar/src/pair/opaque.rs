@@ -1,12 +1,13 @@
 //! Opaque connections end as their ends do: half by half, or abruptly; never a clean end in place of a reset.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use tokio::io::AsyncWriteExt;
 use weft_proto::v1;
 
 use super::wire::{App, End};
-use super::{Pair, REVIEWS, Sidecar, nobody, plain};
+use super::{Pair, REVIEWS, Sidecar, VIP, nobody, plain};
+use crate::identity::testing::{Leaf, TestCa};
 
 async fn opaque(app: App) -> Pair {
     let pair = Pair::new(app).await;
@@ -74,7 +75,7 @@ async fn a_client_that_resets_is_not_mistaken_for_one_that_ends() {
 #[tokio::test]
 async fn where_nobody_listens_the_client_is_reset() {
     let pair = opaque(App::says("").await).await;
-    let (unreachable, other) = (nobody(), Sidecar::new(&crate::identity::testing::TestCa::new("x.local"), "reviews"));
+    let (unreachable, other) = (nobody(), Sidecar::new(&TestCa::new("x.local"), "reviews"));
     let strange = v1::Endpoint { identity: pair.reviews.identity.clone(), ..other.meshed(pair.app.addr).await };
     for (row, endpoint) in [
         ("no app behind the sidecar", pair.reviews.meshed(unreachable).await),
@@ -89,4 +90,39 @@ async fn where_nobody_listens_the_client_is_reset() {
         assert_eq!(client.end().await, End::Reset, "{row}");
     }
     assert_eq!(pair.app.connections(), 0);
+}
+
+/// Whichever side's certificate ends: the other cuts the connection, on both of its sides, and says why.
+#[tokio::test]
+async fn an_opaque_connection_does_not_outlive_its_peers_certificate() {
+    let ca = TestCa::new("weft.local");
+    for (row, short) in [("the server's", "reviews"), ("the client's", "web")] {
+        let sidecar = |account: &str| {
+            let lasts = Duration::from_secs(if account == short { 2 } else { 3600 });
+            let leaf = Leaf { not_after: SystemTime::now() + lasts, ..Leaf::of(&ca.id("shop", account)) };
+            Sidecar::lasting(&ca, account, &leaf)
+        };
+        let (web, reviews) = (sidecar("web"), sidecar("reviews"));
+        let app = App::raw(|mut wire, log| async move {
+            wire.take(4).await;
+            let start = format!("{:?}", wire.end().await);
+            let head = super::wire::Head { start, ..Default::default() };
+            log.requests.lock().push(super::wire::Message { head, ..Default::default() });
+        })
+        .await;
+        web.service(|port| port.protocol = v1::Protocol::Tcp.into());
+        web.endpoints(REVIEWS, &[reviews.meshed(app.addr).await]);
+        reviews.own_port(app.addr.port(), v1::Protocol::Tcp, v1::MtlsMode::Strict);
+        let mut client = web.connect(VIP).await;
+        client.send("ping").await;
+        let ended = tokio::time::timeout(Duration::from_secs(5), client.end()).await;
+        assert_eq!(ended.expect(row), End::Reset, "{row}");
+        while app.count() == 0 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        assert_eq!(app.only().head.start, "Reset", "{row}");
+        let cut =
+            (web.metric("weft_refused_total", "peer-expired"), reviews.metric("weft_refused_total", "peer-expired"));
+        assert_eq!(cut, if short == "reviews" { (1, 0) } else { (0, 1) }, "{row}");
+    }
 }

@@ -6,12 +6,15 @@
 //! No limit is the default. A mesh that adds caps nobody asked for turns a burst into an outage; what protects a
 //! backend by default is the retry budget and outlier detection.
 //!
-//! Not here: who waits for a place and in which order (the pool in `http/`), and how many retries there may be
-//! (`budget.rs`). `max_requests_per_connection` is read by the pool, since it counts per connection.
+//! Not here: who waits for a connection's place and in which order (`places.rs`), which request waits for which
+//! connection (the pool in `http/`), and how many retries there may be (`budget.rs`). `max_requests_per_connection` is
+//! read by the pool, since it counts per connection.
 
 use std::num::NonZeroU32;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
+
+use super::places::{Connections, Holder};
 
 /// One backend's caps. `None` is no limit, and the default of each.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -65,20 +68,21 @@ pub struct Limiter {
 }
 
 #[derive(Debug, Default)]
-struct Counts {
-    connections: Places,
+pub(super) struct Counts {
+    pub(super) connections: Connections,
     pending: Places,
     requests: Places,
 }
 
+/// A count below a limit.
 #[derive(Debug, Default)]
-struct Places {
+pub(super) struct Places {
     taken: AtomicU32,
     refused: AtomicU64,
 }
 
 impl Places {
-    fn take(&self, limit: Limit, max: Option<NonZeroU32>) -> Result<(), Overflow> {
+    pub(super) fn take(&self, limit: Limit, max: Option<NonZeroU32>) -> Result<(), Overflow> {
         // Relaxed: only the count is shared, and the compare-and-swap keeps it below the limit.
         let taken = self.taken.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |taken| match max {
             Some(max) if taken >= max.get() => None,
@@ -86,14 +90,20 @@ impl Places {
         });
         match (taken, max) {
             (Ok(_), _) => Ok(()),
-            (Err(_), max) => {
-                self.refused.fetch_add(1, Ordering::Relaxed);
-                Err(Overflow { limit, max: max.unwrap_or(NonZeroU32::MAX) })
-            }
+            (Err(_), max) => Err(self.refuse(limit, max)),
         }
     }
 
-    fn give_back(&self) {
+    pub(super) fn refuse(&self, limit: Limit, max: Option<NonZeroU32>) -> Overflow {
+        self.refused.fetch_add(1, Ordering::Relaxed);
+        Overflow { limit, max: max.unwrap_or(NonZeroU32::MAX) }
+    }
+
+    pub(super) fn is_full(&self, max: Option<NonZeroU32>) -> bool {
+        max.is_some_and(|max| self.taken.load(Ordering::Relaxed) >= max.get())
+    }
+
+    pub(super) fn give_back(&self) {
         self.taken.fetch_sub(1, Ordering::Relaxed);
     }
 }
@@ -116,13 +126,64 @@ impl Limiter {
         self.limits
     }
 
-    /// A place for a connection, taken before it is dialled.
+    /// A place for a connection, taken before it is dialled. Nobody overtakes those who wait for one.
     ///
     /// # Errors
     /// When `max_connections` is reached.
     pub fn connection(&self) -> Result<ConnectionGuard, Overflow> {
-        self.counts.connections.take(Limit::Connections, self.limits.max_connections)?;
-        Ok(ConnectionGuard(Arc::clone(&self.counts)))
+        self.counts.connections.take(self.limits.max_connections)?;
+        Ok(ConnectionGuard::new(&self.counts))
+    }
+
+    /// As [`Self::connection`], for one that cannot wait: at the limit, a connection that nobody uses is closed for it.
+    ///
+    /// # Errors
+    /// When `max_connections` is reached, and no such place was free at once.
+    pub fn connection_now(&self) -> Result<ConnectionGuard, Overflow> {
+        self.connection().or_else(
+            |full| {
+                if self.counts.connections.make_room() { self.connection() } else { Err(full) }
+            },
+        )
+    }
+
+    /// Whether a connection's place is free now.
+    pub fn has_room(&self) -> bool {
+        self.counts.connections.has_room(self.limits.max_connections)
+    }
+
+    /// Makes a holder of this backend's connections known to those that need a place. Bound: one word per holder alive.
+    pub fn join(&self, holder: Weak<dyn Holder>) {
+        self.counts.connections.join(holder);
+    }
+
+    /// Queues a holder for a place; it waits at most once. `starving`: it has no connection at all, see
+    /// [`Holder`]. Takes locks: the caller holds none of its own.
+    pub fn wait(&self, holder: Weak<dyn Holder>, starving: bool) {
+        self.counts.connections.wait(holder, starving, self.limits.max_connections);
+        Connections::grant(&self.counts);
+        self.counts.connections.make_room_for(starving);
+    }
+
+    /// Takes a holder that no longer [waits](Holder::waits) out of the queue. The caller holds no lock.
+    pub fn leave(&self, holder: &Weak<dyn Holder>) {
+        self.counts.connections.leave(holder);
+    }
+
+    /// Whether somebody waits for a connection's place: then no connection is kept that nobody uses.
+    pub fn is_wanted(&self) -> bool {
+        self.counts.connections.is_wanted()
+    }
+
+    /// Whether the caller has to close a connection that has just become free, for a holder without any. Each `true` is
+    /// owed to one of them, so it is only asked by who will do it.
+    pub fn claim(&self) -> bool {
+        self.counts.connections.claim()
+    }
+
+    /// The connection claimed was gone already.
+    pub fn unclaim(&self) {
+        self.counts.connections.unclaim();
     }
 
     /// A place to wait for a connection.
@@ -155,21 +216,39 @@ impl Limiter {
 
     fn places(&self, limit: Limit) -> &Places {
         match limit {
-            Limit::Connections => &self.counts.connections,
+            Limit::Connections => self.counts.connections.places(),
             Limit::Pending => &self.counts.pending,
             Limit::Requests => &self.counts.requests,
         }
     }
 }
 
-/// A connection's place, free again when this is dropped.
+/// A connection's place, free again when this is dropped: it then goes to who waits for it, so it is not dropped under a
+/// lock that a [`Holder`] takes.
 #[derive(Debug)]
 #[must_use = "dropping it gives the place back"]
-pub struct ConnectionGuard(Arc<Counts>);
+pub struct ConnectionGuard(Option<Arc<Counts>>);
+
+impl ConnectionGuard {
+    /// Its place has been counted.
+    pub(super) fn new(counts: &Arc<Counts>) -> Self {
+        Self(Some(Arc::clone(counts)))
+    }
+
+    /// Frees the place and leaves it to the caller to tell who waits.
+    pub(super) fn give_back_only(mut self) {
+        if let Some(counts) = self.0.take() {
+            counts.connections.places().give_back();
+        }
+    }
+}
 
 impl Drop for ConnectionGuard {
     fn drop(&mut self) {
-        self.0.connections.give_back();
+        if let Some(counts) = self.0.take() {
+            counts.connections.places().give_back();
+            Connections::grant(&counts);
+        }
     }
 }
 

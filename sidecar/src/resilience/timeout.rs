@@ -34,9 +34,20 @@ pub struct Timeouts {
     pub per_try: Option<Duration>,
 }
 
+/// A client's own deadline says nothing of an endpoint that had less than this: it may be shorter than the app ever was.
+const FAIR: Duration = Duration::from_secs(1);
+
 /// The moment a request is given up. The default is never.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Deadline(Option<Instant>);
+pub struct Deadline(Option<Moment>);
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Moment {
+    at: Instant,
+    since: Instant,
+    /// The client set it, and not the rule.
+    by_client: bool,
+}
 
 impl Deadline {
     /// Never.
@@ -44,45 +55,60 @@ impl Deadline {
 
     /// `timeout` from now; `None`, and what no clock can hold, is never.
     pub fn after(now: Instant, timeout: Option<Duration>) -> Self {
-        Self(timeout.and_then(|timeout| now.checked_add(timeout)))
+        Self::set(now, timeout, false)
+    }
+
+    fn set(since: Instant, timeout: Option<Duration>, by_client: bool) -> Self {
+        let at = timeout.and_then(|timeout| since.checked_add(timeout));
+        Self(at.map(|at| Moment { at, since, by_client }))
     }
 
     /// The deadline of a request that arrives now: the earliest of the timeout and the two headers.
     pub fn of_request(now: Instant, timeout: Option<Duration>, headers: &HeaderMap) -> Self {
         let grpc = headers.get(GRPC_TIMEOUT).and_then(|value| parse_grpc_timeout(value).ok());
         let weft = headers.get(DEADLINE).and_then(|value| parse_deadline_ms(value).ok());
-        Self::after(now, timeout).earlier(Self::after(now, grpc)).earlier(Self::after(now, weft))
+        Self::after(now, timeout).earlier(Self::set(now, grpc, true)).earlier(Self::set(now, weft, true))
     }
 
     /// The earlier of the two.
     #[must_use]
     pub fn earlier(self, other: Self) -> Self {
         match (self.0, other.0) {
-            (Some(a), Some(b)) => Self(Some(a.min(b))),
+            (Some(a), Some(b)) => Self(Some(if b.at < a.at { b } else { a })),
             (a, b) => Self(a.or(b)),
         }
     }
 
     /// The moment, if there is one.
     pub fn at(self) -> Option<Instant> {
-        self.0
+        self.0.map(|moment| moment.at)
     }
 
     /// The time left: zero when it is spent, `None` when there is no deadline.
     pub fn remaining(self, now: Instant) -> Option<Duration> {
-        self.0.map(|at| at.saturating_duration_since(now))
+        self.at().map(|at| at.saturating_duration_since(now))
     }
 
     /// Whether it has passed: the answer is 504 without calling.
     pub fn is_spent(self, now: Instant) -> bool {
-        self.0.is_some_and(|at| at <= now)
+        self.at().is_some_and(|at| at <= now)
+    }
+
+    /// Whether the deadline counts against an endpoint that was asked at `began` and has not answered when it passes:
+    /// where it had at least half of the request's time, for what an earlier try took is not its fault; and of a
+    /// deadline that the client set itself, at least a second.
+    pub fn blames(self, began: Instant) -> bool {
+        self.0.is_some_and(|Moment { at, since, by_client }| {
+            let had = at.saturating_duration_since(began);
+            had * 2 >= at.saturating_duration_since(since) && (!by_client || had >= FAIR)
+        })
     }
 
     /// When a try that starts now has to have its response head, and whether it is the try's own timeout that comes
     /// first: then it is a [`PerTryTimeout`](super::Outcome::PerTryTimeout), otherwise the request is over.
     pub fn of_try(self, now: Instant, per_try: Option<Duration>) -> (Self, bool) {
         let own = Self::after(now, per_try);
-        let first = match (own.0, self.0) {
+        let first = match (own.at(), self.at()) {
             (Some(own), Some(request)) => own < request,
             (own, None) => own.is_some(),
             (None, Some(_)) => false,
@@ -279,6 +305,26 @@ mod tests {
         for (row, request, per_try, want, own) in rows {
             let (deadline, got_own) = Deadline::after(now, request).of_try(now, per_try);
             assert_eq!((deadline.remaining(now), got_own), (want, own), "{row}");
+        }
+    }
+
+    #[test]
+    fn an_endpoint_is_to_blame_for_the_time_it_had() {
+        let now = Instant::now();
+        let sent = |name: HeaderName, text: &str| headers(&[(name, text)]);
+        let rows = [
+            ("the whole of it", Some(ms(100)), HeaderMap::new(), 0, true),
+            ("half", Some(ms(100)), HeaderMap::new(), 50, true),
+            ("less: an earlier try had the rest", Some(ms(100)), HeaderMap::new(), 51, false),
+            ("a client in a hurry", None, sent(DEADLINE, "100"), 0, false),
+            ("a client in a hurry, in gRPC", Some(ms(200)), sent(GRPC_TIMEOUT, "100m"), 0, false),
+            ("a client that has patience", None, sent(GRPC_TIMEOUT, "2S"), 900, true),
+            ("the rule was faster than its client", Some(ms(100)), sent(DEADLINE, "101"), 0, true),
+            ("no deadline", None, HeaderMap::new(), 0, false),
+        ];
+        for (row, timeout, headers, began, want) in rows {
+            let deadline = Deadline::of_request(now, timeout, &headers);
+            assert_eq!(deadline.blames(now + ms(began)), want, "{row}");
         }
     }
 

@@ -9,4 +9,4 @@ pub mod relay;
 
 pub use dial::{DialError, dial_mesh_tcp, dial_plain};
 pub use options::reset;
-pub use relay::{Abort, Counters, Ended, Relayed, relay};
+pub use relay::{Abort, Counters, Ended, Relayed, relay, relay_until};

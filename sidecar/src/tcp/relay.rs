@@ -10,9 +10,9 @@
 //! before it lets others run.
 
 use std::cell::RefCell;
-use std::future::poll_fn;
+use std::future::{Future, pending, poll_fn};
 use std::io;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
@@ -90,6 +90,8 @@ pub enum Side {
 pub enum Ended {
     /// Both sides ended what they sent, and the other side was told.
     Clean,
+    /// Its time was up; both streams have been aborted.
+    Cut,
     /// A stream failed; both have been aborted.
     Failed {
         /// Which.
@@ -111,32 +113,41 @@ pub struct Relayed {
 }
 
 /// Relays until both directions have ended or either stream fails. Dropping the future closes both streams.
-pub async fn relay<A, B>(mut a: A, mut b: B, counters: Arc<Counters>) -> Relayed
+pub async fn relay<A, B>(a: A, b: B, counters: Arc<Counters>) -> Relayed
 where
     A: AsyncRead + AsyncWrite + Abort + Unpin,
     B: AsyncRead + AsyncWrite + Abort + Unpin,
 {
+    relay_until(a, b, counters, pending()).await
+}
+
+/// As [`relay`], and until `cut` resolves: bytes that are not understood cannot be told to end, so both streams are then
+/// aborted.
+pub async fn relay_until<A, B>(mut a: A, mut b: B, counters: Arc<Counters>, cut: impl Future<Output = ()>) -> Relayed
+where
+    A: AsyncRead + AsyncWrite + Abort + Unpin,
+    B: AsyncRead + AsyncWrite + Abort + Unpin,
+{
+    let mut cut = pin!(cut);
     let mut a_to_b = Direction::new(Side::A, Side::B);
     let mut b_to_a = Direction::new(Side::B, Side::A);
-    let end = poll_fn(|cx| {
+    let ended = poll_fn(|cx| {
         // Both are polled whatever the first says: each has to be woken for itself.
         let there = a_to_b.poll(cx, &mut a, &mut b, &counters.a_to_b);
         let back = b_to_a.poll(cx, &mut b, &mut a, &counters.b_to_a);
         match (there, back) {
-            (Poll::Ready(Err(failed)), _) | (_, Poll::Ready(Err(failed))) => Poll::Ready(Err(failed)),
-            (Poll::Ready(Ok(())), Poll::Ready(Ok(()))) => Poll::Ready(Ok(())),
-            _ => Poll::Pending,
+            (Poll::Ready(Err((side, error))), _) | (_, Poll::Ready(Err((side, error)))) => {
+                Poll::Ready(Ended::Failed { side, error })
+            }
+            (Poll::Ready(Ok(())), Poll::Ready(Ok(()))) => Poll::Ready(Ended::Clean),
+            _ => cut.as_mut().poll(cx).map(|()| Ended::Cut),
         }
     })
     .await;
-    let ended = match end {
-        Ok(()) => Ended::Clean,
-        Err((side, error)) => {
-            a.abort_on_drop();
-            b.abort_on_drop();
-            Ended::Failed { side, error }
-        }
-    };
+    if !matches!(ended, Ended::Clean) {
+        a.abort_on_drop();
+        b.abort_on_drop();
+    }
     Relayed { a_to_b: a_to_b.moved, b_to_a: b_to_a.moved, ended }
 }
 

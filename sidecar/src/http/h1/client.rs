@@ -31,6 +31,7 @@ use crate::http::error::{BodyError, SendError, SendErrorKind};
 use crate::http::h2::client::CONTINUE_WAIT;
 use crate::http::io::{BoxedIo, Io, is_reusable};
 use crate::http::{Request, Response, Tunnel};
+use crate::resilience::ConnectionGuard;
 
 /// Interim responses before the real one; more are a flood.
 const MAX_INTERIM: u32 = 16;
@@ -43,14 +44,25 @@ pub(crate) trait Home: Send + Sync {
     fn closed(&self);
 }
 
-/// The connection's place in its home's count.
-struct Place(Weak<dyn Home>);
+/// The connection's place in its home's count, and in its backend's. The home counts it out first: the backend's place
+/// may come straight back to it.
+struct Place {
+    home: Option<Weak<dyn Home>>,
+    /// Held, never read.
+    _backend: ConnectionGuard,
+}
 
 impl Drop for Place {
     fn drop(&mut self) {
-        if let Some(home) = self.0.upgrade() {
+        if let Some(home) = self.home() {
             home.closed();
         }
+    }
+}
+
+impl Place {
+    fn home(&self) -> Option<Arc<dyn Home>> {
+        self.home.as_ref().and_then(Weak::upgrade)
     }
 }
 
@@ -80,8 +92,14 @@ impl Connection {
     }
 
     /// `home` gets it back after each exchange that leaves it usable, and hears of its end. Set before the first one.
-    pub(crate) fn at_home(mut self, home: Weak<dyn Home>) -> Self {
-        self.place = Some(Place(home));
+    pub(crate) fn at_home(mut self, home: Weak<dyn Home>, place: ConnectionGuard) -> Self {
+        self.place = Some(Place { home: Some(home), _backend: place });
+        self
+    }
+
+    /// Nobody's: it keeps its backend's place to its end.
+    pub(crate) fn on_its_own(mut self, place: ConnectionGuard) -> Self {
+        self.place = Some(Place { home: None, _backend: place });
         self
     }
 
@@ -372,7 +390,7 @@ impl Exchange {
         if self.keep_alive
             && !self.eof
             && connection.read.is_empty()
-            && let Some(home) = connection.place.as_ref().and_then(|place| place.0.upgrade())
+            && let Some(home) = connection.place.as_ref().and_then(Place::home)
         {
             // Idle connections hold no buffers worth the name.
             home.give_back(Connection { read: BytesMut::new(), ..connection });

@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use std::task::Waker;
 use std::time::Duration;
 
+use smallvec::SmallVec;
 use tokio::time::Instant;
 
 use super::{PoolSettings, Sizes};
@@ -12,6 +13,7 @@ use crate::http::Proto;
 use crate::http::error::ConnectError;
 use crate::http::h1::client::Connection as H1;
 use crate::http::h2::client::{Handle, Permit};
+use crate::resilience::{ConnectionGuard, Limiter, PendingGuard};
 
 /// After a connect failed: how long a request makes do with a connection it would rather not use.
 const MAKE_DO: Duration = Duration::from_secs(1);
@@ -50,6 +52,16 @@ struct Waiter {
     ticket: u64,
     waker: Waker,
     failed: Option<ConnectError>,
+    /// Held, never read.
+    _place: Option<PendingGuard>,
+}
+
+/// Whether a request that is first makes do with a connection it would rather not use.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum MakeDo {
+    /// Unless another may be opened.
+    IfNeeded,
+    Yes,
 }
 
 pub(super) struct State {
@@ -66,6 +78,14 @@ pub(super) struct State {
     waiters: VecDeque<Waiter>,
     open: usize,
     connecting: usize,
+    /// The backend's limits.
+    limits: Limiter,
+    /// Places that came to us and no attempt has taken yet.
+    spare: Vec<ConnectionGuard>,
+    /// We wait for a place.
+    queued: bool,
+    /// … and have said that we have no connection at all.
+    starving: bool,
     failed_at: Option<Instant>,
     draining: bool,
     reaping: bool,
@@ -79,19 +99,36 @@ pub(super) enum Choice {
     /// The attempt it waited for failed.
     Failed(ConnectError),
     Draining,
-    Overflow,
+    /// So many wait already.
+    Overflow(usize),
     Wait {
         ticket: u64,
-        /// So many attempts are to be started; they are counted already.
-        open: usize,
+        /// An attempt is to be started with each of these; they are counted already.
+        places: Places,
+        /// The backend's limit left fewer than are needed: wait for more.
+        short: bool,
     },
+}
+
+/// Places for attempts.
+pub(super) type Places = SmallVec<[ConnectionGuard; 1]>;
+
+/// What follows from a request leaving the queue.
+#[must_use = "the first waiter may have something to find"]
+pub(super) struct Left {
+    /// Who is first now.
+    pub(super) waker: Option<Waker>,
+    /// To be dropped after the lock.
+    pub(super) surplus: Vec<ConnectionGuard>,
+    /// Nobody waits any more: leave the backend's queue.
+    pub(super) leaves: bool,
 }
 
 /// Connections taken out, to be dropped after the lock.
 pub(super) type Taken = (Vec<Idle>, Vec<Handle>);
 
 impl State {
-    pub(super) fn new(settings: &PoolSettings) -> Self {
+    pub(super) fn new(settings: &PoolSettings, limits: Limiter) -> Self {
         Self {
             max_connections: settings.max_connections.max(1),
             max_pending: settings.max_pending,
@@ -104,6 +141,10 @@ impl State {
             waiters: VecDeque::new(),
             open: 0,
             connecting: 0,
+            limits,
+            spare: Vec::new(),
+            queued: false,
+            starving: false,
             failed_at: None,
             draining: false,
             reaping: false,
@@ -122,11 +163,12 @@ impl State {
         if self.draining {
             return Choice::Draining;
         }
-        if place.unwrap_or(self.waiters.len()) == 0 {
+        let first = place.unwrap_or(self.waiters.len()) == 0;
+        if first {
             if let Some(idle) = self.take_h1(worker) {
                 return Choice::H1(idle);
             }
-            if let Some((handle, permit)) = self.take_h2(worker, now) {
+            if let Some((handle, permit)) = self.take_h2(worker, now, MakeDo::IfNeeded) {
                 return Choice::H2(handle, permit);
             }
         }
@@ -135,16 +177,40 @@ impl State {
                 self.waiters[place].waker.clone_from(waker);
                 self.waiters[place].ticket
             }
-            None if self.waiters.len() >= self.max_pending => return Choice::Overflow,
+            None if self.waiters.len() >= self.max_pending => return Choice::Overflow(self.max_pending),
             None => {
+                let limited = self.limits.limits().max_pending.is_some();
+                let pending = match limited.then(|| self.limits.pending()).transpose() {
+                    Ok(pending) => pending,
+                    Err(full) => return Choice::Overflow(full.max.get() as usize),
+                };
                 self.next += 1;
-                self.waiters.push_back(Waiter { ticket: self.next, waker: waker.clone(), failed: None });
+                let waiter = Waiter { ticket: self.next, waker: waker.clone(), failed: None, _place: pending };
+                self.waiters.push_back(waiter);
                 self.next
             }
         };
-        let open = self.attempts_missing();
-        self.connecting += open;
-        Choice::Wait { ticket, open }
+        let missing = self.attempts_missing();
+        let mut places = Places::new();
+        while places.len() < missing {
+            let place = self.spare.pop().map_or_else(|| self.limits.connection(), Ok);
+            match place {
+                Ok(place) => places.push(place),
+                Err(_) => break,
+            }
+        }
+        let short = places.len() < missing;
+        if first
+            && short
+            && places.is_empty()
+            && self.connecting == 0
+            && let Some((handle, permit)) = self.take_h2(worker, now, MakeDo::Yes)
+        {
+            // The place that it hoped for has just gone.
+            return Choice::H2(handle, permit);
+        }
+        self.connecting += places.len();
+        Choice::Wait { ticket, places, short }
     }
 
     /// The newest of this worker's own, or else the newest.
@@ -155,7 +221,7 @@ impl State {
     }
 
     /// A stream on the best connection, unless it is better to open another.
-    fn take_h2(&mut self, worker: Worker, now: Instant) -> Option<(Handle, Permit)> {
+    fn take_h2(&mut self, worker: Worker, now: Instant, make_do: MakeDo) -> Option<(Handle, Permit)> {
         let max_requests = self.max_requests;
         // Dropping a handle only wakes its driver, which closes the connection after its last stream.
         self.h2.retain_mut(|connection| {
@@ -169,8 +235,10 @@ impl State {
                 (connection.handle.is_busy_large(), connection.worker != worker, usize::MAX - connection.handle.open())
             })?;
         let unloved = best.handle.is_busy_large() || (self.per_worker && best.worker != worker);
-        let can_open = self.open + self.connecting < self.max_connections || self.connecting > 0;
-        let must_make_do = self.failed_at.is_some_and(|failed| now < failed + MAKE_DO);
+        let has_room =
+            self.open + self.connecting < self.max_connections && (!self.spare.is_empty() || self.limits.has_room());
+        let can_open = has_room || self.connecting > 0;
+        let must_make_do = make_do == MakeDo::Yes || self.failed_at.is_some_and(|failed| now < failed + MAKE_DO);
         if unloved && can_open && !must_make_do {
             return None;
         }
@@ -192,12 +260,79 @@ impl State {
         }
     }
 
-    pub(super) fn leave(&mut self, ticket: Option<u64>) {
+    /// A request leaves the queue; whoever is first then may find something as well.
+    pub(super) fn leave(&mut self, ticket: Option<u64>) -> Left {
         if let Some(ticket) = ticket
             && let Some(place) = self.waiters.iter().position(|waiter| waiter.ticket == ticket)
         {
             self.waiters.remove(place);
         }
+        let kept = if self.spare.is_empty() { 0 } else { self.attempts_missing().min(self.spare.len()) };
+        let leaves = self.queued && self.waiters.is_empty();
+        if leaves {
+            (self.queued, self.starving) = (false, false);
+        }
+        Left { waker: self.first_waker(), surplus: self.spare.split_off(kept), leaves }
+    }
+
+    /// Begins to wait for a place; `Some` says whether we are without any connection. `None`: there is no need, or it has
+    /// been said already.
+    pub(super) fn queue(&mut self) -> Option<bool> {
+        let needs = !self.draining && self.attempts_missing() > self.spare.len();
+        let starving = self.open + self.connecting + self.spare.len() == 0;
+        if !needs || (self.queued && (self.starving || !starving)) {
+            return None;
+        }
+        (self.queued, self.starving) = (true, starving);
+        Some(starving)
+    }
+
+    /// Whether we wait for a place, and have just lost our last connection.
+    pub(super) fn starves(&self) -> bool {
+        self.queued && !self.starving && self.open + self.connecting == 0
+    }
+
+    /// Whether an attempt is under way.
+    pub(super) fn is_connecting(&self) -> bool {
+        self.connecting > 0
+    }
+
+    /// Whether we wait for a place.
+    pub(super) fn is_queued(&self) -> bool {
+        self.queued
+    }
+
+    /// A place came. It is returned if there is no use for it any more.
+    pub(super) fn granted(&mut self, place: ConnectionGuard) -> (Option<ConnectionGuard>, Option<Waker>) {
+        (self.queued, self.starving) = (false, false);
+        if self.draining || self.attempts_missing() <= self.spare.len() {
+            return (Some(place), self.first_waker());
+        }
+        self.spare.push(place);
+        (None, self.first_waker())
+    }
+
+    /// Takes out a connection without a request, unless somebody here waits for one.
+    pub(super) fn give_up_idle(&mut self) -> Option<Taken> {
+        if !self.waiters.is_empty() {
+            return None;
+        }
+        if !self.idle.is_empty() {
+            return Some((vec![self.idle.remove(0)], Vec::new()));
+        }
+        let place = self.h2.iter().position(|connection| connection.handle.open() == 0)?;
+        Some((Vec::new(), vec![self.h2.swap_remove(place).handle]))
+    }
+
+    /// HTTP/2 connections that take new streams.
+    pub(super) fn shared(&self) -> usize {
+        self.h2.len()
+    }
+
+    /// Takes out the HTTP/2 connection with the fewest streams.
+    pub(super) fn retire_shared(&mut self) -> Option<Handle> {
+        let (place, _) = self.h2.iter().enumerate().min_by_key(|(_, connection)| connection.handle.open())?;
+        Some(self.h2.swap_remove(place).handle)
     }
 
     /// Who is first now: to be woken whenever there may be something to have.
@@ -310,11 +445,12 @@ impl State {
         idle && !std::mem::replace(&mut self.reaping, true)
     }
 
-    pub(super) fn drain(&mut self) -> (Taken, Vec<Waker>) {
+    pub(super) fn drain(&mut self) -> (Taken, Vec<Waker>, Vec<ConnectionGuard>) {
         self.draining = true;
+        let spare = std::mem::take(&mut self.spare);
         let idle = std::mem::take(&mut self.idle);
         let h2 = std::mem::take(&mut self.h2).into_iter().map(|connection| connection.handle).collect();
-        ((idle, h2), self.waiters.iter().map(|waiter| waiter.waker.clone()).collect())
+        ((idle, h2), self.waiters.iter().map(|waiter| waiter.waker.clone()).collect(), spare)
     }
 
     pub(super) fn sizes(&self) -> Sizes {

@@ -91,9 +91,25 @@ async fn a_reset_is_passed_on_as_a_reset_both_ways() {
             Ended::Failed { side: failed, error } => {
                 assert_eq!((failed, error.kind()), (side, io::ErrorKind::ConnectionReset));
             }
-            Ended::Clean => panic!("a reset is no clean end"),
+            other => panic!("a reset is no other end: {other:?}"),
         }
     }
+}
+
+#[tokio::test]
+async fn a_relay_that_is_cut_resets_both_sides() {
+    let ((mut client, a), (b, mut server)) = (tcp_pair().await, tcp_pair().await);
+    let (cut, told) = tokio::sync::oneshot::channel::<()>();
+    let relay = tokio::spawn(relay_until(a, b, Arc::default(), async { _ = told.await }));
+    client.write_all(b"x").await.unwrap();
+    assert_eq!(server.read_u8().await.unwrap(), b'x');
+    cut.send(()).unwrap();
+    for side in [&mut client, &mut server] {
+        assert_eq!(side.read(&mut [0; 1]).await.unwrap_err().kind(), io::ErrorKind::ConnectionReset);
+    }
+    let relayed = done(relay).await;
+    assert!(matches!(relayed.ended, Ended::Cut), "{relayed:?}");
+    assert_eq!((relayed.a_to_b, relayed.b_to_a), (1, 0));
 }
 
 #[tokio::test]

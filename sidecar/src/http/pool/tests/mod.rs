@@ -1,6 +1,7 @@
 //! The pool over in-memory pipes, with our own server at the other end.
 
 mod attempts;
+mod backend;
 mod lifetime;
 mod limits;
 
