@@ -17,8 +17,11 @@ mod logging;
 mod view;
 mod worker;
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
+
+use arc_swap::ArcSwap;
 
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
@@ -46,6 +49,9 @@ const SETTLE: Duration = Duration::from_secs(1);
 const FLUSH: Duration = Duration::from_secs(1);
 /// How often pools of endpoints that are gone are looked for.
 const PRUNE_EVERY: Duration = Duration::from_secs(1);
+
+/// How often series of metrics that are idle are looked for.
+const EXPIRE_EVERY: Duration = Duration::from_secs(60);
 
 /// Why the sidecar cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -96,7 +102,7 @@ async fn start(settings: Settings) -> Result<(), RunError> {
     let local = Arc::new(Local {
         namespace: args.namespace.clone(),
         pod: args.pod.clone(),
-        workload: if args.pod.is_empty() { args.service_account.clone() } else { args.pod.clone() },
+        workload: ArcSwap::from_pointee(args.service_account.clone()),
         identity: settings.identity.clone(),
     });
     let telemetry = Telemetry { metrics, access_log, spans: exporter.is_some(), local };
@@ -117,6 +123,7 @@ async fn start(settings: Settings) -> Result<(), RunError> {
         dns.clone(),
     );
     view::register(&telemetry.metrics, &config);
+    tokio::spawn(follow_owner(config.clone(), Arc::clone(&telemetry.local)));
     let control_plane = ControlPlane::new(&args.control_plane, dns, Arc::new(TcpDial), identity.clone())?;
 
     let (inbound_drain, inbound_watch) = drain::new();
@@ -137,6 +144,8 @@ async fn start(settings: Settings) -> Result<(), RunError> {
         server: ServerSettings { explain: true, ..ServerSettings::default() },
         drain: outbound_watch,
     });
+
+    outbound.register_metrics();
 
     let (quit, mut quitting) = watch::channel(false);
     let drains = Arc::new(Drains { inbound: inbound_drain, outbound: outbound_drain });
@@ -171,6 +180,16 @@ async fn start(settings: Settings) -> Result<(), RunError> {
             loop {
                 tokio::time::sleep(PRUNE_EVERY).await;
                 outbound.upstreams.prune();
+            }
+        });
+    }
+    {
+        let (config, metrics) = (config.clone(), Arc::clone(&telemetry.metrics));
+        tokio::spawn(async move {
+            loop {
+                tokio::time::sleep(EXPIRE_EVERY).await;
+                let known: HashSet<_> = config.backends().iter().map(|backend| backend.name.to_string()).collect();
+                metrics.expire(tokio::time::Instant::now().into_std(), |backend| known.contains(backend));
             }
         });
     }
@@ -221,6 +240,22 @@ impl Drains {
         if tokio::time::timeout(at_most, drained).await.is_err() {
             let (inbound, outbound) = (self.inbound.held(), self.outbound.held());
             tracing::warn!(inbound, outbound, "connections were cut: they outlived --drain-seconds");
+        }
+    }
+}
+
+/// Labels our metrics with what this pod belongs to: pods come and go, and a label for each would grow without end.
+pub(crate) async fn follow_owner(config: Config, local: Arc<Local>) {
+    let mut changes = config.changes();
+    loop {
+        if let Some(own) = config.own() {
+            let owner = if own.owner.is_empty() { &own.name } else { &own.owner };
+            if **local.workload.load() != **owner {
+                local.workload.store(Arc::new(owner.to_string()));
+            }
+        }
+        if changes.changed().await.is_err() {
+            return;
         }
     }
 }

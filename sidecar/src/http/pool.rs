@@ -210,6 +210,11 @@ impl Pool {
         wake(wakers);
     }
 
+    /// Open connections without a request, whatever they speak.
+    pub fn idle(&self) -> usize {
+        self.0.state.lock().idle()
+    }
+
     /// How full it is.
     pub fn sizes(&self) -> Sizes {
         self.0.state.lock().sizes()

@@ -16,6 +16,7 @@
 //!
 //! | file | what |
 //! |---|---|
+//! | `collect.rs` | what is measured of backends |
 //! | `connection.rs` | destination and protocol of a connection; whoever speaks first |
 //! | `request.rs` | one request: match, filters, answer, what is counted |
 //! | `tries.rs` | one backend's tries: pick, send, judge, retry |
@@ -28,6 +29,7 @@
 //! Decisions are in `route/`, `balance/` and `resilience/`; this room acts on them.
 //! Bounds: connections by the worker's file limit; pools by [`upstream::MAX_POOLS`].
 
+mod collect;
 mod connection;
 mod opaque;
 mod request;
