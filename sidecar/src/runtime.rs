@@ -13,6 +13,7 @@
 //! the app until SIGTERM. After SIGTERM the process ends when no connection is left, at the latest after `--drain-seconds`,
 //! or at once when it is told again.
 
+mod files;
 mod logging;
 mod view;
 mod worker;
@@ -45,7 +46,8 @@ pub use worker::HANDOVER;
 /// A drain lasts at least this long: endpoints are withdrawn by the control plane meanwhile, and what arrives on its old
 /// word is still answered.
 const SETTLE: Duration = Duration::from_secs(1);
-/// How long what telemetry still holds may take to go out at the end: within the 2 s that `--drain-seconds` leaves.
+/// How long what telemetry still holds may take to go out at the end, spans and then logs: within the 2 s that
+/// `--drain-seconds` leaves.
 const FLUSH: Duration = Duration::from_secs(1);
 /// How often pools of endpoints that are gone are looked for.
 const PRUNE_EVERY: Duration = Duration::from_secs(1);
@@ -94,6 +96,7 @@ async fn start(settings: Settings) -> Result<(), RunError> {
     let metrics = Arc::new(Metrics::default());
     let (log, flush) = logging::start(&args.log_level, exporter.as_ref(), metrics.diagnostics_dropped.clone())?;
     tracing::info!(version = env!("CARGO_PKG_VERSION"), identity = %settings.identity, address = %args.pod_address, "weft-sidecar starts");
+    files::raise_limit();
 
     let access_log = match args.access_log.is_on() {
         true => Some(AccessLog::start(std::io::stdout(), metrics.log_dropped.clone())?),
@@ -215,8 +218,11 @@ async fn start(settings: Settings) -> Result<(), RunError> {
         // Blocks while it sends what is left, so it must not sit on the runtime it needs.
         let _ = tokio::task::spawn_blocking(move || exporter.shutdown_with_timeout(FLUSH)).await;
     }
+    if let Some(log) = &telemetry.access_log {
+        log.finish(FLUSH / 2);
+    }
     tracing::info!("weft-sidecar ends");
-    flush.finish(FLUSH);
+    flush.finish(FLUSH / 2);
     Ok(())
 }
 
