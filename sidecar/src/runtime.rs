@@ -13,12 +13,16 @@
 //! the app until SIGTERM. After SIGTERM the process ends when no connection is left, at the latest after `--drain-seconds`,
 //! or at once when it is told again.
 
+mod files;
 mod logging;
 mod view;
 mod worker;
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
+
+use arc_swap::ArcSwap;
 
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
@@ -42,10 +46,14 @@ pub use worker::HANDOVER;
 /// A drain lasts at least this long: endpoints are withdrawn by the control plane meanwhile, and what arrives on its old
 /// word is still answered.
 const SETTLE: Duration = Duration::from_secs(1);
-/// How long what telemetry still holds may take to go out at the end: within the 2 s that `--drain-seconds` leaves.
+/// How long what telemetry still holds may take to go out at the end, spans and then logs: within the 2 s that
+/// `--drain-seconds` leaves.
 const FLUSH: Duration = Duration::from_secs(1);
 /// How often pools of endpoints that are gone are looked for.
 const PRUNE_EVERY: Duration = Duration::from_secs(1);
+
+/// How often series of metrics that are idle are looked for.
+const EXPIRE_EVERY: Duration = Duration::from_secs(60);
 
 /// Why the sidecar cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -116,6 +124,7 @@ async fn start(settings: Settings) -> Result<(), RunError> {
     let metrics = Arc::new(Metrics::default());
     let (log, flush) = logging::start(&args.log_level, exporter.as_ref(), metrics.diagnostics_dropped.clone())?;
     tracing::info!(version = env!("CARGO_PKG_VERSION"), identity = %settings.identity, address = %args.pod_address, "weft-sidecar starts");
+    files::raise_limit();
 
     let access_log = match args.access_log.is_on() {
         true => Some(AccessLog::start(std::io::stdout(), metrics.log_dropped.clone())?),
@@ -124,7 +133,7 @@ async fn start(settings: Settings) -> Result<(), RunError> {
     let local = Arc::new(Local {
         namespace: args.namespace.clone(),
         pod: args.pod.clone(),
-        workload: if args.pod.is_empty() { args.service_account.clone() } else { args.pod.clone() },
+        workload: ArcSwap::from_pointee(args.service_account.clone()),
         identity: settings.identity.clone(),
     });
     let telemetry = Telemetry { metrics, access_log, spans: exporter.is_some(), local };
@@ -145,9 +154,12 @@ async fn start(settings: Settings) -> Result<(), RunError> {
         dns.clone(),
     );
     view::register(&telemetry.metrics, &config);
+    tokio::spawn(follow_owner(config.clone(), Arc::clone(&telemetry.local)));
     let control_plane = ControlPlane::new(&args.control_plane, dns, Arc::new(TcpDial), identity.clone())?;
 
     let (inbound, outbound, drains) = directions(&settings, &config, &identity, &telemetry);
+    outbound.register_metrics();
+
     let (quit, mut quitting) = watch::channel(false);
     let drains = Arc::new(drains);
     let view: Arc<dyn admin::View> = Arc::new(view::Proxy {
@@ -184,6 +196,16 @@ async fn start(settings: Settings) -> Result<(), RunError> {
             }
         });
     }
+    {
+        let (config, metrics) = (config.clone(), Arc::clone(&telemetry.metrics));
+        tokio::spawn(async move {
+            loop {
+                tokio::time::sleep(EXPIRE_EVERY).await;
+                let known: HashSet<_> = config.backends().iter().map(|backend| backend.name.to_string()).collect();
+                metrics.expire(tokio::time::Instant::now().into_std(), |backend| known.contains(backend));
+            }
+        });
+    }
 
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
@@ -206,8 +228,11 @@ async fn start(settings: Settings) -> Result<(), RunError> {
         // Blocks while it sends what is left, so it must not sit on the runtime it needs.
         let _ = tokio::task::spawn_blocking(move || exporter.shutdown_with_timeout(FLUSH)).await;
     }
+    if let Some(log) = &telemetry.access_log {
+        log.finish(FLUSH / 2);
+    }
     tracing::info!("weft-sidecar ends");
-    flush.finish(FLUSH);
+    flush.finish(FLUSH / 2);
     Ok(())
 }
 
@@ -231,6 +256,22 @@ impl Drains {
         if tokio::time::timeout(at_most, drained).await.is_err() {
             let (inbound, outbound) = (self.inbound.held(), self.outbound.held());
             tracing::warn!(inbound, outbound, "connections were cut: they outlived --drain-seconds");
+        }
+    }
+}
+
+/// Labels our metrics with what this pod belongs to: pods come and go, and a label for each would grow without end.
+pub(crate) async fn follow_owner(config: Config, local: Arc<Local>) {
+    let mut changes = config.changes();
+    loop {
+        if let Some(own) = config.own() {
+            let owner = if own.owner.is_empty() { &own.name } else { &own.owner };
+            if **local.workload.load() != **owner {
+                local.workload.store(Arc::new(owner.to_string()));
+            }
+        }
+        if changes.changed().await.is_err() {
+            return;
         }
     }
 }

@@ -67,6 +67,7 @@ impl Config {
             return;
         };
         let stats = &self.0.stats;
+        stats.applied.store(self.ms() + 1, Ordering::Relaxed);
         count(&stats.resources_received[kind as usize], response.resources.len());
         count(&stats.resources_removed, response.removed_resources.len());
         let now = now();

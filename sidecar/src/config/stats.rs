@@ -23,6 +23,8 @@ pub struct ConfigStats {
     pub failures: AtomicU64,
     /// Whether a stream is open.
     pub connected: AtomicBool,
+    /// When the last response was applied: ms since this room's epoch, plus one; 0 is never.
+    pub(super) applied: AtomicU64,
     /// Names subscribed to now.
     pub subscriptions: AtomicUsize,
     /// Destinations that had to wait for an answer.

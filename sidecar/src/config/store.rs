@@ -145,6 +145,11 @@ impl Store {
         self.workloads.values().map(|(workload, _)| workload)
     }
 
+    /// Those somebody refers to.
+    pub(super) fn backends(&self) -> Vec<Arc<Backend>> {
+        self.backends.values().filter_map(|interned| interned.latest.clone()).collect()
+    }
+
     /// For the resources of one response: a backend two of them name is one backend.
     pub(super) fn interner(&self) -> Interner<'_> {
         Interner { store: self, states: HashMap::new(), made: HashMap::new() }

@@ -2,7 +2,8 @@
 //! it: keys and certificates are `identity/`'s.
 
 use std::collections::BTreeMap;
-use std::time::Instant;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
@@ -66,6 +67,21 @@ struct WorkloadView {
 }
 
 impl Config {
+    /// Every backend there is, for metrics: those of services, and those of workloads called directly. Not for the data
+    /// path.
+    pub fn backends(&self) -> Vec<Arc<Backend>> {
+        let mut backends = self.0.tables.lock().store.backends();
+        backends.extend(self.0.direct.lock().values().map(|(_, backend)| Arc::clone(backend)));
+        backends
+    }
+
+    /// How long ago the last response of the control plane was applied; `None` before the first. It grows as long as
+    /// nothing changes, also while the stream is open.
+    pub fn age(&self) -> Option<Duration> {
+        let applied = self.stats().applied.load(std::sync::atomic::Ordering::Relaxed).checked_sub(1)?;
+        Some(Duration::from_millis(self.ms().saturating_sub(applied)))
+    }
+
     /// What `/config` answers. Not for the data path: it holds the tables' lock while it copies.
     pub fn view(&self, now: Instant) -> ConfigView {
         let tables = self.0.tables.lock();

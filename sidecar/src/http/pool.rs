@@ -20,6 +20,7 @@
 //!
 //! Bounds: [`PoolSettings::max_connections`] and [`PoolSettings::max_pending`].
 
+mod limited;
 mod state;
 
 use std::future::Future;
@@ -38,7 +39,7 @@ use super::h1::client::{Connection as H1, Home};
 use super::h2::client::{ClientSettings, Connection as H2, Handle, Permit};
 use super::io::BoxedIo;
 use super::{Proto, Request, Response};
-use crate::resilience::{ConnectionGuard, Holder, Limiter};
+use crate::resilience::{ConnectionGuard, Limiter};
 
 /// How many connections, for how long.
 #[derive(Debug, Clone)]
@@ -208,6 +209,11 @@ impl Pool {
         let (closed, wakers, spare) = self.0.state.lock().drain();
         drop((closed, spare));
         wake(wakers);
+    }
+
+    /// Open connections without a request, whatever they speak.
+    pub fn idle(&self) -> usize {
+        self.0.state.lock().idle()
     }
 
     /// How full it is.
@@ -419,27 +425,6 @@ impl Shared {
         }
     }
 
-    /// Waits for a place among the backend's.
-    fn queue(&self) {
-        let starving = self.state.lock().queue();
-        if let Some(starving) = starving {
-            self.limits.wait(self.holder(), starving);
-        }
-    }
-
-    fn holder(&self) -> Weak<dyn Holder> {
-        self.me.clone()
-    }
-
-    /// A connection has no request: it closes in time, or now where another pool waits for its place.
-    fn idle(&self) {
-        // Looked at after the connection can be found here: who begins to wait later finds it.
-        if self.limits.is_wanted() {
-            self.give_up_idle();
-        }
-        self.reap();
-    }
-
     /// Keeps a task while something is idle, which closes it in time.
     fn reap(&self) {
         // A body may be dropped anywhere, also where no task can be started any more.
@@ -495,32 +480,6 @@ impl Home for Shared {
         if starves {
             self.queue();
         }
-    }
-}
-
-impl Holder for Shared {
-    fn granted(&self, place: ConnectionGuard) -> Option<ConnectionGuard> {
-        let (left, waker) = self.state.lock().granted(place);
-        wake(waker);
-        left
-    }
-
-    fn waits(&self) -> bool {
-        self.state.lock().is_queued()
-    }
-
-    fn give_up_idle(&self) -> bool {
-        let given_up = self.state.lock().give_up_idle();
-        given_up.is_some()
-    }
-
-    fn shared(&self) -> usize {
-        self.state.lock().shared()
-    }
-
-    fn retire_shared(&self) -> bool {
-        let retired = self.state.lock().retire_shared();
-        retired.is_some()
     }
 }
 

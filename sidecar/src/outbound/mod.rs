@@ -17,6 +17,7 @@
 //!
 //! | file | what |
 //! |---|---|
+//! | `collect.rs` | what is measured of backends |
 //! | `connection.rs` | destination and protocol of a connection; whoever speaks first |
 //! | `host.rs` | a destination outside: the host that is asked for may lead somewhere (lookup 3) |
 //! | `request.rs` | one request: match, filters, answer, what is counted |
@@ -27,6 +28,7 @@
 //! Decisions are in `route/`, `balance/` and `resilience/`; this room acts on them.
 //! Bounds: connections by the worker's file limit; pools by [`upstream::MAX_POOLS`].
 
+mod collect;
 mod connection;
 mod host;
 mod opaque;

@@ -190,6 +190,17 @@ impl Upstreams {
         }
     }
 
+    /// Connections without a request, by backend.
+    pub(super) fn idle(&self) -> HashMap<EndpointsName, usize> {
+        let pools: Vec<_> =
+            self.pools.lock().iter().map(|(key, entry)| (key.backend.clone(), entry.pool.clone())).collect();
+        let mut idle = HashMap::new();
+        for (backend, pool) in pools {
+            *idle.entry(backend).or_default() += pool.idle();
+        }
+        idle
+    }
+
     /// Drops the pools of endpoints that are gone: what is in flight finishes, nothing new begins.
     pub fn prune(&self) {
         // Looked for without the lock, which every request takes.

@@ -22,6 +22,7 @@ mod hosts;
 mod http1;
 mod lifetimes;
 mod limits;
+mod measured;
 mod opaque;
 mod routing;
 mod streams;
@@ -138,7 +139,7 @@ impl Sidecar {
             local: Arc::new(Local {
                 namespace: "shop".into(),
                 pod: format!("{account}-1"),
-                workload: account.into(),
+                workload: arc_swap::ArcSwap::from_pointee(account.to_owned()),
                 identity: settings.identity.clone(),
             }),
         };
@@ -160,6 +161,9 @@ impl Sidecar {
             world: Arc::default(),
             tasks: Mutex::default(),
         };
+        this.outbound.register_metrics();
+        let local = Arc::clone(&this.outbound.telemetry.local);
+        this.tasks.lock().push(tokio::spawn(crate::runtime::follow_owner(this.config.clone(), local)));
         if connected {
             this.connect_control_plane(address);
         }

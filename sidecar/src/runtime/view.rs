@@ -126,6 +126,11 @@ impl Collector for ConfigCollector {
             let gauge = ConstGauge::new(value);
             gauge.encode(encoder.encode_descriptor(name, help, None, gauge.metric_type())?)?;
         }
+        if let Some(age) = self.0.age() {
+            let gauge = ConstGauge::new(age.as_secs_f64());
+            let help = "Seconds since the last news from the control plane";
+            gauge.encode(encoder.encode_descriptor("weft_config_age_seconds", help, None, gauge.metric_type())?)?;
+        }
         Ok(())
     }
 }

@@ -3,19 +3,29 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use futures_util::FutureExt;
+use futures_util::future::select_ok;
 use tokio::net::TcpStream;
 use tokio::sync::{mpsc, watch};
+use tokio::time::timeout;
 use weft_proto::ports;
 
 use crate::admin::{self, Surface, View};
 use crate::inbound::Inbound;
 use crate::listen::{Accept, Scope, drain};
 use crate::outbound::Outbound;
+use crate::reason::Reason;
+use crate::tcp;
+use crate::telemetry::Metrics;
 
-/// Connections on their way to one worker. Past it, accepting waits and the kernel's queue fills.
+/// Connections on their way to one worker. Past it the next less busy one gets them; when all are full, accepting waits
+/// and the kernel's queue fills.
 pub const HANDOVER: usize = 1_024;
+
+/// How long it waits: then workers are not busy but stuck, and a client is better told than kept.
+const HANDOVER_PATIENCE: Duration = Duration::from_secs(1);
 
 /// A connection for a worker.
 struct Handed {
@@ -26,10 +36,19 @@ struct Handed {
     guard: drain::Guard,
 }
 
-#[derive(Clone, Copy)]
+#[derive(Debug, Clone, Copy)]
 enum Direction {
     Inbound,
     Outbound,
+}
+
+impl Direction {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Inbound => "inbound",
+            Self::Outbound => "outbound",
+        }
+    }
 }
 
 /// One worker, seen from the accepting one.
@@ -118,8 +137,9 @@ pub(super) fn start(
             };
             runtime.block_on(async move {
                 if let Some((bound, stopping, left, view)) = first {
-                    let listening =
-                        listen(&seats, &stopping, &left, (inbound.drain().clone(), outbound.drain.clone()), view);
+                    let drains = (inbound.drain().clone(), outbound.drain.clone());
+                    let floor = Floor { seats: Arc::clone(&seats), metrics: Arc::clone(&outbound.telemetry.metrics) };
+                    let listening = listen(&floor, &stopping, &left, drains, view);
                     let failed = listening.is_err();
                     let _ = bound.send(listening);
                     if failed {
@@ -139,7 +159,7 @@ pub(super) fn start(
 }
 
 fn listen(
-    seats: &Arc<[Seat]>,
+    floor: &Floor,
     stopping: &watch::Receiver<bool>,
     left: &watch::Sender<usize>,
     drains: (drain::Watch, drain::Watch),
@@ -158,7 +178,7 @@ fn listen(
     let health = admin::bind_any(ports::HEALTH)?;
     tokio::spawn(admin::serve(health, Surface::Health, view));
     for (accept, work) in [(outbound, (Direction::Outbound, drains.1)), (inbound, (Direction::Inbound, drains.0))] {
-        tokio::spawn(accept_all(accept, work, Arc::clone(seats), stopping.clone(), left.clone()));
+        tokio::spawn(accept_all(accept, work, floor.clone(), stopping.clone(), left.clone()));
     }
     Ok(())
 }
@@ -166,7 +186,7 @@ fn listen(
 async fn accept_all(
     mut accept: Accept,
     (direction, drain): (Direction, drain::Watch),
-    seats: Arc<[Seat]>,
+    floor: Floor,
     mut stopping: watch::Receiver<bool>,
     left: watch::Sender<usize>,
 ) {
@@ -175,25 +195,59 @@ async fn accept_all(
             accepted = accept.next() => accepted,
             () = async { _ = stopping.wait_for(|stop| *stop).await } => break,
         };
-        hand_over(accepted.0, accepted.1, direction, drain.guard(), &seats).await;
+        floor.hand_over(accepted.0, accepted.1, direction, drain.guard()).await;
     }
     for (stream, client) in accept.into_queued() {
-        hand_over(stream, client, direction, drain.guard(), &seats).await;
+        floor.hand_over(stream, client, direction, drain.guard()).await;
     }
     left.send_modify(|left| *left -= 1);
 }
 
-async fn hand_over(stream: TcpStream, client: SocketAddr, direction: Direction, guard: drain::Guard, seats: &[Seat]) {
-    let Some(seat) = seats.iter().min_by_key(|seat| seat.busy.load(Ordering::Relaxed)) else { return };
-    // Registered anew with the other worker's runtime: events then wake the thread that serves.
-    match stream.into_std() {
-        Ok(stream) => {
-            seat.busy.fetch_add(1, Ordering::Relaxed);
-            if seat.queue.send(Handed { stream, client, direction, guard }).await.is_err() {
-                seat.busy.fetch_sub(1, Ordering::Relaxed);
+/// All seats, and where it is counted when there is none left.
+#[derive(Clone)]
+struct Floor {
+    seats: Arc<[Seat]>,
+    metrics: Arc<Metrics>,
+}
+
+impl Floor {
+    /// Gives a connection to the least busy worker whose queue has room. No connection is lost without being counted, and
+    /// none holds up the next for longer than [`HANDOVER_PATIENCE`].
+    async fn hand_over(&self, stream: TcpStream, client: SocketAddr, direction: Direction, guard: drain::Guard) {
+        let Some((seat, room)) = self.room().await else {
+            tracing::warn!(%client, ?direction, "a connection was reset: no worker takes any");
+            self.metrics.refused(direction.name(), Reason::Overflow);
+            tcp::reset(stream);
+            return;
+        };
+        // Registered anew with the other worker's runtime: events then wake the thread that serves.
+        match stream.into_std() {
+            Ok(stream) => {
+                seat.busy.fetch_add(1, Ordering::Relaxed);
+                room.send(Handed { stream, client, direction, guard });
+            }
+            Err(error) => {
+                tracing::debug!(%client, %error, "a connection was lost on its way to a worker");
+                self.metrics.refused(direction.name(), Reason::Internal);
             }
         }
-        Err(error) => tracing::debug!(%client, %error, "a connection was lost on its way to a worker"),
+    }
+
+    async fn room(&self) -> Option<(&Seat, mpsc::Permit<'_, Handed>)> {
+        let by_load = |seat: &&Seat| seat.busy.load(Ordering::Relaxed);
+        let seat = self.seats.iter().min_by_key(by_load)?;
+        if let Ok(room) = seat.queue.try_reserve() {
+            return Some((seat, room));
+        }
+        let free = |seat: &&Seat| seat.queue.capacity() > 0 && !seat.queue.is_closed();
+        if let Some(seat) = self.seats.iter().filter(free).min_by_key(by_load)
+            && let Ok(room) = seat.queue.try_reserve()
+        {
+            return Some((seat, room));
+        }
+        let any =
+            self.seats.iter().map(|seat| Box::pin(async move { seat.queue.reserve().await.map(|room| (seat, room)) }));
+        timeout(HANDOVER_PATIENCE, select_ok(any)).await.ok()?.ok().map(|(room, _)| room)
     }
 }
 
@@ -211,6 +265,7 @@ async fn serve_handed(
             Ok(stream) => stream,
             Err(error) => {
                 tracing::debug!(%client, %error, "a connection was lost on its way to a worker");
+                outbound.telemetry.metrics.refused(direction.name(), Reason::Internal);
                 continue;
             }
         };
@@ -228,5 +283,68 @@ async fn serve_handed(
             }
             drop((busy, guard));
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncReadExt;
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    async fn connection() -> (TcpStream, TcpStream, SocketAddr) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (accepted, address) = listener.accept().await.unwrap();
+        (client, accepted, address)
+    }
+
+    /// Two workers whose queues hold one connection each.
+    fn floor() -> (Floor, [mpsc::Receiver<Handed>; 2]) {
+        let (queues, handed): (Vec<_>, Vec<_>) = (0..2).map(|_| mpsc::channel(1)).unzip();
+        let seats = queues.into_iter().map(|queue| Seat { queue, busy: Arc::default() }).collect();
+        (Floor { seats, metrics: Arc::default() }, handed.try_into().unwrap())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_full_queue_costs_no_connection_while_another_worker_has_room() {
+        let (floor, mut handed) = floor();
+        let (_signal, watch) = drain::new();
+        // The first is the less busy one, and yet its queue is full: it is stuck.
+        floor.seats[1].busy.store(10, Ordering::Relaxed);
+        let mut clients = Vec::new();
+        for _ in 0..2 {
+            let (client, accepted, address) = connection().await;
+            floor.hand_over(accepted, address, Direction::Inbound, watch.guard()).await;
+            clients.push(client);
+        }
+        assert!(handed.iter_mut().all(|handed| handed.try_recv().is_ok()));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn when_every_worker_is_full_accepting_waits_a_while_and_then_resets_and_counts() {
+        let (floor, mut handed) = floor();
+        let (_signal, watch) = drain::new();
+        let mut clients = Vec::new();
+        for _ in 0..3 {
+            let (client, accepted, address) = connection().await;
+            floor.hand_over(accepted, address, Direction::Outbound, watch.guard()).await;
+            clients.push(client);
+        }
+        let error = clients[2].read(&mut [0; 1]).await.unwrap_err();
+        assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
+        let refused = "weft_refused_total{direction=\"outbound\",reason=\"overflow\"} 1";
+        assert!(floor.metrics.encode().contains(refused), "{}", floor.metrics.encode());
+        // A worker that takes one in time makes room for the next.
+        let (_client, accepted, address) = connection().await;
+        let waiting = floor.hand_over(accepted, address, Direction::Outbound, watch.guard());
+        let takes = async {
+            tokio::time::sleep(HANDOVER_PATIENCE / 2).await;
+            handed[1].recv().await.unwrap()
+        };
+        let (_, _first) = tokio::join!(waiting, takes);
+        assert!(handed[1].try_recv().is_ok());
+        assert!(floor.metrics.encode().contains(refused));
     }
 }

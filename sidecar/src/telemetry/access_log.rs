@@ -4,6 +4,7 @@
 
 use std::io::Write;
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
@@ -49,10 +50,17 @@ pub struct Entry {
     pub trace_id: String,
 }
 
+#[derive(Debug)]
+enum Item {
+    Line(Box<Entry>),
+    /// Answered once everything before it is written.
+    Flush(SyncSender<()>),
+}
+
 /// A handle to the queue.
 #[derive(Clone, Debug)]
 pub struct AccessLog {
-    queue: SyncSender<Entry>,
+    queue: SyncSender<Item>,
     dropped: prometheus_client::metrics::counter::Counter,
 }
 
@@ -69,14 +77,40 @@ impl AccessLog {
 
     /// Queues a line, or drops and counts it.
     pub fn log(&self, entry: Entry) {
-        if let Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) = self.queue.try_send(entry) {
+        if let Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) =
+            self.queue.try_send(Item::Line(Box::new(entry)))
+        {
             self.dropped.inc();
         }
     }
+
+    /// Waits until everything logged so far is written, at most this long: for the end of the process. Blocks.
+    pub fn finish(&self, at_most: Duration) {
+        let until = Instant::now() + at_most;
+        let (done, written) = sync_channel(1);
+        let mut item = Item::Flush(done);
+        // Behind a full queue there is no place to ask until a line has been written.
+        while let Err(TrySendError::Full(back)) = self.queue.try_send(item) {
+            if Instant::now() >= until {
+                return;
+            }
+            item = back;
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        let _ = written.recv_timeout(until.saturating_duration_since(Instant::now()));
+    }
 }
 
-fn write_all<W: Write>(lines: &Receiver<Entry>, mut out: W) {
-    while let Ok(entry) = lines.recv() {
+fn write_all<W: Write>(items: &Receiver<Item>, mut out: W) {
+    while let Ok(item) = items.recv() {
+        let entry = match item {
+            Item::Line(entry) => entry,
+            Item::Flush(done) => {
+                let _ = out.flush();
+                let _ = done.try_send(());
+                continue;
+            }
+        };
         let Ok(mut line) = serde_json::to_vec(&entry) else { continue };
         line.push(b'\n');
         // Nobody reads our output any more: there is no one to tell.
@@ -120,6 +154,43 @@ mod tests {
             tries: 1,
             mtls: true,
             trace_id: String::new(),
+        }
+    }
+
+    /// Writes slowly, and shows what has come through.
+    struct Slow(std::sync::Arc<parking_lot::Mutex<Vec<u8>>>);
+    impl Write for Slow {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            std::thread::sleep(Duration::from_millis(2));
+            self.0.lock().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn what_was_logged_before_the_end_is_written() {
+        let out = std::sync::Arc::<parking_lot::Mutex<Vec<u8>>>::default();
+        let log = AccessLog::start(Slow(out.clone()), Default::default()).unwrap();
+        for _ in 0..50 {
+            log.log(entry());
+        }
+        log.finish(Duration::from_secs(10));
+        assert_eq!(out.lock().iter().filter(|&&byte| byte == b'\n').count(), 50);
+    }
+
+    #[test]
+    fn the_end_does_not_wait_for_a_stuck_reader() {
+        let log = AccessLog::start(Stuck, Default::default()).unwrap();
+        for lines in [1, QUEUE + 1] {
+            for _ in 0..lines {
+                log.log(entry());
+            }
+            let began = Instant::now();
+            log.finish(Duration::from_millis(20));
+            assert!(began.elapsed() < Duration::from_secs(5));
         }
     }
 

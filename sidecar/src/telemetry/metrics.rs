@@ -1,8 +1,12 @@
 //! Metrics, in the Prometheus text format. Label sets are small and bounded: past [`MAX_SERIES`] new combinations of a
-//! family are counted under `other`, so that no client can grow our memory by inventing values.
+//! family are counted under `other`, so that no client can grow our memory by inventing values; and those of backends
+//! that are gone expire (`series.rs`).
+//!
+//! Counted here is what happens; what can be read where it is kept (config, pools, balancers) is collected from there,
+//! by collectors those rooms [register](Metrics::register).
 
-use std::sync::atomic::{AtomicI64, AtomicU64};
-use std::time::Duration;
+use std::sync::atomic::AtomicI64;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use prometheus_client::encoding::EncodeLabelSet;
@@ -13,12 +17,13 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
+use super::series::Series;
 use crate::reason::Reason;
 
 /// Most label combinations of one family.
 pub const MAX_SERIES: u64 = 2_000;
 /// The label value of what is beyond.
-const OTHER: &str = "other";
+pub const OTHER: &str = "other";
 
 /// Bucket bounds of request durations, in seconds.
 const SECONDS: [f64; 14] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
@@ -87,16 +92,13 @@ pub struct DirectionLabels {
 pub struct Metrics {
     registry: Mutex<Registry>,
     inbound_duration: Family<InboundLabels, Histogram, fn() -> Histogram>,
-    outbound: Family<OutboundLabels, Counter>,
-    outbound_series: AtomicU64,
-    /// Of all families by backend together.
-    backend_series: AtomicU64,
+    outbound: Series<OutboundLabels>,
     /// Retries made, by backend.
-    pub retries: Family<BackendLabels, Counter>,
+    pub retries: Series<BackendLabels>,
     /// Retries that the budget did not allow, by backend.
-    pub retries_over_budget: Family<BackendLabels, Counter>,
+    pub retries_over_budget: Series<BackendLabels>,
     /// Endpoints ejected, by backend.
-    pub ejections: Family<BackendLabels, Counter>,
+    pub ejections: Series<BackendLabels>,
     refused: Family<RefusedLabels, Counter>,
     connections: Family<DirectionLabels, Counter>,
     /// Connections open now, by direction.
@@ -120,12 +122,10 @@ impl Default for Metrics {
         let mut registry = Registry::default();
         let metrics = Self {
             inbound_duration: Family::new_with_constructor(|| Histogram::new(SECONDS)),
-            outbound: Family::default(),
-            outbound_series: AtomicU64::new(0),
-            backend_series: AtomicU64::new(0),
-            retries: Family::default(),
-            retries_over_budget: Family::default(),
-            ejections: Family::default(),
+            outbound: Series::default(),
+            retries: Series::default(),
+            retries_over_budget: Series::default(),
+            ejections: Series::default(),
             refused: Family::default(),
             connections: Family::default(),
             connections_open: Gauge::default(),
@@ -142,14 +142,14 @@ impl Default for Metrics {
             "Duration of inbound requests, to the end of the response",
             metrics.inbound_duration.clone(),
         );
-        registry.register("weft_requests", "Outbound requests, by how they ended", metrics.outbound.clone());
-        registry.register("weft_retries", "Tries after the first", metrics.retries.clone());
+        registry.register("weft_requests", "Outbound requests, by how they ended", metrics.outbound.family());
+        registry.register("weft_retries", "Tries after the first", metrics.retries.family());
         registry.register(
             "weft_retries_over_budget",
             "Retries the budget did not allow",
-            metrics.retries_over_budget.clone(),
+            metrics.retries_over_budget.family(),
         );
-        registry.register("weft_ejections", "Endpoints ejected by outlier detection", metrics.ejections.clone());
+        registry.register("weft_ejections", "Endpoints ejected by outlier detection", metrics.ejections.family());
         registry.register("weft_refused", "Connections and requests we ended ourselves", metrics.refused.clone());
         registry.register("weft_connections", "Connections accepted", metrics.connections.clone());
         registry.register("weft_connections_open", "Connections open now", metrics.connections_open.clone());
@@ -182,22 +182,14 @@ impl Metrics {
     }
 
     /// Counts one outbound request.
-    pub fn outbound(&self, mut labels: OutboundLabels) {
-        use std::sync::atomic::Ordering::Relaxed;
-        if let Some(known) = self.outbound.get(&labels) {
-            known.inc();
-            return;
-        }
-        // Approximate under a race, by at most the number of workers.
-        if self.outbound_series.fetch_add(1, Relaxed) >= MAX_SERIES {
-            self.outbound_series.fetch_sub(1, Relaxed);
+    pub fn outbound(&self, labels: OutboundLabels) {
+        self.outbound.inc(labels, |labels| {
             labels.destination_service = OTHER.to_owned();
             labels.backend = OTHER.to_owned();
             labels.route = OTHER.to_owned();
             // A server may send any of 900 statuses: here their class is all there is room for.
             labels.response_code = labels.response_code / 100 * 100;
-        }
-        self.outbound.get_or_create(&labels).inc();
+        });
     }
 
     /// Counts a connection or request that we ended ourselves.
@@ -218,18 +210,18 @@ impl Metrics {
     }
 
     /// A counter of one backend.
-    pub fn of_backend(&self, family: &Family<BackendLabels, Counter>, backend: &str) {
-        use std::sync::atomic::Ordering::Relaxed;
-        let labels = BackendLabels { backend: backend.to_owned() };
-        if let Some(known) = family.get(&labels) {
-            known.inc();
-            return;
-        }
-        if self.backend_series.fetch_add(1, Relaxed) < MAX_SERIES {
-            family.get_or_create(&labels).inc();
-        } else {
-            self.backend_series.fetch_sub(1, Relaxed);
-            family.get_or_create(&BackendLabels { backend: OTHER.to_owned() }).inc();
+    pub fn of_backend(&self, series: &Series<BackendLabels>, backend: &str) {
+        series.inc(BackendLabels { backend: backend.to_owned() }, |labels| OTHER.clone_into(&mut labels.backend));
+    }
+
+    /// Drops the series of backends that are not `known` any more, when they have been idle for
+    /// [`EXPIRE_AFTER`](super::series::EXPIRE_AFTER). Called now and then.
+    pub fn expire(&self, now: Instant, known: impl Fn(&str) -> bool) {
+        let known = |backend: &str| backend == OTHER || known(backend);
+        // Without a backend it is one of our own answers; there are few, and routes and services come and go.
+        self.outbound.expire(now, |labels| !labels.backend.is_empty() && known(&labels.backend));
+        for series in [&self.retries, &self.retries_over_budget, &self.ejections] {
+            series.expire(now, |labels| known(&labels.backend));
         }
     }
 
@@ -331,6 +323,27 @@ mod tests {
         let text = metrics.encode();
         let series = text.lines().filter(|line| line.starts_with("weft_retries_total")).count() as u64;
         assert_eq!(series, MAX_SERIES + 1);
+    }
+
+    #[test]
+    fn series_of_backends_that_are_gone_go_and_free_their_place() {
+        let metrics = Metrics::default();
+        let lines = |what: &str| metrics.encode().lines().filter(|line| line.contains(what)).count();
+        let now = Instant::now();
+        for n in 0..MAX_SERIES {
+            metrics.of_backend(&metrics.retries, &format!("shop/pod-{n}:80"));
+        }
+        metrics.outbound(labels("r"));
+        let known = |backend: &str| backend == "shop/pod-7:80";
+        metrics.expire(now, known);
+        metrics.of_backend(&metrics.retries, "shop/pod-8:80");
+        metrics.expire(now + super::super::series::EXPIRE_AFTER / 2, known);
+        assert_eq!(lines("weft_retries_total{") as u64, MAX_SERIES, "idle, but not for long");
+        metrics.expire(now + super::super::series::EXPIRE_AFTER, known);
+        assert_eq!(lines("weft_retries_total{"), 2, "{}", metrics.encode());
+        assert_eq!((lines("pod-7:80"), lines("pod-8:80"), lines("weft_requests_total{")), (1, 1, 0));
+        metrics.of_backend(&metrics.retries, "shop/new:80");
+        assert_eq!(lines("shop/new:80"), 1, "there is room again");
     }
 
     #[test]

@@ -6,11 +6,13 @@
 pub mod access_log;
 pub mod metrics;
 pub mod record;
+pub mod series;
 pub mod spans;
 pub mod trace;
 
 use std::sync::Arc;
 
+use arc_swap::ArcSwap;
 use weft_proto::SpiffeId;
 
 pub use access_log::AccessLog;
@@ -36,8 +38,8 @@ pub struct Local {
     pub namespace: String,
     /// `kubernetes_pod_name`
     pub pod: String,
-    /// `source_workload`
-    pub workload: String,
+    /// `source_workload`: what this pod belongs to. The service account until the control plane has said.
+    pub workload: ArcSwap<String>,
     /// Our identity.
     pub identity: SpiffeId,
 }

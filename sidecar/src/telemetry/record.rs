@@ -130,7 +130,7 @@ impl Record {
                 self.telemetry.metrics.inbound(&local.namespace, &local.pod, self.status.as_u16(), elapsed);
             }
             Direction::Outbound => self.telemetry.metrics.outbound(OutboundLabels {
-                source_workload: self.telemetry.local.workload.clone(),
+                source_workload: String::clone(&self.telemetry.local.workload.load()),
                 destination_service: self.service.clone(),
                 backend: self.backend.clone(),
                 route: self.route.clone(),

@@ -453,6 +453,10 @@ impl State {
         ((idle, h2), self.waiters.iter().map(|waiter| waiter.waker.clone()).collect(), spare)
     }
 
+    pub(super) fn idle(&self) -> usize {
+        self.idle.len() + self.h2.iter().filter(|connection| connection.handle.open() == 0).count()
+    }
+
     pub(super) fn sizes(&self) -> Sizes {
         Sizes {
             open: self.open,

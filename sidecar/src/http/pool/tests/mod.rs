@@ -1,7 +1,6 @@
 //! The pool over in-memory pipes, with our own server at the other end.
 
 mod attempts;
-mod backend;
 mod lifetime;
 mod limits;
 
@@ -16,32 +15,32 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tokio::sync::{Notify, mpsc};
 
-fn settings(expect: Proto) -> PoolSettings {
+pub(in crate::http::pool) fn settings(expect: Proto) -> PoolSettings {
     PoolSettings { expect, per_worker: false, ..PoolSettings::default() }
 }
 
 /// An endpoint whose requests wait until they are let go, one by one.
 #[derive(Clone)]
-struct Endpoint {
+pub(in crate::http::pool) struct Endpoint {
     proto: Proto,
     opened: Arc<AtomicUsize>,
     arrived: mpsc::UnboundedSender<String>,
-    go: Arc<Notify>,
+    pub(in crate::http::pool) go: Arc<Notify>,
     settings: ServerSettings,
 }
 
 impl Endpoint {
-    fn new(proto: Proto) -> (Self, mpsc::UnboundedReceiver<String>) {
+    pub(in crate::http::pool) fn new(proto: Proto) -> (Self, mpsc::UnboundedReceiver<String>) {
         let (arrived, arrivals) = mpsc::unbounded_channel();
         let settings = ServerSettings::default();
         (Self { proto, opened: Arc::default(), arrived, go: Arc::default(), settings }, arrivals)
     }
 
-    fn opened(&self) -> usize {
+    pub(in crate::http::pool) fn opened(&self) -> usize {
         self.opened.load(Ordering::Relaxed)
     }
 
-    fn connect(
+    pub(in crate::http::pool) fn connect(
         &self,
     ) -> impl Fn() -> std::future::Ready<Result<Connected, ConnectError>> + Clone + Send + Sync + use<> {
         let me = self.clone();
@@ -66,20 +65,24 @@ impl Endpoint {
     }
 
     /// Sends in a task of its own.
-    fn send(&self, pool: &Pool, path: &'static str) -> tokio::task::JoinHandle<Result<Response, SendError>> {
+    pub(in crate::http::pool) fn send(
+        &self,
+        pool: &Pool,
+        path: &'static str,
+    ) -> tokio::task::JoinHandle<Result<Response, SendError>> {
         let (pool, connect) = (pool.clone(), self.connect());
         tokio::spawn(async move { pool.send(request(path), connect).await })
     }
 }
 
-fn request(path: &str) -> Request {
+pub(in crate::http::pool) fn request(path: &str) -> Request {
     let mut request = get(path);
     request.headers_mut().insert("host", http::HeaderValue::from_static("a"));
     request
 }
 
 /// Lets every task run until none can.
-async fn settle() {
+pub(in crate::http::pool) async fn settle() {
     for _ in 0..50 {
         tokio::task::yield_now().await;
     }

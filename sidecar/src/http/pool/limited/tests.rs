@@ -8,8 +8,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf};
 use tokio::sync::mpsc::UnboundedReceiver;
 
-use super::*;
-use super::{Endpoint, request, settings, settle};
+use super::super::tests::{Endpoint, request, settings, settle};
+use super::super::*;
 use crate::http::io::Io;
 use crate::http::server::{ServerSettings, serve};
 use crate::http::tests::{answer, handler};

@@ -1,0 +1,83 @@
+//! Counters by label, bounded and expiring: what clients and deployments can invent must not grow our memory, and what is
+//! gone must not be reported for ever.
+//!
+//! Past [`MAX_SERIES`] label sets, further ones are counted under what the caller makes of them (`other`). A label set
+//! that nothing was counted under for [`EXPIRE_AFTER`] goes, unless the caller still knows what it names: a counter that
+//! starts again hides its first event from `rate()`, so only those go that will not come back. That frees their place.
+
+use std::fmt::Debug;
+use std::hash::Hash;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+
+use super::metrics::MAX_SERIES;
+
+/// How long a series is kept with nothing counted: three times as long as Prometheus looks back.
+pub const EXPIRE_AFTER: Duration = Duration::from_secs(15 * 60);
+
+/// One family of counters.
+#[derive(Debug)]
+pub struct Series<L: Clone + Hash + Eq> {
+    family: Family<L, Counter>,
+    /// Every label set there is. Locked when one is new, and by [`Self::expire`].
+    known: Mutex<Vec<Known<L>>>,
+}
+
+#[derive(Debug)]
+struct Known<L> {
+    labels: L,
+    value: u64,
+    /// When it was first seen with this value.
+    since: Option<Instant>,
+}
+
+impl<L: Clone + Hash + Eq> Default for Series<L> {
+    fn default() -> Self {
+        Self { family: Family::default(), known: Mutex::default() }
+    }
+}
+
+impl<L: Clone + Hash + Eq + EncodeLabelSet + Debug + Send + Sync + 'static> Series<L> {
+    /// For the registry.
+    pub(super) fn family(&self) -> Family<L, Counter> {
+        self.family.clone()
+    }
+
+    /// Counts one. No lock is written for a label set that is there.
+    pub(super) fn inc(&self, mut labels: L, beyond: impl FnOnce(&mut L)) {
+        if let Some(known) = self.family.get(&labels) {
+            known.inc();
+            return;
+        }
+        let mut known = self.known.lock();
+        if known.len() as u64 >= MAX_SERIES {
+            beyond(&mut labels);
+        }
+        // Looked at again: another worker may have been first, and what is beyond the bound is mostly there.
+        if self.family.get(&labels).is_none() {
+            known.push(Known { labels: labels.clone(), value: 0, since: None });
+        }
+        self.family.get_or_create(&labels).inc();
+    }
+
+    /// Drops what has been idle too long and is not `kept`. An event counted at this very moment may be lost.
+    pub(super) fn expire(&self, now: Instant, kept: impl Fn(&L) -> bool) {
+        self.known.lock().retain_mut(|known| {
+            let value = self.family.get(&known.labels).map_or(0, |counter| counter.get());
+            let since = match known.since {
+                Some(since) if known.value == value => since,
+                _ => now,
+            };
+            (known.value, known.since) = (value, Some(since));
+            let stays = now.saturating_duration_since(since) < EXPIRE_AFTER || kept(&known.labels);
+            if !stays {
+                self.family.remove(&known.labels);
+            }
+            stays
+        });
+    }
+}
