@@ -131,9 +131,9 @@ async fn start(settings: Settings) -> Result<(), RunError> {
         false => None,
     };
     let local = Arc::new(Local {
-        namespace: args.namespace.clone(),
-        pod: args.pod.clone(),
-        workload: ArcSwap::from_pointee(args.service_account.clone()),
+        namespace: args.namespace.as_str().into(),
+        pod: args.pod.as_str().into(),
+        workload: ArcSwap::from_pointee(args.service_account.as_str().into()),
         identity: settings.identity.clone(),
     });
     let telemetry = Telemetry { metrics, access_log, spans: exporter.is_some(), local };
@@ -266,8 +266,8 @@ pub(crate) async fn follow_owner(config: Config, local: Arc<Local>) {
     loop {
         if let Some(own) = config.own() {
             let owner = if own.owner.is_empty() { &own.name } else { &own.owner };
-            if **local.workload.load() != **owner {
-                local.workload.store(Arc::new(owner.to_string()));
+            if local.workload.load().as_str() != &**owner {
+                local.workload.store(Arc::new((&**owner).into()));
             }
         }
         if changes.changed().await.is_err() {

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use weft_proto::SpiffeId;
 
@@ -73,12 +73,23 @@ pub struct EndpointSpec {
 }
 
 /// What outlives an update of the spec. Shared by every [`Endpoint`] made for the same key while it stays in the set.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct State {
+    /// Different from every other state's, ever.
+    id: u64,
     /// Requests between their pick and the end of their body.
     in_flight: AtomicU32,
     pub(super) latency: Latency,
     pub(super) standing: Standing,
+}
+
+impl Default for State {
+    fn default() -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        // Relaxed: being different is all there is to it.
+        let id = NEXT.fetch_add(1, Ordering::Relaxed);
+        Self { id, in_flight: AtomicU32::default(), latency: Latency::default(), standing: Standing::default() }
+    }
 }
 
 impl State {
@@ -104,6 +115,12 @@ pub struct Endpoint {
 }
 
 impl Endpoint {
+    /// A number for it, the same for as long as the backend keeps an endpoint of this key, and never used again: what
+    /// others keep for an endpoint is found by it without looking at its key.
+    pub fn id(&self) -> u64 {
+        self.state.id
+    }
+
     /// What tells it from others.
     pub fn key(&self) -> &EndpointKey {
         &self.spec.key

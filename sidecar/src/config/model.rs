@@ -41,6 +41,8 @@ pub enum Protocol {
 pub struct Service {
     /// Its name.
     pub name: ServiceName,
+    /// The same as metrics and logs have it.
+    pub label: Arc<str>,
     /// Lower case, no trailing dot.
     pub hosts: Vec<Box<str>>,
     /// The addresses it answers on.
@@ -100,6 +102,8 @@ pub(super) struct BackendState {
 pub struct Backend {
     /// Whose endpoints.
     pub name: EndpointsName,
+    /// The same as metrics and logs have it.
+    pub label: Arc<str>,
     /// How they are spoken to.
     pub protocol: Protocol,
     /// Chooses among them.
@@ -162,6 +166,7 @@ impl BackendState {
 impl Backend {
     pub(super) fn new(name: EndpointsName, protocol: Protocol, policy: Policy, state: Arc<BackendState>) -> Self {
         Self {
+            label: name.to_string().into(),
             name,
             protocol,
             balancer: Arc::clone(&state.balancer),

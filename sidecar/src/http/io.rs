@@ -4,7 +4,7 @@
 use std::io;
 use std::mem::MaybeUninit;
 use std::pin::Pin;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Waker};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
@@ -70,11 +70,10 @@ impl Abort for BoxedIo {
     }
 }
 
-/// Whether an idle connection can take a request: the peer sent nothing, closed nothing. What TLS has to read on its
-/// own account (session tickets) is read first.
-pub(crate) fn is_reusable<T: Io>(io: &mut T) -> bool {
+/// Whether the runtime has heard nothing of an idle connection: no bytes, no end. What TLS has to read on its own account
+/// (session tickets) is read first.
+pub(crate) fn is_quiet<T: Io>(io: &mut T) -> bool {
     let mut byte = [0_u8; 1];
     let mut buf = ReadBuf::new(&mut byte);
-    let read = Pin::new(&mut *io).poll_read(&mut Context::from_waker(Waker::noop()), &mut buf);
-    matches!(read, Poll::Pending) && io.is_silent()
+    Pin::new(io).poll_read(&mut Context::from_waker(Waker::noop()), &mut buf).is_pending()
 }

@@ -29,6 +29,7 @@ pub mod translate;
 use std::future::Future;
 use std::sync::Arc;
 
+use ::http::request;
 use bytes::Bytes;
 use parking_lot::Mutex;
 
@@ -40,6 +41,48 @@ pub use io::{BoxedIo, Io};
 pub type Request = ::http::Request<Body>;
 /// A response on its way back.
 pub type Response = ::http::Response<Body>;
+
+/// A request about to be sent: given away, or lent by whoever may have to send it again. HTTP/1 writes a head from where it
+/// is; only HTTP/2, whose streams own theirs, has to copy a lent one.
+#[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "it lives for the call that takes it apart")]
+pub enum Outgoing<'r> {
+    /// Given away.
+    Owned(Request),
+    /// Lent. Its extensions are not sent.
+    Lent(&'r request::Parts, Body),
+}
+
+impl Outgoing<'_> {
+    /// The version its client spoke.
+    pub fn version(&self) -> ::http::Version {
+        match self {
+            Self::Owned(request) => request.version(),
+            Self::Lent(parts, _) => parts.version,
+        }
+    }
+
+    /// The request itself: a copy, if it was lent.
+    pub fn into_owned(self) -> Request {
+        match self {
+            Self::Owned(request) => request,
+            Self::Lent(parts, body) => {
+                let mut request = Request::new(body);
+                request.method_mut().clone_from(&parts.method);
+                request.uri_mut().clone_from(&parts.uri);
+                *request.version_mut() = parts.version;
+                request.headers_mut().clone_from(&parts.headers);
+                request
+            }
+        }
+    }
+}
+
+impl From<Request> for Outgoing<'_> {
+    fn from(request: Request) -> Self {
+        Self::Owned(request)
+    }
+}
 
 /// What a connection speaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

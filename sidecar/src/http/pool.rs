@@ -38,7 +38,7 @@ use super::h1::HeadLimits;
 use super::h1::client::{Connection as H1, Home};
 use super::h2::client::{ClientSettings, Connection as H2, Handle, Permit};
 use super::io::BoxedIo;
-use super::{Proto, Request, Response};
+use super::{Outgoing, Proto, Request, Response};
 use crate::resilience::{ConnectionGuard, Limiter};
 
 /// How many connections, for how long.
@@ -180,7 +180,7 @@ impl Pool {
     /// As [`Self::send`].
     pub async fn send_noting<C, F>(
         &self,
-        request: Request,
+        request: impl Into<Outgoing<'_>>,
         connect: C,
         held: &AtomicBool,
     ) -> Result<Response, SendError>
@@ -250,7 +250,7 @@ impl Waiting<'_> {
                     drop(state);
                     // A connection this young has not been anybody's yet.
                     let fresh = idle.connection.served() == 0 && idle.since.elapsed() < Duration::from_secs(1);
-                    if fresh || idle.connection.is_reusable() {
+                    if fresh || idle.connection.is_reusable(idle.since.elapsed()) {
                         self.served(self.shared.state.lock());
                         return Poll::Ready(Ok(Lease::H1(idle.connection)));
                     }

@@ -28,7 +28,7 @@ const FRAME_COST: usize = 64;
 /// Makes the bodies of one request's tries. Once it is dropped nothing is kept any more, and the body in use streams on:
 /// drop it when no retry can follow.
 #[derive(Debug)]
-pub struct Replay(Arc<Mutex<State>>);
+pub struct Replay(Option<Arc<Mutex<State>>>);
 
 #[derive(Debug)]
 struct State {
@@ -58,44 +58,47 @@ struct Try {
 impl Replay {
     /// Takes the request's body. At most `limit` bytes are kept.
     pub fn new(body: Body, limit: usize) -> Self {
-        let rest_ended = body.is_end_stream();
-        Self(Arc::new(Mutex::new(State {
+        if body.is_end_stream() {
+            // Nothing can be lost of nothing.
+            return Self(None);
+        }
+        Self(Some(Arc::new(Mutex::new(State {
             rest: body,
             kept: Vec::new(),
             kept_cost: 0,
             trailers: None,
-            rest_ended,
+            rest_ended: false,
             limit,
             lost: false,
             newest: 0,
-        })))
+        }))))
     }
 
     /// A body for the next try, from the start; the one before is cut off. `None` when too much, or something broken,
     /// has streamed past.
     pub fn body(&self) -> Option<Body> {
-        let mut state = self.0.lock();
+        let Some(shared) = &self.0 else { return Some(Body::empty()) };
+        let mut state = shared.lock();
         if state.lost {
             return None;
-        }
-        if state.rest_ended && state.kept.is_empty() && state.trailers.is_none() {
-            return Some(Body::empty());
         }
         state.newest += 1;
         let generation = state.newest;
         drop(state);
-        Some(Body::from_source(Try { state: Arc::clone(&self.0), generation, given: 0, gave_trailers: false }))
+        Some(Body::from_source(Try { state: Arc::clone(shared), generation, given: 0, gave_trailers: false }))
     }
 
     /// Whether [`Replay::body`] would give one.
     pub fn can_replay(&self) -> bool {
-        !self.0.lock().lost
+        self.0.as_ref().is_none_or(|state| !state.lock().lost)
     }
 }
 
 impl Drop for Replay {
     fn drop(&mut self) {
-        self.0.lock().limit = 0;
+        if let Some(state) = &self.0 {
+            state.lock().limit = 0;
+        }
     }
 }
 
@@ -279,7 +282,7 @@ mod tests {
     #[tokio::test]
     async fn once_dropped_nothing_more_is_kept() {
         let replay = Replay::new(body(&["one ", "two"], false), DEFAULT_LIMIT);
-        let state = Arc::clone(&replay.0);
+        let state = Arc::clone(replay.0.as_ref().unwrap());
         let mut try_ = replay.body().unwrap();
         try_.frame().await.unwrap().unwrap();
         drop(replay);

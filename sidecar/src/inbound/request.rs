@@ -72,7 +72,7 @@ impl RequestHandler {
         let mut record = Record::of(&inbound.telemetry, Direction::Inbound, &mut request, per_10000);
         record.mtls = self.peer.is_some();
         record.tries = 1;
-        self.peer.as_ref().map_or("", SpiffeId::as_str).clone_into(&mut record.peer);
+        record.peer(self.peer.as_ref());
         match self.deliver(request).await {
             Ok(response) => {
                 record.status = response.status();

@@ -53,7 +53,7 @@ impl Collector for Backends {
         ] {
             let mut family = encoder.encode_descriptor(name, help, None, kind)?;
             for (backend, value) in bounded(values) {
-                let labels = BackendLabels { backend };
+                let labels = BackendLabels { backend: backend.into() };
                 let series = family.encode_family(&labels)?;
                 match kind {
                     MetricType::Counter => ConstCounter::new(value).encode(series)?,

@@ -81,7 +81,7 @@ impl RequestHandler {
                 Response::from_parts(parts, body.observed(Riding { record, _guards: guards }))
             }
             Err(own) => {
-                tracing::debug!(reason = %own.reason, detail = %own.detail, service = record.service, "answered by the sidecar");
+                tracing::debug!(reason = %own.reason, detail = %own.detail, service = %record.service, "answered by the sidecar");
                 record.reason = Some(own.reason);
                 record.status = own.status();
                 self.outbound.telemetry.metrics.refused("outbound", own.reason);
@@ -108,17 +108,17 @@ impl RequestHandler {
             Destination::Workload(workload) => {
                 // Pods come and go, so what they belong to is what is counted.
                 let owner = if workload.owner.is_empty() { &workload.name } else { &workload.owner };
-                record.service = format!("{}/{owner}", workload.namespace);
+                record.service = format!("{}/{owner}", workload.namespace).into();
                 let backend = self.outbound.config.direct(&workload, address);
                 let deadline = request_deadline(&request, None, now)?;
                 let plan = Plan { backend: &backend, deadline, per_try: None, retry: None };
-                record.backend = format!("{}:{}", record.service, address.port());
+                record.backend = format!("{}:{}", record.service, address.port()).into();
                 return self.try_backend(plan, request, record).await.map(for_the_app);
             }
             Destination::Outside if matches!(self.by, By::Host(_)) => {
                 // One name for all of them: which addresses there are is not ours to bound.
-                "outside".clone_into(&mut record.service);
-                "outside".clone_into(&mut record.backend);
+                record.service = "outside".into();
+                record.backend = "outside".into();
                 let backend = self.outbound.config.outside(address);
                 let deadline = request_deadline(&request, None, now)?;
                 let plan = Plan { backend: &backend, deadline, per_try: None, retry: None };
@@ -126,7 +126,7 @@ impl RequestHandler {
             }
             other => return Err(refusal(&other, address)),
         };
-        record.service = service.name.to_string();
+        record.service = (&service.label).into();
         let Some(routes) = &port.routes else {
             let deadline = request_deadline(&request, None, now)?;
             let plan = Plan { backend: &port.backend, deadline, per_try: None, retry: None };
@@ -136,7 +136,7 @@ impl RequestHandler {
             let detail = format!("no rule of the routes attached to {} matches this request", service.name);
             OwnAnswer::new(Reason::NoRoute, detail)
         })?;
-        record.route = rule.route.to_string();
+        record.route = (&rule.route).into();
         let context = || format!("rule={}#{}", rule.route, rule.name);
         rule.filters.apply_request(request.headers_mut());
         let (target, target_filters) = rule.choose(&mut rand::rng());
@@ -170,7 +170,7 @@ impl RequestHandler {
 
     async fn try_backend(&self, plan: Plan<'_>, request: Request, record: &mut Record) -> Result<Kept, OwnAnswer> {
         if record.backend.is_empty() {
-            record.backend = plan.backend.name.to_string();
+            record.backend = (&plan.backend.label).into();
         }
         // A rule that has just changed may name a backend whose endpoints are one round trip away.
         if !plan.backend.is_known() && !plan.backend.endpoints_known(LOOKUP_TIMEOUT).await {

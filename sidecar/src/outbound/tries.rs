@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use http::request::Parts;
 use http::{Method, StatusCode, Version};
 use smallvec::SmallVec;
-use weft_proto::{SpiffeId, headers};
+use weft_proto::headers;
 
 use super::Outbound;
 use super::upstream::{DialError, Exchange};
@@ -19,7 +19,7 @@ use crate::balance::{EndpointKey, Finished, Pick, PickRequest, TryResult};
 use crate::config::Backend;
 use crate::http::error::{Processed, SendError, SendErrorKind};
 use crate::http::replay::Replay;
-use crate::http::{Body, Request, Response, hygiene};
+use crate::http::{Body, Outgoing, Request, Response, hygiene};
 use crate::reason::Reason;
 use crate::resilience::{ActiveGuard, Deadline, NextTry, Outcome, RequestGuard, Retry, RetryOverride, RetryPolicy};
 use crate::telemetry::record::Record;
@@ -92,10 +92,14 @@ impl Tries<'_> {
             None => backend.retry.clone(),
         };
         let mut retry = Retry::new(&policy, request.method(), hygiene::is_grpc(request.headers()));
-        let (parts, body) = request.into_parts();
+        let (mut parts, body) = request.into_parts();
         // In HTTP/2 a CONNECT is a stream like any other, and is carried as one.
         let tunnels = parts.version != Version::HTTP_2
             && (parts.method == Method::CONNECT || hygiene::is_upgrade(&parts.headers));
+        if !tunnels {
+            // Once for all tries.
+            hygiene::strip_hop_by_hop(&mut parts.headers);
+        }
         let mut replay = Some(Replay::new(body, if retry.may_retry() { settings.replay_limit } else { 0 }));
         let mut tried: SmallVec<[EndpointKey; 3]> = SmallVec::new();
         loop {
@@ -117,7 +121,7 @@ impl Tries<'_> {
             let judged = self.once(&pick, &parts, body, tunnels).await;
             let ended = tokio::time::Instant::now().into_std();
             if judged.result == TryResult::Silent {
-                self.outbound.upstreams.suspect(&backend.name, pick.endpoint().key());
+                self.outbound.upstreams.suspect(pick.endpoint());
             }
             self.outbound.record(backend, &pick, ended, ended.saturating_duration_since(now), judged.result);
             let spent = backend.budget.spent_total();
@@ -127,15 +131,15 @@ impl Tries<'_> {
                 NextTry::Return => {
                     if backend.budget.spent_total() > spent {
                         let metrics = &self.outbound.telemetry.metrics;
-                        metrics.of_backend(&metrics.retries_over_budget, &backend.name.to_string());
+                        metrics.of_backend(&metrics.retries_over_budget, &(&backend.label).into());
                     }
                     let guards = Guards { _pick: pick, _active: active, _request: request_guard, _retry: retry };
                     return judged.end.map(|response| Kept { response, guards });
                 }
                 NextTry::At { when } => {
-                    tracing::debug!(backend = %backend.name, endpoint = record.endpoint, outcome = ?judged.outcome, "retrying");
+                    tracing::debug!(backend = %backend.name, endpoint = ?record.endpoint, outcome = ?judged.outcome, "retrying");
                     let metrics = &self.outbound.telemetry.metrics;
-                    metrics.of_backend(&metrics.retries, &backend.name.to_string());
+                    metrics.of_backend(&metrics.retries, &(&backend.label).into());
                     tried.push(pick.endpoint().key().clone());
                     // The endpoint is no longer busy with us while we wait.
                     drop((pick, judged));
@@ -147,21 +151,25 @@ impl Tries<'_> {
 
     fn describe(&self, pick: &Pick, record: &mut Record) {
         record.tries += 1;
-        record.endpoint = pick.endpoint().addr().to_string();
+        record.endpoint = Some(pick.endpoint().addr());
         let identity = pick.endpoint().mesh().map(|(_, identity)| identity);
         record.mtls = identity.is_some() && !self.outbound.is_own(pick.endpoint().addr());
-        identity.map_or("", SpiffeId::as_str).clone_into(&mut record.peer);
+        record.peer(identity);
     }
 
     /// One go at one endpoint.
     async fn once(&self, pick: &Pick, parts: &Parts, body: Body, tunnels: bool) -> Judged {
-        let mut parts = clone_parts(parts);
         let now = tokio::time::Instant::now().into_std();
-        self.plan.deadline.shorten_headers(now, &mut parts.headers);
+        let mut request = Outgoing::Lent(parts, body);
+        if self.plan.deadline.at().is_some() {
+            let mut own = request.into_owned();
+            self.plan.deadline.shorten_headers(now, own.headers_mut());
+            request = Outgoing::Owned(own);
+        }
         let endpoint = pick.endpoint().addr();
         let held = AtomicBool::new(false);
         let exchange = Exchange { outbound: self.outbound, backend: self.plan.backend, tunnels, held: &held };
-        let send = exchange.send(pick.endpoint(), Request::from_parts(parts, body));
+        let send = exchange.send(pick.endpoint(), request);
         let (deadline, own) = self.plan.deadline.of_try(now, self.plan.per_try.filter(|per_try| !per_try.is_zero()));
         let Some(at) = deadline.at() else { return judge(send.await, endpoint) };
         if let Ok(sent) = tokio::time::timeout_at(at.into(), send).await {
@@ -194,19 +202,9 @@ impl Outbound {
             let seconds = until.saturating_duration_since(now).as_secs_f32();
             tracing::info!(backend = %backend.name, endpoint = %pick.endpoint().addr(), seconds, "endpoint ejected");
             let metrics = &self.telemetry.metrics;
-            metrics.of_backend(&metrics.ejections, &backend.name.to_string());
+            metrics.of_backend(&metrics.ejections, &(&backend.label).into());
         }
     }
-}
-
-/// `Parts` cannot be cloned whole, since extensions may not be; none of ours matter to a second try.
-fn clone_parts(parts: &Parts) -> Parts {
-    let (mut copy, ()) = http::Request::new(()).into_parts();
-    copy.method.clone_from(&parts.method);
-    copy.uri.clone_from(&parts.uri);
-    copy.version = parts.version;
-    copy.headers.clone_from(&parts.headers);
-    copy
 }
 
 /// What a try means, for the retry, for the endpoint and for the client.

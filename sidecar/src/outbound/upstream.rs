@@ -25,12 +25,12 @@ use tokio::time::Instant;
 use weft_proto::{EndpointsName, SpiffeId, headers};
 
 use super::Outbound;
-use crate::balance::{Balancer, Endpoint, EndpointKey};
+use crate::balance::{Balancer, Endpoint};
 use crate::config::{Backend, Protocol};
 use crate::http::error::{ConnectError, SendError, SendErrorKind};
 use crate::http::pool::{Connected, Pool, PoolSettings, Sizes};
 use crate::http::translate::{self, AppVersion};
-use crate::http::{BoxedIo, Proto, Request, Response, h1, hygiene};
+use crate::http::{BoxedIo, Outgoing, Proto, Request, Response, h1, hygiene};
 use crate::identity::{HandshakeError, IdentityManager, MeshProtocol};
 use crate::resilience::Limits;
 use crate::settings::Timeouts;
@@ -39,10 +39,10 @@ use crate::tcp;
 /// Most pools at a time. Past it, idle ones are dropped first.
 pub const MAX_POOLS: usize = 20_000;
 
-#[derive(Clone, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
 struct PoolKey {
-    backend: EndpointsName,
-    endpoint: EndpointKey,
+    /// [`Endpoint::id`]
+    endpoint: u64,
     proto: Proto,
     /// Changed limits make another pool: what is in flight on the old one finishes there, and it idles away.
     limits: Limits,
@@ -50,6 +50,7 @@ struct PoolKey {
 
 struct Entry {
     pool: Pool,
+    backend: EndpointsName,
     /// Tells whether the backend still has the endpoint.
     balancer: Weak<Balancer>,
 }
@@ -150,7 +151,7 @@ impl Upstreams {
 
     fn pool(&self, backend: &Backend, endpoint: &Endpoint, proto: Proto) -> Pool {
         let limits = backend.limits.limits();
-        let key = PoolKey { backend: backend.name.clone(), endpoint: endpoint.key().clone(), proto, limits };
+        let key = PoolKey { endpoint: endpoint.id(), proto, limits };
         let mut pools = self.pools.lock();
         if let Some(entry) = pools.get(&key) {
             return entry.pool.clone();
@@ -171,19 +172,17 @@ impl Upstreams {
             ..defaults
         };
         let pool = Pool::limited(settings, backend.limits.clone());
-        pools.insert(key, Entry { pool: pool.clone(), balancer: Arc::downgrade(&backend.balancer) });
+        let balancer = Arc::downgrade(&backend.balancer);
+        pools.insert(key, Entry { pool: pool.clone(), backend: backend.name.clone(), balancer });
         pool
     }
 
     /// Takes an endpoint's connections out of use: one of them has gone silent, and the others lead the same way, whether
     /// they have noticed yet or not. What is in flight on them ends by itself; the next request dials anew.
-    pub(super) fn suspect(&self, backend: &EndpointsName, endpoint: &EndpointKey) {
+    pub(super) fn suspect(&self, endpoint: &Endpoint) {
         let suspects: Vec<_> = {
             let mut pools = self.pools.lock();
-            pools
-                .extract_if(|key, _| key.backend == *backend && key.endpoint == *endpoint)
-                .map(|(_, entry)| entry.pool)
-                .collect()
+            pools.extract_if(|key, _| key.endpoint == endpoint.id()).map(|(_, entry)| entry.pool).collect()
         };
         for pool in suspects {
             pool.drain();
@@ -193,7 +192,7 @@ impl Upstreams {
     /// Connections without a request, by backend.
     pub(super) fn idle(&self) -> HashMap<EndpointsName, usize> {
         let pools: Vec<_> =
-            self.pools.lock().iter().map(|(key, entry)| (key.backend.clone(), entry.pool.clone())).collect();
+            self.pools.lock().values().map(|entry| (entry.backend.clone(), entry.pool.clone())).collect();
         let mut idle = HashMap::new();
         for (backend, pool) in pools {
             *idle.entry(backend).or_default() += pool.idle();
@@ -204,14 +203,13 @@ impl Upstreams {
     /// Drops the pools of endpoints that are gone: what is in flight finishes, nothing new begins.
     pub fn prune(&self) {
         // Looked for without the lock, which every request takes.
-        let pools: Vec<_> =
-            self.pools.lock().iter().map(|(key, entry)| (key.clone(), entry.balancer.clone())).collect();
-        let mut endpoints: HashMap<*const Balancer, HashSet<EndpointKey>> = HashMap::new();
+        let pools: Vec<_> = self.pools.lock().iter().map(|(key, entry)| (*key, entry.balancer.clone())).collect();
+        let mut endpoints: HashMap<*const Balancer, HashSet<u64>> = HashMap::new();
         let is_there = |(key, balancer): &(PoolKey, Weak<Balancer>)| {
             let Some(alive) = balancer.upgrade() else { return false };
             let known = endpoints
                 .entry(balancer.as_ptr())
-                .or_insert_with(|| alive.endpoints().iter().map(|endpoint| endpoint.key().clone()).collect());
+                .or_insert_with(|| alive.endpoints().iter().map(|endpoint| endpoint.id()).collect());
             known.contains(&key.endpoint)
         };
         let gone: Vec<_> = {
@@ -243,7 +241,8 @@ pub(super) struct Exchange<'a> {
 }
 
 impl Exchange<'_> {
-    pub(super) async fn send(&self, endpoint: &Arc<Endpoint>, request: Request) -> Result<Response, SendError> {
+    /// A lent head is free of what belongs to the client's connection alone.
+    pub(super) async fn send(&self, endpoint: &Arc<Endpoint>, request: Outgoing<'_>) -> Result<Response, SendError> {
         let mut response = self.exchange(endpoint, request).await?;
         if endpoint.mesh().is_none() {
             // No sidecar of ours said it.
@@ -252,26 +251,34 @@ impl Exchange<'_> {
         Ok(response)
     }
 
-    async fn exchange(&self, endpoint: &Arc<Endpoint>, request: Request) -> Result<Response, SendError> {
+    async fn exchange(&self, endpoint: &Arc<Endpoint>, request: Outgoing<'_>) -> Result<Response, SendError> {
         let client = AppVersion::from(request.version());
         if self.outbound.is_own(endpoint.addr()) {
             let inbound = &self.outbound.inbound;
             if self.tunnels || !is_h2c(self.backend.protocol) {
-                return inbound.deliver_own(endpoint.addr(), request).await;
+                return inbound.deliver_own(endpoint.addr(), request.into_owned()).await;
             }
-            let response = inbound.deliver_own(endpoint.addr(), self.for_mesh(request)?).await?;
+            let response = inbound.deliver_own(endpoint.addr(), self.for_mesh(request.into_owned())?).await?;
             return Ok(for_client(response, client));
         }
         if self.tunnels {
-            return self.tunnel(endpoint, request).await;
+            return self.tunnel(endpoint, request.into_owned()).await;
         }
         if endpoint.mesh().is_some() {
-            let response = self.pooled(endpoint, Proto::H2, self.for_mesh(request)?).await?;
+            let response = self.pooled(endpoint, Proto::H2, self.for_mesh(request.into_owned())?.into()).await?;
             return Ok(for_client(response, client));
         }
-        let (parts, body) = request.into_parts();
-        let (proto, parts) = to_plain(parts, self.backend.protocol).map_err(|conflict| unsendable(&conflict))?;
-        let mut response = self.pooled(endpoint, proto, Request::from_parts(parts, body)).await?;
+        let (proto, request) = match request {
+            // As it is: of ours it can hold nothing but this one field, which only mesh peers are told.
+            Outgoing::Lent(parts, _) if is_plain_h1(parts, self.backend.protocol) => (Proto::H1, request),
+            request => {
+                let (parts, body) = request.into_owned().into_parts();
+                let (proto, parts) =
+                    to_plain(parts, self.backend.protocol).map_err(|conflict| unsendable(&conflict))?;
+                (proto, Request::from_parts(parts, body).into())
+            }
+        };
+        let mut response = self.pooled(endpoint, proto, request).await?;
         // Nobody vouches for what it says in a sidecar's name: "not processed" would have a POST sent again.
         hygiene::strip_untrusted(response.headers_mut(), false);
         Ok(for_client(response, client))
@@ -289,7 +296,12 @@ impl Exchange<'_> {
         Ok(Request::from_parts(parts, body))
     }
 
-    async fn pooled(&self, endpoint: &Arc<Endpoint>, proto: Proto, request: Request) -> Result<Response, SendError> {
+    async fn pooled(
+        &self,
+        endpoint: &Arc<Endpoint>,
+        proto: Proto,
+        request: Outgoing<'_>,
+    ) -> Result<Response, SendError> {
         let pool = self.outbound.upstreams.pool(self.backend, endpoint, proto);
         let connect = {
             let (outbound, backend, endpoint) =
@@ -354,6 +366,11 @@ fn to_plain(mut parts: Parts, declared: Protocol) -> Result<(Proto, Parts), tran
     // Last, since only mesh peers restore versions.
     hygiene::strip_untrusted(&mut parts.headers, false);
     Ok((proto, parts))
+}
+
+/// Whether a head without hop-by-hop fields may be written to a plain HTTP/1 server as it is.
+fn is_plain_h1(parts: &Parts, declared: Protocol) -> bool {
+    parts.version != Version::HTTP_2 && !is_h2c(declared) && !parts.headers.contains_key(headers::DEADLINE)
 }
 
 /// The port says that its app speaks HTTP/2 with prior knowledge.

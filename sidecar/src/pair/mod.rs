@@ -138,8 +138,8 @@ impl Sidecar {
             spans: false,
             local: Arc::new(Local {
                 namespace: "shop".into(),
-                pod: format!("{account}-1"),
-                workload: arc_swap::ArcSwap::from_pointee(account.to_owned()),
+                pod: format!("{account}-1").into(),
+                workload: arc_swap::ArcSwap::from_pointee(account.into()),
                 identity: settings.identity.clone(),
             }),
         };

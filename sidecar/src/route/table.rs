@@ -4,6 +4,7 @@
 //! as a [`Target::Answer`]. A rule with no target of weight above zero answers 500: that is settled when it is
 //! compiled, so that no request has to ask.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::StatusCode;
@@ -64,7 +65,7 @@ impl<B> RouteTable<B> {
 #[derive(Debug)]
 pub struct Rule<B> {
     /// `HTTPRoute/namespace/name`: what logs and metrics call its route.
-    pub route: Box<str>,
+    pub route: Arc<str>,
     /// Its own name, or its index in the route.
     pub name: Box<str>,
     /// For every target.

@@ -8,6 +8,8 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
+use super::Label;
+
 /// Lines waiting to be written.
 pub const QUEUE: usize = 4_096;
 
@@ -34,9 +36,9 @@ pub struct Entry {
     /// Milliseconds to the end of the response.
     pub duration_ms: f64,
     /// The Service asked for.
-    pub service: String,
+    pub service: Label,
     /// The route and rule taken.
-    pub route: String,
+    pub route: Label,
     /// The endpoint that answered.
     pub endpoint: String,
     /// The verified identity of the other end.
@@ -147,8 +149,8 @@ mod tests {
             status: 200,
             reason: None,
             duration_ms: 1.0,
-            service: String::new(),
-            route: String::new(),
+            service: Label::default(),
+            route: Label::default(),
             endpoint: String::new(),
             peer: String::new(),
             tries: 1,

@@ -17,6 +17,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
+use super::label::Label;
 use super::series::Series;
 use crate::reason::Reason;
 
@@ -32,9 +33,9 @@ const SECONDS: [f64; 14] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 pub struct InboundLabels {
     /// Namespace of this pod.
-    pub kubernetes_namespace: String,
+    pub kubernetes_namespace: Label,
     /// Name of this pod.
-    pub kubernetes_pod_name: String,
+    pub kubernetes_pod_name: Label,
     /// HTTP status.
     pub status: u16,
 }
@@ -43,13 +44,13 @@ pub struct InboundLabels {
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 pub struct OutboundLabels {
     /// Our workload.
-    pub source_workload: String,
+    pub source_workload: Label,
     /// `namespace/name` of the Service asked for, or `outside`.
-    pub destination_service: String,
+    pub destination_service: Label,
     /// `namespace/name:port` of the chosen backend, or empty.
-    pub backend: String,
+    pub backend: Label,
     /// The rule's route, or empty.
-    pub route: String,
+    pub route: Label,
     /// `http/1.0`, `http/1.1`, `http/2` or `grpc`.
     pub protocol: &'static str,
     /// HTTP status.
@@ -64,7 +65,7 @@ pub struct OutboundLabels {
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 pub struct BackendLabels {
     /// `namespace/name:port`
-    pub backend: String,
+    pub backend: Label,
 }
 
 /// A direction and a reason.
@@ -174,19 +175,20 @@ impl Default for Metrics {
 
 impl Metrics {
     /// Counts one inbound request.
-    pub fn inbound(&self, namespace: &str, pod: &str, status: u16, duration: Duration) {
+    pub fn inbound(&self, namespace: &Label, pod: &Label, status: u16, duration: Duration) {
         // Statuses come from the app: three digits each, so this family is bounded by itself (at most 900).
         let labels =
-            InboundLabels { kubernetes_namespace: namespace.to_owned(), kubernetes_pod_name: pod.to_owned(), status };
+            InboundLabels { kubernetes_namespace: namespace.clone(), kubernetes_pod_name: pod.clone(), status };
         self.inbound_duration.get_or_create(&labels).observe(duration.as_secs_f64());
     }
 
     /// Counts one outbound request.
     pub fn outbound(&self, labels: OutboundLabels) {
         self.outbound.inc(labels, |labels| {
-            labels.destination_service = OTHER.to_owned();
-            labels.backend = OTHER.to_owned();
-            labels.route = OTHER.to_owned();
+            let other = Label::from(OTHER);
+            labels.destination_service = other.clone();
+            labels.backend = other.clone();
+            labels.route = other;
             // A server may send any of 900 statuses: here their class is all there is room for.
             labels.response_code = labels.response_code / 100 * 100;
         });
@@ -210,8 +212,8 @@ impl Metrics {
     }
 
     /// A counter of one backend.
-    pub fn of_backend(&self, series: &Series<BackendLabels>, backend: &str) {
-        series.inc(BackendLabels { backend: backend.to_owned() }, |labels| OTHER.clone_into(&mut labels.backend));
+    pub fn of_backend(&self, series: &Series<BackendLabels>, backend: &Label) {
+        series.inc(BackendLabels { backend: backend.clone() }, |labels| labels.backend = OTHER.into());
     }
 
     /// Drops the series of backends that are not `known` any more, when they have been idle for
@@ -219,9 +221,9 @@ impl Metrics {
     pub fn expire(&self, now: Instant, known: impl Fn(&str) -> bool) {
         let known = |backend: &str| backend == OTHER || known(backend);
         // Without a backend it is one of our own answers; there are few, and routes and services come and go.
-        self.outbound.expire(now, |labels| !labels.backend.is_empty() && known(&labels.backend));
+        self.outbound.expire(now, |labels| !labels.backend.is_empty() && known(labels.backend.as_str()));
         for series in [&self.retries, &self.retries_over_budget, &self.ejections] {
-            series.expire(now, |labels| known(&labels.backend));
+            series.expire(now, |labels| known(labels.backend.as_str()));
         }
     }
 
@@ -269,7 +271,7 @@ mod tests {
     #[test]
     fn the_names_flagger_asks_for_are_there() {
         let metrics = Metrics::default();
-        metrics.inbound("shop", "reviews-1", 200, Duration::from_millis(3));
+        metrics.inbound(&"shop".into(), &"reviews-1".into(), 200, Duration::from_millis(3));
         let text = metrics.encode();
         assert!(
             text.contains(
@@ -318,7 +320,7 @@ mod tests {
     fn workloads_that_come_and_go_cannot_grow_a_family() {
         let metrics = Metrics::default();
         for n in 0..MAX_SERIES + 500 {
-            metrics.of_backend(&metrics.retries, &format!("shop/pod-{n}:80"));
+            metrics.of_backend(&metrics.retries, &format!("shop/pod-{n}:80").into());
         }
         let text = metrics.encode();
         let series = text.lines().filter(|line| line.starts_with("weft_retries_total")).count() as u64;
@@ -331,18 +333,18 @@ mod tests {
         let lines = |what: &str| metrics.encode().lines().filter(|line| line.contains(what)).count();
         let now = Instant::now();
         for n in 0..MAX_SERIES {
-            metrics.of_backend(&metrics.retries, &format!("shop/pod-{n}:80"));
+            metrics.of_backend(&metrics.retries, &format!("shop/pod-{n}:80").into());
         }
         metrics.outbound(labels("r"));
         let known = |backend: &str| backend == "shop/pod-7:80";
         metrics.expire(now, known);
-        metrics.of_backend(&metrics.retries, "shop/pod-8:80");
+        metrics.of_backend(&metrics.retries, &"shop/pod-8:80".into());
         metrics.expire(now + super::super::series::EXPIRE_AFTER / 2, known);
         assert_eq!(lines("weft_retries_total{") as u64, MAX_SERIES, "idle, but not for long");
         metrics.expire(now + super::super::series::EXPIRE_AFTER, known);
         assert_eq!(lines("weft_retries_total{"), 2, "{}", metrics.encode());
         assert_eq!((lines("pod-7:80"), lines("pod-8:80"), lines("weft_requests_total{")), (1, 1, 0));
-        metrics.of_backend(&metrics.retries, "shop/new:80");
+        metrics.of_backend(&metrics.retries, &"shop/new:80".into());
         assert_eq!(lines("shop/new:80"), 1, "there is room again");
     }
 

@@ -4,6 +4,7 @@
 //! spans are made only for sampled requests. Bounds: [`metrics::MAX_SERIES`] per family, [`access_log::QUEUE`] lines.
 
 pub mod access_log;
+pub mod label;
 pub mod metrics;
 pub mod record;
 pub mod series;
@@ -16,6 +17,7 @@ use arc_swap::ArcSwap;
 use weft_proto::SpiffeId;
 
 pub use access_log::AccessLog;
+pub use label::Label;
 pub use metrics::Metrics;
 
 /// All of telemetry, shared by everything that forwards.
@@ -35,11 +37,11 @@ pub struct Telemetry {
 #[derive(Debug)]
 pub struct Local {
     /// `kubernetes_namespace`
-    pub namespace: String,
+    pub namespace: Label,
     /// `kubernetes_pod_name`
-    pub pod: String,
+    pub pod: Label,
     /// `source_workload`: what this pod belongs to. The service account until the control plane has said.
-    pub workload: ArcSwap<String>,
+    pub workload: ArcSwap<Label>,
     /// Our identity.
     pub identity: SpiffeId,
 }

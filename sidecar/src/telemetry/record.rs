@@ -2,15 +2,17 @@
 //! body, so that durations reach to the last byte and guards (the endpoint's load, limits, the budget) live exactly as
 //! long as the exchange.
 
+use std::net::SocketAddr;
 use std::time::Instant;
 
 use http::header::{HOST, HeaderValue};
 use http::{StatusCode, Version};
 use time::format_description::well_known::Rfc3339;
+use weft_proto::SpiffeId;
 
 use super::access_log::Entry;
 use super::metrics::OutboundLabels;
-use super::{Telemetry, trace};
+use super::{Label, Telemetry, trace};
 use crate::http::body::Observer;
 use crate::http::error::BodyError;
 use crate::http::{Request, hygiene};
@@ -42,16 +44,18 @@ pub struct Record {
     started: Instant,
     began: std::time::SystemTime,
     span: Option<tracing::Span>,
-    /// Only read when the access log is on; empty otherwise.
+    /// This and what follows it up to the authority: only when the access log is on; empty otherwise.
     pub(crate) method: String,
     pub(crate) path: String,
     pub(crate) authority: String,
     pub(crate) protocol: &'static str,
-    pub(crate) service: String,
-    pub(crate) backend: String,
-    pub(crate) route: String,
-    pub(crate) endpoint: String,
-    pub(crate) peer: String,
+    pub(crate) service: Label,
+    pub(crate) backend: Label,
+    pub(crate) route: Label,
+    /// The endpoint tried last.
+    pub(crate) endpoint: Option<SocketAddr>,
+    /// Set by [`Record::peer`].
+    peer: String,
     pub(crate) mtls: bool,
     pub(crate) tries: u32,
     pub(crate) reason: Option<Reason>,
@@ -76,10 +80,10 @@ impl Record {
             path: String::new(),
             authority: String::new(),
             protocol,
-            service: String::new(),
-            backend: String::new(),
-            route: String::new(),
-            endpoint: String::new(),
+            service: Label::default(),
+            backend: Label::default(),
+            route: Label::default(),
+            endpoint: None,
             peer: String::new(),
             mtls: false,
             tries: 0,
@@ -118,6 +122,17 @@ impl Record {
         record
     }
 
+    /// The other end proved to be `identity`; nobody without one.
+    pub(crate) fn peer(&mut self, identity: Option<&SpiffeId>) {
+        if self.telemetry.access_log.is_some() {
+            identity.map_or("", SpiffeId::as_str).clone_into(&mut self.peer);
+        }
+    }
+
+    fn endpoint(&self) -> String {
+        self.endpoint.map(|address| address.to_string()).unwrap_or_default()
+    }
+
     fn report(&mut self) {
         if std::mem::replace(&mut self.done, true) {
             return;
@@ -130,7 +145,7 @@ impl Record {
                 self.telemetry.metrics.inbound(&local.namespace, &local.pod, self.status.as_u16(), elapsed);
             }
             Direction::Outbound => self.telemetry.metrics.outbound(OutboundLabels {
-                source_workload: String::clone(&self.telemetry.local.workload.load()),
+                source_workload: Label::clone(&self.telemetry.local.workload.load()),
                 destination_service: self.service.clone(),
                 backend: self.backend.clone(),
                 route: self.route.clone(),
@@ -143,7 +158,7 @@ impl Record {
         if let Some(span) = &self.span {
             span.record("http.response.status_code", self.status.as_u16());
             span.record("weft.service", self.service.as_str());
-            span.record("weft.endpoint", self.endpoint.as_str());
+            span.record("weft.endpoint", self.endpoint());
             span.record("weft.reason", flags);
             if self.status.is_server_error() {
                 span.record("otel.status_code", "ERROR");
@@ -162,7 +177,7 @@ impl Record {
                 duration_ms: elapsed.as_secs_f64() * 1e3,
                 service: std::mem::take(&mut self.service),
                 route: std::mem::take(&mut self.route),
-                endpoint: std::mem::take(&mut self.endpoint),
+                endpoint: self.endpoint(),
                 peer: std::mem::take(&mut self.peer),
                 tries: self.tries,
                 mtls: self.mtls,

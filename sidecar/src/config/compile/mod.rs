@@ -58,7 +58,7 @@ pub(super) fn compile_service(
         }
     }
     let hosts = resource.hosts.iter().map(|host| host.to_ascii_lowercase().into()).collect();
-    Ok(Service { name, hosts, vips, ports, used: Arc::default() })
+    Ok(Service { label: name.to_string().into(), name, hosts, vips, ports, used: Arc::default() })
 }
 
 fn compile_port(

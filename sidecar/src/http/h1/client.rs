@@ -15,9 +15,11 @@ use std::pin::Pin;
 use std::sync::{Arc, Weak};
 use std::task::{Context, Poll, ready};
 use std::thread::ThreadId;
+use std::time::Duration;
 
 use bytes::BytesMut;
 use http::header::{EXPECT, UPGRADE};
+use http::request::Parts;
 use http::{Method, StatusCode};
 use http_body::{Body as _, Frame, SizeHint};
 use tokio::time::Sleep;
@@ -29,12 +31,17 @@ use super::{BodyLength, Decoded, Decoder, FramingError, HeadLimits, HeadScan, Pr
 use crate::http::body::{Body, PollFrame, Source};
 use crate::http::error::{BodyError, SendError, SendErrorKind};
 use crate::http::h2::client::CONTINUE_WAIT;
-use crate::http::io::{BoxedIo, Io, is_reusable};
-use crate::http::{Request, Response, Tunnel};
+use crate::http::io::{BoxedIo, Io, is_quiet};
+use crate::http::{Outgoing, Response, Tunnel};
 use crate::resilience::ConnectionGuard;
 
 /// Interim responses before the real one; more are a flood.
 const MAX_INTERIM: u32 = 16;
+
+/// A connection used this recently is believed when the runtime has heard nothing from it, without asking the kernel: servers
+/// close idle connections after seconds, and asking is a system call for each request. What closes sooner, a server that
+/// dies, is heard of within the few milliseconds that the runtime takes to look at its sockets again.
+const JUST_USED: Duration = Duration::from_millis(50);
 
 /// Where a connection goes when it may be used again, and who counts it.
 pub(crate) trait Home: Send + Sync {
@@ -113,9 +120,13 @@ impl Connection {
         self.served
     }
 
-    /// Whether it can take another request: the server has neither closed it nor said anything meanwhile.
-    pub fn is_reusable(&mut self) -> bool {
-        self.read.is_empty() && self.queue.is_empty() && is_reusable(&mut self.io)
+    /// Whether it can take another request: the server has neither closed it nor said anything meanwhile. `idle`: for how
+    /// long it has not been used.
+    pub fn is_reusable(&mut self, idle: Duration) -> bool {
+        self.read.is_empty()
+            && self.queue.is_empty()
+            && is_quiet(&mut self.io)
+            && (idle < JUST_USED || self.io.is_silent())
     }
 
     /// Sends a request and waits for the response's head. An `Upgrade` field in the request is an offer to change the
@@ -127,9 +138,16 @@ impl Connection {
     ///
     /// # Cancel safety
     /// Dropping the future closes the connection.
-    pub async fn send(self, request: Request) -> Result<Response, SendError> {
+    pub async fn send(self, request: impl Into<Outgoing<'_>>) -> Result<Response, SendError> {
         let reused = self.served > 0;
-        let mut opening = match Opening::new(self, request) {
+        let opening = match request.into() {
+            Outgoing::Owned(request) => {
+                let (parts, body) = request.into_parts();
+                Opening::new(self, &parts, body)
+            }
+            Outgoing::Lent(parts, body) => Opening::new(self, parts, body),
+        };
+        let mut opening = match opening {
             Ok(opening) => opening,
             Err(kind) => return Err(SendError::not_processed(kind).on_reused(reused)),
         };
@@ -166,8 +184,7 @@ struct Opening {
 }
 
 impl Opening {
-    fn new(mut connection: Connection, request: Request) -> Result<Self, SendErrorKind> {
-        let (parts, body) = request.into_parts();
+    fn new(mut connection: Connection, parts: &Parts, body: Body) -> Result<Self, SendErrorKind> {
         let declared = super::length::content_length(&parts.headers)
             .map_err(|error| SendErrorKind::Unsendable(error.to_string().into()))?
             .or_else(|| body.exact_len().filter(|length| *length > 0));
@@ -184,7 +201,7 @@ impl Opening {
         };
         let framing = Framing::for_request(&parts.method, version, declared, body.is_end_stream())
             .and_then(|framing| {
-                connection.queue.write(|dst| encode_request(dst, &parts, framing, become_)).map(|()| framing)
+                connection.queue.write(|dst| encode_request(dst, parts, framing, become_)).map(|()| framing)
             })
             .map_err(|error| SendErrorKind::Unsendable(error.to_string().into()))?;
         let mut writer = Writer::for_request(body, framing);
@@ -196,7 +213,7 @@ impl Opening {
             hold: expects.then(|| Box::pin(tokio::time::sleep(CONTINUE_WAIT))),
             scan: HeadScan::default(),
             interim: 0,
-            method: parts.method,
+            method: parts.method.clone(),
             upgrades,
             request_keeps_alive: keeps_alive,
             upload_failed: false,

@@ -51,7 +51,7 @@ pub(crate) async fn serve<IO: Io, H: Handler>(
         };
         first = false;
         let head = match head {
-            NextHead::Request(head) => *head,
+            NextHead::Request(head) => head,
             NextHead::Closed => {
                 wire.close(Duration::ZERO).await;
                 return Ok(());

@@ -26,7 +26,7 @@ use super::{Incoming, Liveness, Meter, Metered, Pump, PumpError, content_length}
 use crate::http::body::{Body, PollFrame, Source};
 use crate::http::error::{BodyError, SendError, SendErrorKind};
 use crate::http::io::Io;
-use crate::http::{Request, Response};
+use crate::http::{Outgoing, Response};
 
 /// How long a request that expects `100 Continue` waits for it before it sends its body all the same (RFC 9110
 /// §10.1.1 asks not to wait forever). Shared with HTTP/1.
@@ -225,10 +225,10 @@ impl Handle {
     ///
     /// # Cancel safety
     /// Dropping the future resets the stream with `CANCEL`.
-    pub async fn send(&self, permit: Permit, request: Request) -> Result<Response, SendError> {
+    pub async fn send(&self, permit: Permit, request: impl Into<Outgoing<'_>>) -> Result<Response, SendError> {
         let shared = Arc::clone(&self.shared);
         let reused = shared.opened.fetch_add(1, Ordering::Relaxed) > 0;
-        let (parts, body) = request.into_parts();
+        let (parts, body) = request.into().into_owned().into_parts();
         let expects = !body.is_end_stream()
             && parts.headers.get(EXPECT).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"));
         let written = shared.meter.written();

@@ -38,8 +38,9 @@ pub(super) struct Wire<IO> {
 }
 
 /// What came instead of, or as, a request's head.
+#[expect(clippy::large_enum_variant, reason = "it is nearly always the large one")]
 pub(super) enum NextHead {
-    Request(Box<RequestHead>),
+    Request(RequestHead),
     /// Nothing more is to come, or wanted.
     Closed,
     Gone(io::Error),
@@ -71,7 +72,7 @@ impl<IO: Io> Wire<IO> {
             match scan.read_request(&self.read, &settings.head) {
                 Ok(Progress::Complete(head)) => {
                     let _ = self.read.split_to(head.len);
-                    return Poll::Ready(NextHead::Request(Box::new(head)));
+                    return Poll::Ready(NextHead::Request(head));
                 }
                 Ok(Progress::Incomplete) => {}
                 Err(error) => return Poll::Ready(NextHead::Refused(error)),
