@@ -126,10 +126,8 @@ mod tests {
 
     #[test]
     fn what_a_proxy_adds_is_taken_within_a_round() {
-        let mut runs = Runs::from([
-            ((NO_PROXY, Metric::P50), vec![50.0, 150.0]),
-            ((WEFT, Metric::P50), vec![130.0, 240.0]),
-        ]);
+        let mut runs =
+            Runs::from([((NO_PROXY, Metric::P50), vec![50.0, 150.0]), ((WEFT, Metric::P50), vec![130.0, 240.0])]);
         add_differences(&mut runs);
         assert_eq!(runs[&(WEFT, Metric::AddedP50)], [80.0, 90.0]);
         assert!(!runs.contains_key(&(NO_PROXY, Metric::AddedP50)));

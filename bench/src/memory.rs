@@ -32,7 +32,12 @@ pub(crate) fn measure(case: Case, subjects: &[Subject], repeats: u32, envoy: &Pa
         for stage in &world.stages {
             let metrics = if stage.spec.many { services(stage)? } else { idle(stage)? };
             for (metric, value) in metrics {
-                progress(format_args!("{} {repeat}/{repeats}: {:<14} {} {value:.2}", case.name(), stage.subject.to_string(), metric.name()));
+                progress(format_args!(
+                    "{} {repeat}/{repeats}: {:<14} {} {value:.2}",
+                    case.name(),
+                    stage.subject.to_string(),
+                    metric.name()
+                ));
                 runs.entry((stage.subject, metric)).or_default().push(value);
             }
         }

@@ -134,8 +134,7 @@ mod tests {
 
     #[test]
     fn the_median_ignores_one_bad_run() {
-        let rows: [(&[f64], f64); 4] =
-            [(&[], 0.0), (&[7.0], 7.0), (&[1.0, 2.0], 1.5), (&[10.0, 900.0, 11.0], 11.0)];
+        let rows: [(&[f64], f64); 4] = [(&[], 0.0), (&[7.0], 7.0), (&[1.0, 2.0], 1.5), (&[10.0, 900.0, 11.0], 11.0)];
         for (values, expected) in rows {
             assert_eq!(median(values), expected, "{values:?}");
         }

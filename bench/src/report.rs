@@ -26,7 +26,9 @@ pub(crate) fn markdown(results: &Results, machine: &Machine, effort: Effort) -> 
     for (what, value) in &machine.0 {
         let _ = writeln!(text, "| {what} | {value} |");
     }
-    text.push_str("\n## Goals\n\n| goal (`docs/PERFORMANCE.md`) | must | | aim | | seen |\n|---|---|---|---|---|---|\n");
+    text.push_str(
+        "\n## Goals\n\n| goal (`docs/PERFORMANCE.md`) | must | | aim | | seen |\n|---|---|---|---|---|---|\n",
+    );
     for verdict in goals::verdicts(results) {
         let _ = writeln!(
             text,

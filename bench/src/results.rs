@@ -59,9 +59,12 @@ impl Results {
     /// # Errors
     /// When the file system refuses.
     pub(crate) fn write(&self, path: &Path) -> Result<()> {
-        let rows: Vec<_> = self.rows.iter().map(serde_json::to_string).collect::<std::result::Result<_, _>>().map_err(
-            |error| Error::Machine(format!("writing the results: {error}")),
-        )?;
+        let rows: Vec<_> = self
+            .rows
+            .iter()
+            .map(serde_json::to_string)
+            .collect::<std::result::Result<_, _>>()
+            .map_err(|error| Error::Machine(format!("writing the results: {error}")))?;
         if let Some(folder) = path.parent() {
             std::fs::create_dir_all(folder).context(|| format!("creating {}", folder.display()))?;
         }

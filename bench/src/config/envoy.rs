@@ -62,6 +62,8 @@ pub(crate) struct Outbound {
     pub(crate) port: u16,
     /// Towards the clusters.
     pub(crate) wire: Wire,
+    /// How long a request may take.
+    pub(crate) timeout: &'static str,
     /// Towards the clusters: the TLS, and who must be there.
     pub(crate) tls: Option<(Tls, String)>,
 }
@@ -73,6 +75,8 @@ pub(crate) struct Inbound {
     pub(crate) app: SocketAddrV4,
     /// Towards the app.
     pub(crate) wire: Wire,
+    /// How long a request may take.
+    pub(crate) timeout: &'static str,
     /// What everybody must speak.
     pub(crate) tls: Tls,
     /// The trust domain that everybody must be of.
@@ -98,7 +102,7 @@ impl Outbound {
                 Some(vip) => vec![vip.to_string(), format!("{vip}:{}", self.port)],
                 None => vec!["*".to_owned()],
             };
-            virtual_host(&cluster.name, domains)
+            virtual_host(&cluster.name, domains, self.timeout)
         });
         let filter = match (self.wire, self.clusters.first()) {
             (Wire::Tcp, Some(first)) => tcp_proxy("outbound", &first.name),
@@ -126,7 +130,7 @@ impl Inbound {
     pub(crate) fn json(&self) -> Value {
         let filter = match self.wire {
             Wire::Tcp => tcp_proxy("inbound", "app"),
-            _ => http_manager("inbound", &[virtual_host("app", vec!["*".to_owned()])]),
+            _ => http_manager("inbound", &[virtual_host("app", vec!["*".to_owned()], self.timeout)]),
         };
         let listener = json!({
             "name": "inbound",
@@ -177,7 +181,7 @@ fn upstream(name: &str, endpoints: &[SocketAddrV4], wire: Wire) -> Value {
     cluster
 }
 
-fn virtual_host(cluster: &str, domains: Vec<String>) -> Value {
+fn virtual_host(cluster: &str, domains: Vec<String>, timeout: &str) -> Value {
     json!({
         "name": cluster,
         "domains": domains,
@@ -185,7 +189,7 @@ fn virtual_host(cluster: &str, domains: Vec<String>) -> Value {
             "match": { "prefix": "/" },
             "route": {
                 "cluster": cluster,
-                "timeout": "15s",
+                "timeout": timeout,
                 "retry_policy": { "retry_on": "connect-failure,refused-stream,reset-before-request", "num_retries": 2 },
             },
         }],
@@ -193,8 +197,7 @@ fn virtual_host(cluster: &str, domains: Vec<String>) -> Value {
 }
 
 fn http_manager(name: &str, hosts: &[Value]) -> Value {
-    let router =
-        typed("envoy.filters.http.router", "envoy.extensions.filters.http.router.v3.Router", json!({}));
+    let router = typed("envoy.filters.http.router", "envoy.extensions.filters.http.router.v3.Router", json!({}));
     typed(
         "envoy.filters.network.http_connection_manager",
         "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
@@ -280,8 +283,11 @@ mod tests {
         let app = SocketAddrV4::new(Ipv4Addr::LOCALHOST, 8080);
         let clusters = vec![Cluster { name: "app".to_owned(), endpoints: vec![app], vip: None }];
         let peer = "spiffe://cluster.local/ns/demo/sa/server".to_owned();
-        let outbound = Outbound { clusters, port: 80, wire: Wire::Http2, tls: Some((tls(false), peer.clone())) }.json();
-        let inbound = Inbound { app, wire: Wire::Http1, tls: tls(false), trust_domain: "cluster.local" }.json();
+        let outbound =
+            Outbound { clusters, port: 80, wire: Wire::Http2, timeout: "15s", tls: Some((tls(false), peer.clone())) }
+                .json();
+        let inbound =
+            Inbound { app, wire: Wire::Http1, timeout: "15s", tls: tls(false), trust_domain: "cluster.local" }.json();
         let client = &outbound["static_resources"]["clusters"][0]["transport_socket"]["typed_config"];
         let server =
             &inbound["static_resources"]["listeners"][0]["filter_chains"][0]["transport_socket"]["typed_config"];

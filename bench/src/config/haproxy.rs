@@ -13,7 +13,7 @@ pub(crate) fn text(app: SocketAddrV4, client: Wire, server: Wire) -> String {
     let http2 = |wire| if wire == Wire::Http2 { " proto h2" } else { "" };
     let reuse = if client == Wire::Tcp { "" } else { "  http-reuse always\n  retry-on conn-failure\n" };
     format!(
-        "global\n  nbthread 1\n  maxconn 20000\n\
+        "global\n  nbthread 1\n  maxconn 8000\n\
          defaults\n  mode {mode}\n  timeout connect 2s\n  timeout client 60s\n  timeout server 15s\n  retries 2\n\
          frontend redirected\n  bind 0.0.0.0:{}{}\n  default_backend app\n\
          backend app\n{reuse}  server app {app}{}\n",

@@ -28,7 +28,8 @@ pub(crate) fn run(stage: &Stage, seconds: f64) -> Result<Outcome> {
     let url = stage.url();
     match stage.plan.load {
         Load::Wrk => {
-            let said = tool(stage, "wrk", &["-t1", "-c64", "--timeout", "5s", "-d", &format!("{whole}s"), &url], seconds)?;
+            let said =
+                tool(stage, "wrk", &["-t1", "-c64", "--timeout", "5s", "-d", &format!("{whole}s"), &url], seconds)?;
             wrk::read(&said)
         }
         Load::H2load => {
@@ -70,7 +71,11 @@ pub(crate) fn probe(stage: &Stage) -> Result<()> {
             echo.is_some_and(|echo| echo == MARKER.as_bytes())
         }
     };
-    if good { Ok(()) } else { Err(Error::Unreadable { tool: "the probe".to_owned(), output: "no good answer".to_owned() }) }
+    if good {
+        Ok(())
+    } else {
+        Err(Error::Unreadable { tool: "the probe".to_owned(), output: "no good answer".to_owned() })
+    }
 }
 
 fn one(outcome: Outcome) -> Result<()> {

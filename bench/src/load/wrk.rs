@@ -26,7 +26,8 @@ fn summary(said: &str) -> Option<Outcome> {
     let mut outcome = Outcome { seconds, operations: requests.trim().parse().ok()?, ..Outcome::default() };
     // "Socket errors: connect 0, read 1, write 0, timeout 0", only when there are any.
     if let Some(errors) = line("Socket errors:") {
-        outcome.failed += errors.split(',').filter_map(|part| part.split(' ').next_back()?.parse::<u64>().ok()).sum::<u64>();
+        outcome.failed +=
+            errors.split(',').filter_map(|part| part.split(' ').next_back()?.parse::<u64>().ok()).sum::<u64>();
         outcome.detail = format!("socket errors: {errors}");
     }
     if let Some(bad) = line("Non-2xx or 3xx responses:") {
@@ -46,7 +47,8 @@ mod tests {
                     23.26MB read\nRequests/sec:  19107.30\nTransfer/sec:     21.16MB\n";
         let outcome = read(good).unwrap();
         assert_eq!((outcome.operations, outcome.failed, outcome.seconds), (21007, 0, 1.1));
-        let bad = format!("{good}  Socket errors: connect 1, read 2, write 0, timeout 3\n  Non-2xx or 3xx responses: 7\n");
+        let bad =
+            format!("{good}  Socket errors: connect 1, read 2, write 0, timeout 3\n  Non-2xx or 3xx responses: 7\n");
         assert_eq!(read(&bad).unwrap().failed, 13);
         assert!(read("unable to connect to 10.96.0.10:80 Connection refused\n").is_err());
     }

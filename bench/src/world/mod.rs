@@ -11,6 +11,7 @@ mod stage;
 
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use weft_e2e::capture::Capture;
 use weft_e2e::manifest;
@@ -92,6 +93,8 @@ impl World {
             let stage = Stage::start(&world, spec)?;
             world.stages.push(stage);
         }
+        // tcpdump takes packets from the kernel a second's worth at a time, and forgets at its end what it has not taken.
+        std::thread::sleep(Duration::from_millis(1500));
         proof::check(&world, capture.finish()?)?;
         Ok(world)
     }

@@ -40,7 +40,9 @@ pub(super) fn check(world: &World, traffic: Traffic) -> Result<()> {
             let spoke = connection.spoke();
             let good = match stage.subject.family {
                 // Our own client offers one group, which it checks itself.
-                Family::Weft if stage.plan.way == Way::ServerSidecar => matches!(spoke, Spoke::MeshTls { version, .. } if version == TLS_1_3),
+                Family::Weft if stage.plan.way == Way::ServerSidecar => {
+                    matches!(spoke, Spoke::MeshTls { version, .. } if version == TLS_1_3)
+                }
                 Family::Weft => spoke == Spoke::MeshTls { version: TLS_1_3, group: X25519_MLKEM768 },
                 _ => spoke == Spoke::OtherTls,
             };
@@ -88,7 +90,8 @@ fn envoy_counts_mutual_tls(world: &World, stage: &Stage) -> Result<()> {
         let lines = stats.lines().filter(|line| line.starts_with("listener.") && line.contains(name));
         lines.filter_map(|line| line.rsplit_once(' ')?.1.trim().parse::<u64>().ok()).sum()
     };
-    let (handshakes, v13, anonymous) = (count("ssl.handshake:"), count("ssl.versions.TLSv1.3:"), count("ssl.no_certificate:"));
+    let (handshakes, v13, anonymous) =
+        (count("ssl.handshake:"), count("ssl.versions.TLSv1.3:"), count("ssl.no_certificate:"));
     if handshakes == 0 || v13 != handshakes || anonymous != 0 {
         let what = format!("Envoy counts {handshakes} handshakes, {v13} of TLS 1.3, {anonymous} without certificate");
         return Err(world.not_as_meant(stage.subject, what));

@@ -87,7 +87,9 @@ impl Stage {
             client.sh(&format!("ip route add {} via {own}", many::ENDPOINTS_CIDR))?;
         }
 
-        let kind = match plan.server {
+        // Without a proxy there is nobody to translate: the server speaks what the client does.
+        let spoken = if subject.family == Family::NoProxy { plan.client } else { plan.server };
+        let kind = match spoken {
             App::Http1 => "http1",
             App::Http2 | App::Grpc => "http2",
             App::Tcp => "tcp",
@@ -104,8 +106,7 @@ impl Stage {
 
         let IpAddr::V4(server_v4) = server.v4() else { return Err(no_v4(&server)) };
         let direct = subject.family == Family::NoProxy || plan.way == Way::ServerSidecar;
-        let target =
-            if direct { SocketAddrV4::new(server_v4, APP_PORT) } else { SocketAddrV4::new(vip, SERVICE_PORT) };
+        let target = if direct { SocketAddrV4::new(server_v4, APP_PORT) } else { SocketAddrV4::new(vip, SERVICE_PORT) };
         let tls = match plan.way {
             Way::ServerSidecar if subject.family != Family::NoProxy => Some(peers::identity(world, &client, &name)?),
             _ => None,
@@ -125,7 +126,12 @@ impl Stage {
                 false
             }
         })
-        .map_err(|error| world.not_as_meant(self.subject, format!("{error}; the last try: {last}; see {}/logs", world.mesh.folder().display())))
+        .map_err(|error| {
+            world.not_as_meant(
+                self.subject,
+                format!("{error}; the last try: {last}; see {}/logs", world.mesh.folder().display()),
+            )
+        })
     }
 
     /// What the proxies keep in memory, in KiB.
