@@ -12,8 +12,10 @@ pub(crate) enum Case {
     H1,
     /// HTTP/2 without TLS through the client's sidecar.
     H2,
-    /// HTTP/2 from the client, HTTP/1.1 to the server.
+    /// HTTP/2 from the client, HTTP/1.1 to the server. Weft keeps the client's version towards a server without a sidecar.
     H2ToH1,
+    /// HTTP/1.1 from the client, HTTP/2 to the server.
+    H1ToH2,
     /// Two sidecars, mutual TLS and HTTP/2 between them, an application that speaks HTTP/1.1.
     Mesh,
     /// The same application, each mesh as it comes: HTTP/1.1 between two Envoys, as Istio sets them up.
@@ -102,6 +104,8 @@ const NGINX: Subject = Subject::usual(Family::Nginx);
 const THREE: &[Subject] = &[NO_PROXY, WEFT, ENVOY];
 const WITH_HAPROXY: &[Subject] = &[NO_PROXY, WEFT, ENVOY, HAPROXY];
 const ALL: &[Subject] = &[NO_PROXY, WEFT, ENVOY, HAPROXY, NGINX];
+/// Without Weft, which sends HTTP/2 on as HTTP/2: the first place to add it when it no longer does.
+const H2_TO_H1: &[Subject] = &[NO_PROXY, ENVOY, HAPROXY, NGINX];
 const HANDSHAKE: &[Subject] = &[
     NO_PROXY,
     WEFT,
@@ -128,6 +132,7 @@ impl Case {
             Self::H1 => "h1",
             Self::H2 => "h2",
             Self::H2ToH1 => "h2-to-h1",
+            Self::H1ToH2 => "h1-to-h2",
             Self::Mesh => "mesh",
             Self::MeshH1App => "mesh-h1-app",
             Self::GrpcStream => "grpc-stream",
@@ -149,7 +154,8 @@ impl Case {
         let (way, client, server, load, unit, subjects) = match self {
             Self::H1 => (ClientSidecar, Http1, Http1, Load::Wrk, Unit::Request, ALL),
             Self::H2 => (ClientSidecar, Http2, Http2, Load::H2load, Unit::Request, WITH_HAPROXY),
-            Self::H2ToH1 => (ClientSidecar, Http2, Http1, Load::H2load, Unit::Request, ALL),
+            Self::H2ToH1 => (ClientSidecar, Http2, Http1, Load::H2load, Unit::Request, H2_TO_H1),
+            Self::H1ToH2 => (ClientSidecar, Http1, Http2, Load::Wrk, Unit::Request, WITH_HAPROXY),
             Self::Mesh | Self::MeshH1App => (Mesh, Http1, Http1, Load::Wrk, Unit::Request, THREE),
             Self::GrpcStream => (Mesh, Grpc, Grpc, Load::Streams, Unit::Message, THREE),
             Self::TcpConn => (ClientSidecar, Tcp, Tcp, Load::Connections, Unit::Connection, WITH_HAPROXY),

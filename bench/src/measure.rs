@@ -10,7 +10,7 @@ use crate::cpu::CpuTime;
 use crate::error::{Error, Result};
 use crate::metric::{Metric, Unit};
 use crate::subject::{NO_PROXY, Subject};
-use crate::world::{Stage, World};
+use crate::world::{Stage, World, proof};
 use crate::{load, memory};
 
 /// Every value of every repeat, in the order of the repeats.
@@ -55,6 +55,7 @@ pub(crate) fn case(case: Case, subjects: &[Subject], effort: Effort, envoy: &Pat
             }
         }
     }
+    proof::check_resumed(&world)?;
     add_differences(&mut runs);
     Ok(runs)
 }

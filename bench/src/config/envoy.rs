@@ -221,9 +221,9 @@ fn tcp_proxy(name: &str, cluster: &str) -> Value {
 
 fn client_tls(tls: &Tls, expected: &str, wire: Wire) -> Value {
     let mut config = json!({ "common_tls_context": common_tls(tls, &json!({ "exact": expected }), wire.alpn()) });
-    if !tls.resume {
-        config["max_session_keys"] = json!(0);
-    }
+    // A TLS 1.3 ticket is good for one connection, so there have to be some for those under way at once; Envoy keeps one
+    // unless told.
+    config["max_session_keys"] = json!(if tls.resume { 64 } else { 0 });
     let kind = "envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext";
     typed("envoy.transport_sockets.tls", kind, config)
 }
