@@ -135,22 +135,26 @@ mod tests {
 
     #[test]
     fn each_form_of_goal_is_met_and_missed_on_the_right_side() {
-        let rows: [(Case, Metric, f64, f64, Option<bool>, Option<bool>); 8] = [
-            (Case::H1, REQUEST, 20.0, 41.0, Some(true), Some(false)),
-            (Case::H1, REQUEST, 10.0, 41.0, Some(true), Some(true)),
-            (Case::H1, REQUEST, 30.0, 41.0, Some(false), Some(false)),
-            (Case::LatencyH1, Metric::AddedP50, 100.0, 178.0, Some(true), Some(true)),
-            (Case::LatencyH1, Metric::AddedP50, 120.0, 178.0, Some(false), Some(false)),
-            (Case::LatencyH1, Metric::AddedP50, -2.0, 178.0, Some(true), Some(true)),
-            (Case::Memory, Metric::RssIdle, 15.0, 64.0, Some(true), Some(false)),
-            (Case::MeshBulk, Metric::CpuPerGb, 1.4, 1.4, Some(true), Some(false)),
+        let rows = [
+            (Case::H1, REQUEST, 20.0, 41.0, true, false),
+            (Case::H1, REQUEST, 10.0, 41.0, true, true),
+            (Case::H1, REQUEST, 30.0, 41.0, false, false),
+            (Case::LatencyH1, Metric::AddedP50, 100.0, 178.0, true, true),
+            (Case::LatencyH1, Metric::AddedP50, 120.0, 178.0, false, false),
+            (Case::LatencyH1, Metric::AddedP50, -2.0, 178.0, true, true),
+            (Case::Memory, Metric::RssIdle, 15.0, 64.0, true, false),
+            (Case::MeshBulk, Metric::CpuPerGb, 1.4, 1.4, true, false),
         ];
         for (case, metric, weft, envoy, must, aim) in rows {
             let runs = Runs::from([((WEFT, metric), vec![weft]), ((ENVOY, metric), vec![envoy])]);
             let results = Results { rows: Row::of(case, &runs) };
             let goal = GOALS.iter().find(|goal| goal.case == case && goal.metric == metric).unwrap();
             let verdict = goal.verdict(&results);
-            assert_eq!((verdict.must_met, verdict.aim_met), (must, aim), "{case:?} {weft} to {envoy}: {verdict:?}");
+            assert_eq!(
+                (verdict.must_met, verdict.aim_met),
+                (Some(must), Some(aim)),
+                "{case:?} {weft} to {envoy}: {verdict:?}"
+            );
         }
         assert!(verdicts(&Results::default()).iter().all(|verdict| verdict.must_met.is_none()));
     }
