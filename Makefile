@@ -10,7 +10,9 @@ TARGET := $(or $(CARGO_TARGET_DIR),target)
 # Tests and the demo make network namespaces and run under several UIDs.
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo --preserve-env=BREAK,HOLD,WEFT_BIN_DIR)
 
-.PHONY: help build demo test test-unit test-e2e test-slow lint fmt clean packages
+BENCH = $(SUDO) env WEFT_BIN_DIR=$(realpath $(TARGET))/release $(TARGET)/tools/weft-bench run --venv $(TARGET)/bench/venv
+
+.PHONY: help build bench bench-quick bench-build demo test test-unit test-e2e test-slow lint fmt clean packages
 
 help: ## What there is
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /\1\t/' | awk -F'\t' '{ printf "  make %-12s %s\n", $$1, $$2 }'
@@ -33,6 +35,12 @@ test-e2e: packages build ## Tests between pods made of network namespaces (as ro
 test-slow: packages build ## The same at full length: a control plane dead for 30 s, certificates rotating for 2 minutes
 	@WEFT_E2E_SLOW=1 e2e/setup/run-tests.sh $(TARGET) "$(SUDO)"
 
+bench: packages bench-build ## Weft beside Envoy, haproxy, nginx and no proxy: an hour on a quiet machine, then bench/RESULTS.md
+	$(BENCH) --results $(TARGET)/bench/results.json --report bench/RESULTS.md
+
+bench-quick: packages bench-build ## The same in six minutes, for a first look: target/bench/RESULTS-quick.md
+	$(BENCH) --seconds 1 --warm-up 0.5 --results $(TARGET)/bench/results-quick.json --report $(TARGET)/bench/RESULTS-quick.md
+
 lint: ## Formatting, clippy, licences and advisories of what we depend on
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
@@ -43,6 +51,12 @@ fmt: ## Format the code
 
 clean: ## Remove what was built and what tests left
 	$(CARGO) clean
+
+# What ships is built as it ships, apart: built together with the tools it would get their features too.
+bench-build:
+	$(CARGO) build --release -p weft-sidecar -p weft-control-plane
+	$(CARGO) build --profile tools -p weft-e2e -p weft-bench
+	@bench/setup/peers.sh $(TARGET)
 
 packages:
 	@e2e/setup/packages.sh

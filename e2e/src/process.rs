@@ -69,6 +69,11 @@ impl Process {
         &self.name
     }
 
+    /// The program's process, as the host numbers it.
+    pub fn pid(&self) -> Pid {
+        self.pid
+    }
+
     /// Sends a signal; to a process that has ended this does nothing.
     pub fn signal(&self, signal: Signal) {
         if self.status.is_none() {

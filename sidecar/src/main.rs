@@ -11,6 +11,11 @@ use weft_sidecar::redirect::{self, RedirectArgs};
 use weft_sidecar::runtime;
 use weft_sidecar::settings::{RunArgs, Settings};
 
+/// Each request makes and drops a handful of things of a few kilobytes, which the C library's allocator keeps merging and
+/// splitting; and the static binary's (musl) has one lock for all workers.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Weft's sidecar proxy: intercepts a pod's traffic, authenticates, encrypts, routes and measures it.
 #[derive(Parser)]
 #[command(version)]

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
+use nix::unistd::Pid;
 use parking_lot::Mutex;
 use weft_proto::{MESH_TLS_LABEL, SIDECAR_UID, ports};
 
@@ -240,6 +241,11 @@ impl Pod {
             Some(sidecar) => sidecar.wait(within).map(drop),
             None => Ok(()),
         }
+    }
+
+    /// The sidecar's process, if there is one, as the host numbers it.
+    pub fn sidecar_pid(&self) -> Option<Pid> {
+        self.sidecar.lock().as_ref().map(Process::pid)
     }
 
     /// The sidecar's resident memory in KiB.

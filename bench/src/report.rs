@@ -1,0 +1,124 @@
+//! The report, in Markdown: where it was made, the goals, a table for each case.
+
+use std::fmt::Write as _;
+
+use clap::ValueEnum;
+
+use crate::case::Case;
+use crate::goals;
+use crate::machine::Machine;
+use crate::measure::Effort;
+use crate::metric::Metric;
+use crate::results::{Results, Row};
+use crate::subject::Subject;
+
+/// The whole report.
+pub(crate) fn markdown(results: &Results, machine: &Machine, effort: Effort) -> String {
+    let mut text = String::from("# Weft beside others\n\n");
+    let _ = writeln!(
+        text,
+        "Written by `make bench`; `bench/README.md` says how it is measured, how to repeat it, and what it does not show. \
+         {} turns of {} s for each subject, medians. Absolute figures move from machine to machine by a quarter; ratios \
+         within a run hold. In brackets: how many times better than Envoy, above 1 is better.\n",
+        effort.repeats, effort.seconds
+    );
+    text.push_str("| | |\n|---|---|\n");
+    for (what, value) in &machine.0 {
+        let _ = writeln!(text, "| {what} | {value} |");
+    }
+    text.push_str(
+        "\n## Goals\n\n| goal (`docs/PERFORMANCE.md`) | must | | aim | | seen |\n|---|---|---|---|---|---|\n",
+    );
+    for verdict in goals::verdicts(results) {
+        let _ = writeln!(
+            text,
+            "| {} | {} | {} | {} | {} | {} |",
+            verdict.what,
+            verdict.must,
+            word(verdict.must_met),
+            verdict.aim,
+            word(verdict.aim_met),
+            verdict.seen
+        );
+    }
+    for case in Case::value_variants() {
+        let rows: Vec<_> = results.rows.iter().filter(|row| row.case == *case).collect();
+        if !rows.is_empty() {
+            table(&mut text, *case, &rows);
+        }
+    }
+    text
+}
+
+const fn word(met: Option<bool>) -> &'static str {
+    match met {
+        Some(true) => "met",
+        Some(false) => "**missed**",
+        None => "–",
+    }
+}
+
+fn table(text: &mut String, case: Case, rows: &[&Row]) {
+    let mut metrics: Vec<Metric> = rows.iter().map(|row| row.metric).collect();
+    metrics.sort_unstable();
+    metrics.dedup();
+    let help = case.to_possible_value().and_then(|value| value.get_help().map(ToString::to_string)).unwrap_or_default();
+    let _ = writeln!(text, "\n## `{}`\n\n{help}.\n", case.name());
+    let names: Vec<_> = metrics.iter().map(|metric| format!("`{}`", metric.name())).collect();
+    let _ = writeln!(text, "| | {} |\n|---|{}", names.join(" | "), "---|".repeat(metrics.len()));
+    let subjects: Vec<Subject> = case.plan().subjects.to_vec();
+    for subject in subjects {
+        let of = |metric: &Metric| rows.iter().find(|row| row.subject == subject && row.metric == *metric);
+        if metrics.iter().all(|metric| of(metric).is_none()) {
+            continue;
+        }
+        let cells: Vec<_> = metrics.iter().map(|metric| of(metric).map_or("–".to_owned(), |row| cell(row))).collect();
+        let _ = writeln!(text, "| {subject} | {} |", cells.join(" | "));
+    }
+}
+
+fn cell(row: &Row) -> String {
+    let digits = match row.value.abs() {
+        1000.0.. => 0,
+        100.0.. => 1,
+        _ => 2,
+    };
+    let value = format!("{:.digits$}", row.value);
+    match row.ratio_vs_envoy {
+        Some(ratio) if row.subject.reference() != row.subject => format!("{value} ({ratio:.2})"),
+        _ => value,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::measure::Runs;
+    use crate::metric::Unit;
+    use crate::subject::{ENVOY, NO_PROXY, WEFT};
+
+    #[test]
+    fn a_table_has_a_row_for_each_subject_and_the_goals_say_met_or_missed() {
+        let (cpu, rate) = (Metric::Cpu(Unit::Request), Metric::Rate(Unit::Request));
+        let runs = Runs::from([
+            ((NO_PROXY, rate), vec![90_000.0]),
+            ((WEFT, rate), vec![60_000.0]),
+            ((ENVOY, rate), vec![20_000.0]),
+            ((WEFT, cpu), vec![15.0]),
+            ((ENVOY, cpu), vec![45.0]),
+        ]);
+        let results = Results { rows: Row::of(Case::H1, &runs) };
+        let effort = Effort { seconds: 10.0, repeats: 3, warm_up: 2.0 };
+        let text = markdown(&results, &Machine(vec![("kernel", "6.1".to_owned())]), effort);
+        for line in [
+            "| kernel | 6.1 |",
+            "| no-proxy | – | 90000 (4.50) |",
+            "| weft | 15.00 (3.00) | 60000 (3.00) |",
+            "| envoy | 45.00 | 20000 |",
+            "| HTTP/1.1 one hop, CPU per request | 2× better | met | 2.6× better | met | 3.00× (15.00 to 45.00) |",
+        ] {
+            assert!(text.contains(line), "{line} is missing in\n{text}");
+        }
+        assert!(!text.contains("## `h2`"));
+    }
+}

@@ -1,0 +1,86 @@
+//! `weft-bench run`: one case after another, then the results.
+
+use std::path::{Path, PathBuf};
+
+use clap::ValueEnum;
+
+use crate::case::Case;
+use crate::error::{Context, Result};
+use crate::machine::Machine;
+use crate::measure::{Effort, progress};
+use crate::results::{Results, Row};
+use crate::subject::{Family, Subject};
+use crate::{cpu, interrupt, measure, report};
+
+/// What to measure, and how long.
+#[derive(Debug, clap::Args)]
+pub(crate) struct RunArgs {
+    /// Which cases. Default: all.
+    #[arg(long, value_delimiter = ',')]
+    cases: Vec<Case>,
+    /// Whom. Default: all who take part in a case.
+    #[arg(long, value_delimiter = ',')]
+    subjects: Vec<Family>,
+    /// How long each turn takes, in s.
+    #[arg(long, default_value_t = 10.0)]
+    seconds: f64,
+    /// How many turns each subject gets; the median counts.
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=99))]
+    repeats: u32,
+    /// How long each subject is warmed up before its first turn, in s.
+    #[arg(long, default_value_t = 2.0)]
+    warm_up: f64,
+    /// The results, as JSON.
+    #[arg(long, default_value = "target/bench/results.json")]
+    results: PathBuf,
+    /// The report.
+    #[arg(long, default_value = "target/bench/RESULTS.md")]
+    report: PathBuf,
+    /// The virtual environment with Envoy in it (`bench/setup/peers.sh`).
+    #[arg(long, default_value = "target/bench/venv")]
+    venv: PathBuf,
+}
+
+/// Measures and writes.
+///
+/// # Errors
+/// The first thing that fails ends everything: figures of a run that went wrong are not for keeping.
+pub(crate) fn run(args: &RunArgs) -> Result<()> {
+    interrupt::listen()?;
+    cpu::leave_the_proxy_core()?;
+    let envoy = envoy(&args.venv);
+    let machine = Machine::look(&envoy);
+    let effort = Effort { seconds: args.seconds, repeats: args.repeats, warm_up: args.warm_up };
+    let cases = if args.cases.is_empty() { Case::value_variants() } else { &args.cases };
+    let mut rows = Vec::new();
+    for case in cases {
+        let wanted = |subject: &Subject| args.subjects.is_empty() || args.subjects.contains(&subject.family);
+        let subjects: Vec<_> = case.plan().subjects.iter().copied().filter(wanted).collect();
+        if subjects.is_empty() {
+            progress(format_args!("{}: none of the chosen subjects takes part", case.name()));
+            continue;
+        }
+        let runs = measure::case(*case, &subjects, effort, &envoy)?;
+        rows.extend(Row::of(*case, &runs));
+    }
+    let results = Results { rows };
+    results.write(&args.results)?;
+    write(&args.report, &report::markdown(&results, &machine, effort))?;
+    progress(format_args!("wrote {} and {}", args.results.display(), args.report.display()));
+    Ok(())
+}
+
+fn write(path: &Path, text: &str) -> Result<()> {
+    if let Some(folder) = path.parent() {
+        std::fs::create_dir_all(folder).context(|| format!("creating {}", folder.display()))?;
+    }
+    std::fs::write(path, text).context(|| format!("writing {}", path.display()))
+}
+
+/// The program itself: what the package puts into `bin/` is a script that starts it.
+fn envoy(venv: &Path) -> PathBuf {
+    let versions = std::fs::read_dir(venv.join("lib")).into_iter().flatten().flatten();
+    let mut programs = versions.map(|version| version.path().join("site-packages/envoy/_bin/envoy"));
+    let found = programs.find(|program| program.is_file()).unwrap_or_else(|| venv.join("bin/envoy"));
+    found.canonicalize().unwrap_or(found)
+}

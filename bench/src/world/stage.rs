@@ -1,0 +1,199 @@
+//! One subject's pods: a client, a server, and the sidecars that the case puts into them.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::time::Duration;
+
+use nix::unistd::Pid;
+use weft_e2e::manifest::{self, Port, labels};
+use weft_e2e::{APP_UID, Pod, PodSpec, Process, probe};
+
+use super::{APP_PORT, BIN, NAMESPACE, SERVICE_PORT, World, many, peers};
+use crate::case::{App, Case, Plan, Way};
+use crate::cpu::{self, PROXY_CORE};
+use crate::error::{Error, Result};
+use crate::load;
+use crate::subject::{Family, Subject, Variant};
+
+/// The number of connections a case opens in a minute is far above the ports that wait a minute for stragglers. Same for
+/// every pod of every subject.
+const TUNING: &str = "
+set_() { [ ! -e /proc/sys/net/$1 ] || echo \"$2\" > /proc/sys/net/$1; }
+set_ ipv4/tcp_tw_reuse 1
+set_ ipv4/ip_local_port_range '20000 65000'
+set_ core/somaxconn 4096
+set_ netfilter/nf_conntrack_tcp_timeout_time_wait 1
+set_ netfilter/nf_conntrack_tcp_timeout_close 1
+";
+
+/// A subject, and which services its sidecar knows.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct StageSpec {
+    pub(crate) subject: Subject,
+    /// Also the many of `memory`.
+    pub(crate) many: bool,
+}
+
+/// Everybody who takes part in a case. `memory` needs each subject twice: what its proxy knows must not weigh on what it
+/// weighs idle.
+pub(super) fn specs(case: Case, subjects: &[Subject]) -> Vec<StageSpec> {
+    let wanted = |many| subjects.iter().map(move |subject| StageSpec { subject: *subject, many });
+    if case == Case::Memory { wanted(false).chain(wanted(true)).collect() } else { wanted(false).collect() }
+}
+
+/// One subject's pods, answering.
+pub(crate) struct Stage {
+    pub(crate) spec: StageSpec,
+    pub(crate) subject: Subject,
+    pub(crate) plan: Plan,
+    pub(crate) client: Pod,
+    pub(crate) server: Pod,
+    /// What the client dials.
+    pub(crate) target: SocketAddrV4,
+    /// The sidecars measured.
+    pub(crate) proxies: Vec<Pid>,
+    /// For our own TLS client: identity and roots, as the pod sees the files.
+    pub(crate) tls: Option<(String, String)>,
+    _processes: Vec<Process>,
+}
+
+/// Both pods and how they are to be joined: what a peer's configuration is made from.
+pub(super) struct Pair<'a> {
+    pub(super) world: &'a World,
+    pub(super) plan: Plan,
+    pub(super) spec: StageSpec,
+    pub(super) name: &'a str,
+    pub(super) client: &'a Pod,
+    pub(super) server: &'a Pod,
+}
+
+impl Stage {
+    /// Starts the pods, the server in one and the sidecars, and waits for an answer.
+    ///
+    /// # Errors
+    /// When anything of that fails.
+    pub(super) fn start(world: &World, spec: StageSpec) -> Result<Self> {
+        let plan = world.case.plan();
+        let subject = spec.subject;
+        let name = if spec.many { format!("{subject}-many") } else { subject.to_string() };
+        let vip = service(world, &name, plan.server)?;
+        let client = world.mesh.pod(pod(&name, "client", subject, plan.way != Way::ServerSidecar))?;
+        let server = world.mesh.pod(pod(&name, "server", subject, plan.way != Way::ClientSidecar))?;
+        for pod in [&client, &server] {
+            pod.sh(TUNING)?;
+        }
+        if spec.many {
+            let IpAddr::V4(own) = server.v4() else { return Err(no_v4(&server)) };
+            server.sh(&format!("ip route add local {} dev lo", many::ENDPOINTS_CIDR))?;
+            client.sh(&format!("ip route add {} via {own}", many::ENDPOINTS_CIDR))?;
+        }
+
+        // Without a proxy there is nobody to translate: the server speaks what the client does.
+        let spoken = if subject.family == Family::NoProxy { plan.client } else { plan.server };
+        let kind = match spoken {
+            App::Http1 => "http1",
+            App::Http2 | App::Grpc => "http2",
+            App::Tcp => "tcp",
+        };
+        let mut processes =
+            vec![server.spawn("app", APP_UID, &[&format!("{BIN}/weft-bench"), "app", "backend", "--kind", kind])?];
+        let mut proxies: Vec<_> = [client.sidecar_pid(), server.sidecar_pid()].into_iter().flatten().collect();
+        let started = peers::start(&Pair { world, plan, spec, name: &name, client: &client, server: &server })?;
+        proxies.extend(started.iter().map(Process::pid));
+        processes.extend(started);
+        for proxy in &proxies {
+            cpu::pin(*proxy, PROXY_CORE)?;
+        }
+
+        let IpAddr::V4(server_v4) = server.v4() else { return Err(no_v4(&server)) };
+        let direct = subject.family == Family::NoProxy || plan.way == Way::ServerSidecar;
+        let target = if direct { SocketAddrV4::new(server_v4, APP_PORT) } else { SocketAddrV4::new(vip, SERVICE_PORT) };
+        let tls = match plan.way {
+            Way::ServerSidecar if subject.family != Family::NoProxy => Some(peers::identity(world, &client, &name)?),
+            _ => None,
+        };
+        let stage = Self { spec, subject, plan, client, server, target, proxies, tls, _processes: processes };
+        stage.wait_until_answered(world)?;
+        Ok(stage)
+    }
+
+    fn wait_until_answered(&self, world: &World) -> Result<()> {
+        let what = format!("{}, {}: an answer through all of it", world.case.name(), self.subject);
+        let mut last = String::new();
+        probe::wait_until(&what, Duration::from_secs(15), || match load::probe(self) {
+            Ok(()) => true,
+            Err(error) => {
+                last = error.to_string();
+                false
+            }
+        })
+        .map_err(|error| {
+            world.not_as_meant(
+                self.subject,
+                format!("{error}; the last try: {last}; see {}/logs", world.mesh.folder().display()),
+            )
+        })
+    }
+
+    /// What the proxies keep in memory, in KiB.
+    pub(crate) fn rss_kib(&self) -> u64 {
+        self.proxies.iter().map(|proxy| cpu::rss_kib(*proxy)).sum()
+    }
+
+    /// Whether there is TLS between the pods.
+    pub(crate) fn is_mesh(&self) -> bool {
+        self.plan.way != Way::ClientSidecar && self.subject.family != Family::NoProxy
+    }
+
+    /// What the client dials, as the tools want it.
+    pub(crate) fn url(&self) -> String {
+        format!("http://{}/", self.target)
+    }
+
+    /// The server as the network knows it.
+    pub(crate) fn server_address(&self) -> SocketAddr {
+        SocketAddr::new(self.server.v4(), APP_PORT)
+    }
+}
+
+/// The key exchange of a row, where the two sidecars could agree on either. Between Weft's it is always the hybrid one, so
+/// that is what Envoy gets in the chief row of a mesh.
+pub(crate) fn group(way: Way, variant: Variant) -> crate::apps::handshakes::Group {
+    use crate::apps::handshakes::Group;
+    match (variant, way) {
+        (Variant::Hybrid, _) => Group::Hybrid,
+        (Variant::X25519, _) | (_, Way::ServerSidecar) => Group::X25519,
+        _ => Group::Hybrid,
+    }
+}
+
+fn pod(name: &str, role: &str, subject: Subject, sidecar: bool) -> PodSpec {
+    let name = format!("{name}-{role}");
+    let spec = match subject.family {
+        // As shipped but for the number of workers: one core each, for everybody.
+        Family::Weft if sidecar => PodSpec::meshed(&name, &name).env("WEFT_WORKERS", "1"),
+        _ => PodSpec::plain(&name, &name),
+    };
+    PodSpec { namespace: NAMESPACE.to_owned(), ..spec }
+}
+
+/// A Service for the server, with a route where there is something to route; its address.
+fn service(world: &World, name: &str, app: App) -> Result<Ipv4Addr> {
+    let declared = match app {
+        App::Http1 => "http",
+        App::Http2 => "kubernetes.io/h2c",
+        App::Grpc => "grpc",
+        App::Tcp => "tcp",
+    };
+    let port = Port::new("app", SERVICE_PORT, APP_PORT).speaking(declared);
+    let selector = labels([("app", &*format!("{name}-server"))]);
+    let service = world.mesh.service(NAMESPACE, name, &[port], selector)?;
+    if app != App::Tcp {
+        let route = manifest::split(NAMESPACE, name, name, SERVICE_PORT, &[(name, 100)]);
+        world.mesh.manifests().write(&format!("route-{name}"), &route)?;
+    }
+    Ok(service.vips.0)
+}
+
+fn no_v4(pod: &Pod) -> Error {
+    Error::Machine(format!("pod {} has no IPv4 address", pod.name()))
+}
