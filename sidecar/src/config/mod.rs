@@ -212,9 +212,18 @@ impl Config {
     /// Yes: the question stays asked.
     pub async fn destination(&self, dst: SocketAddr) -> Destination {
         let address = dst.ip().to_canonical();
+        match self.decide(address, dst.port()) {
+            Some(Destination::Service { port, .. }) if !port.backends().all(|backend| backend.is_known()) => {}
+            Some(known) => return known,
+            None => {}
+        }
+        // Boxed: it happens once in a destination's life, and every request's future would have room for it.
+        Box::pin(self.ask_about(address, dst.port())).await
+    }
+
+    async fn ask_about(&self, address: IpAddr, port: u16) -> Destination {
         let deadline = tokio::time::Instant::now() + LOOKUP_TIMEOUT;
-        let decide = || self.decide(address, dst.port());
-        let destination = match self.answer_by(deadline, decide).await {
+        let destination = match self.answer_by(deadline, || self.decide(address, port)).await {
             Some(destination) => destination,
             None => Destination::Unavailable,
         };

@@ -103,65 +103,77 @@ impl RequestHandler {
             By::Address(_) => None,
         };
         let host = host.map(str::to_owned);
-        let (service, port) = match self.destination(host.as_deref()).await {
-            Destination::Service { service, port } => (service, port),
+        let port;
+        // The rule that matched, and the filters of the target it chose.
+        let mut chosen = None;
+        let backend = match self.destination(host.as_deref()).await {
+            Destination::Service { service, port: found } => {
+                record.service = (&service.label).into();
+                port = found;
+                match &port.routes {
+                    None => Arc::clone(&port.backend),
+                    Some(routes) => {
+                        let rule = find(routes, &request).ok_or_else(|| {
+                            let detail =
+                                format!("no rule of the routes attached to {} matches this request", service.name);
+                            OwnAnswer::new(Reason::NoRoute, detail)
+                        })?;
+                        record.route = (&rule.route).into();
+                        rule.filters.apply_request(request.headers_mut());
+                        let (target, filters) = rule.choose(&mut rand::rng());
+                        filters.apply_request(request.headers_mut());
+                        chosen = Some((rule, filters));
+                        match target {
+                            Target::Backend(backend) => Arc::clone(backend),
+                            Target::Answer(fixed) => {
+                                let own = OwnAnswer::new(Reason::InvalidBackend, fixed.detail.clone());
+                                return Err(OwnAnswer {
+                                    status: Some(fixed.status),
+                                    ..own.with_context(name_of(rule))
+                                });
+                            }
+                        }
+                    }
+                }
+            }
             Destination::Workload(workload) => {
                 // Pods come and go, so what they belong to is what is counted.
                 let owner = if workload.owner.is_empty() { &workload.name } else { &workload.owner };
                 record.service = format!("{}/{owner}", workload.namespace).into();
-                let backend = self.outbound.config.direct(&workload, address);
-                let deadline = request_deadline(&request, None, now)?;
-                let plan = Plan { backend: &backend, deadline, per_try: None, retry: None };
                 record.backend = format!("{}:{}", record.service, address.port()).into();
-                return self.try_backend(plan, request, record).await.map(for_the_app);
+                self.outbound.config.direct(&workload, address)
             }
             Destination::Outside if matches!(self.by, By::Host(_)) => {
                 // One name for all of them: which addresses there are is not ours to bound.
                 record.service = "outside".into();
                 record.backend = "outside".into();
-                let backend = self.outbound.config.outside(address);
-                let deadline = request_deadline(&request, None, now)?;
-                let plan = Plan { backend: &backend, deadline, per_try: None, retry: None };
-                return self.try_backend(plan, request, record).await.map(for_the_app);
+                self.outbound.config.outside(address)
             }
             other => return Err(refusal(&other, address)),
         };
-        record.service = (&service.label).into();
-        let Some(routes) = &port.routes else {
-            let deadline = request_deadline(&request, None, now)?;
-            let plan = Plan { backend: &port.backend, deadline, per_try: None, retry: None };
-            return self.try_backend(plan, request, record).await.map(for_the_app);
+        let rule = chosen.map(|(rule, _)| rule);
+        let plan = Plan {
+            backend: &backend,
+            deadline: request_deadline(&request, rule.and_then(|rule| rule.request_timeout), now)?,
+            per_try: rule.and_then(|rule| rule.backend_request_timeout),
+            retry: rule.and_then(|rule| rule.retry.as_ref()),
         };
-        let rule = find(routes, &request).ok_or_else(|| {
-            let detail = format!("no rule of the routes attached to {} matches this request", service.name);
-            OwnAnswer::new(Reason::NoRoute, detail)
-        })?;
-        record.route = (&rule.route).into();
-        let context = || format!("rule={}#{}", rule.route, rule.name);
-        rule.filters.apply_request(request.headers_mut());
-        let (target, target_filters) = rule.choose(&mut rand::rng());
-        let backend = match target {
-            Target::Backend(backend) => backend,
-            Target::Answer(fixed) => {
-                let mut own = OwnAnswer::new(Reason::InvalidBackend, fixed.detail.clone()).with_context(context());
-                own.status = Some(fixed.status);
-                return Err(own);
-            }
+        let mut kept = match (self.try_backend(plan, request, record).await, rule) {
+            (Ok(kept), _) => for_the_app(kept),
+            (Err(own), Some(rule)) => return Err(own.with_context(name_of(rule))),
+            (Err(own), None) => return Err(own),
         };
-        target_filters.apply_request(request.headers_mut());
-        let deadline = request_deadline(&request, rule.request_timeout, now)?;
-        let plan = Plan { backend, deadline, per_try: rule.backend_request_timeout, retry: rule.retry.as_ref() };
-        let kept = self.try_backend(plan, request, record).await.map_err(|own| own.with_context(context()))?;
-        let mut kept = for_the_app(kept);
-        target_filters.apply_response(kept.response.headers_mut());
-        rule.filters.apply_response(kept.response.headers_mut());
+        if let Some((rule, filters)) = chosen {
+            filters.apply_response(kept.response.headers_mut());
+            rule.filters.apply_response(kept.response.headers_mut());
+        }
         Ok(kept)
     }
 
     async fn destination(&self, host: Option<&str>) -> Destination {
         let address = self.by.address();
         if let Some(host) = host
-            && let Some(named) = self.outbound.config.host(host, address.port()).await
+            && let Some(named) = Box::pin(self.outbound.config.host(host, address.port())).await
         {
             return named;
         }
@@ -173,12 +185,17 @@ impl RequestHandler {
             record.backend = (&plan.backend.label).into();
         }
         // A rule that has just changed may name a backend whose endpoints are one round trip away.
-        if !plan.backend.is_known() && !plan.backend.endpoints_known(LOOKUP_TIMEOUT).await {
+        if !plan.backend.is_known() && !Box::pin(plan.backend.endpoints_known(LOOKUP_TIMEOUT)).await {
             let detail = format!("the control plane did not say in time which endpoints {} has", plan.backend.name);
             return Err(OwnAnswer::new(Reason::ConfigUnavailable, detail));
         }
         Tries { outbound: &self.outbound, client: self.client, plan }.run(request, record).await
     }
+}
+
+/// For `x-weft-reason`.
+fn name_of(rule: &Rule<Arc<Backend>>) -> String {
+    format!("rule={}#{}", rule.route, rule.name)
 }
 
 /// What a mesh peer's sidecar says about itself is for us; the app is told only why (`x-weft-reason`).

@@ -3,6 +3,7 @@
 //! every row of it is a row of SEMANTICS.md §3 ("retries", "outlier detection") or §1 ("telling the truth").
 
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -66,8 +67,9 @@ struct Judged {
 
 impl Tries<'_> {
     pub(super) async fn run(self, request: Request, record: &mut Record) -> Result<Kept, OwnAnswer> {
-        let Some(at) = self.plan.deadline.at() else { return self.tries(request, record).await };
-        match tokio::time::timeout_at(at.into(), self.tries(request, record)).await {
+        let mut tries = pin!(self.tries(request, record));
+        let Some(at) = self.plan.deadline.at() else { return tries.as_mut().await };
+        match tokio::time::timeout_at(at.into(), tries.as_mut()).await {
             // The deadline is that of the whole response (GEP-1742): from the head on, what is late is cut.
             Ok(Ok(Kept { response, guards })) => {
                 Ok(Kept { response: response.map(|body| body.until(at.into())), guards })
@@ -169,10 +171,11 @@ impl Tries<'_> {
         let endpoint = pick.endpoint().addr();
         let held = AtomicBool::new(false);
         let exchange = Exchange { outbound: self.outbound, backend: self.plan.backend, tunnels, held: &held };
-        let send = exchange.send(pick.endpoint(), request);
+        // Pinned here, once: awaited by value in each branch, it would have room in the future for each.
+        let mut send = pin!(exchange.send(pick.endpoint(), request));
         let (deadline, own) = self.plan.deadline.of_try(now, self.plan.per_try.filter(|per_try| !per_try.is_zero()));
-        let Some(at) = deadline.at() else { return judge(send.await, endpoint) };
-        if let Ok(sent) = tokio::time::timeout_at(at.into(), send).await {
+        let Some(at) = deadline.at() else { return judge(send.as_mut().await, endpoint) };
+        if let Ok(sent) = tokio::time::timeout_at(at.into(), send.as_mut()).await {
             return judge(sent, endpoint);
         }
         // An endpoint that a limit of ours kept the request from has not failed.

@@ -245,7 +245,7 @@ impl Exchange<'_> {
     pub(super) async fn send(&self, endpoint: &Arc<Endpoint>, request: Outgoing<'_>) -> Result<Response, SendError> {
         let mut response = self.exchange(endpoint, request).await?;
         if endpoint.mesh().is_none() {
-            // No sidecar of ours said it.
+            // Nobody vouches for what it says in a sidecar's name: "not processed" would have a POST sent again.
             hygiene::strip_untrusted(response.headers_mut(), false);
         }
         Ok(response)
@@ -253,16 +253,12 @@ impl Exchange<'_> {
 
     async fn exchange(&self, endpoint: &Arc<Endpoint>, request: Outgoing<'_>) -> Result<Response, SendError> {
         let client = AppVersion::from(request.version());
+        // What is rare is boxed: every request's future would have room for it.
         if self.outbound.is_own(endpoint.addr()) {
-            let inbound = &self.outbound.inbound;
-            if self.tunnels || !is_h2c(self.backend.protocol) {
-                return inbound.deliver_own(endpoint.addr(), request.into_owned()).await;
-            }
-            let response = inbound.deliver_own(endpoint.addr(), self.for_mesh(request.into_owned())?).await?;
-            return Ok(for_client(response, client));
+            return Box::pin(self.to_ourselves(endpoint.addr(), request.into_owned())).await;
         }
         if self.tunnels {
-            return self.tunnel(endpoint, request.into_owned()).await;
+            return Box::pin(self.tunnel(endpoint, request.into_owned())).await;
         }
         if endpoint.mesh().is_some() {
             let response = self.pooled(endpoint, Proto::H2, self.for_mesh(request.into_owned())?.into()).await?;
@@ -278,9 +274,16 @@ impl Exchange<'_> {
                 (proto, Request::from_parts(parts, body).into())
             }
         };
-        let mut response = self.pooled(endpoint, proto, request).await?;
-        // Nobody vouches for what it says in a sidecar's name: "not processed" would have a POST sent again.
-        hygiene::strip_untrusted(response.headers_mut(), false);
+        Ok(for_client(self.pooled(endpoint, proto, request).await?, client))
+    }
+
+    /// The endpoint is this very pod.
+    async fn to_ourselves(&self, address: SocketAddr, request: Request) -> Result<Response, SendError> {
+        let (inbound, client) = (&self.outbound.inbound, AppVersion::from(request.version()));
+        if self.tunnels || !is_h2c(self.backend.protocol) {
+            return inbound.deliver_own(address, request).await;
+        }
+        let response = inbound.deliver_own(address, self.for_mesh(request)?).await?;
         Ok(for_client(response, client))
     }
 

@@ -15,6 +15,7 @@
 //! loopback; those about time run paused.
 
 mod control_plane;
+mod cost;
 mod detection;
 mod drain;
 mod grpc;
