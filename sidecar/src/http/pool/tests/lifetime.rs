@@ -119,7 +119,8 @@ async fn a_socket_closed_while_idle_is_not_used_even_before_the_runtime_hears_of
         crate::http::tests::collect(response.into_body()).await.unwrap();
         // Blocks the runtime: its reactor cannot have run when the next request looks at the connection.
         has_closed.recv().unwrap();
-        std::thread::sleep(Duration::from_millis(5));
+        // Long enough for the kernel to be asked (`JUST_USED`).
+        std::thread::sleep(Duration::from_millis(60));
     }
     server.join().unwrap();
 }
