@@ -11,10 +11,11 @@ use weft_proto::identity::v1::identity_server::IdentityServer;
 
 use super::testing::{Answer, FakeIdentity, Leaf, PipeDial, TestCa, serve};
 use super::*;
+use crate::tcp::Wide;
 
 type Ends = (
-    Result<(tokio_rustls::client::TlsStream<tokio::io::DuplexStream>, Peer), HandshakeError>,
-    Result<(tokio_rustls::server::TlsStream<tokio::io::DuplexStream>, Peer), HandshakeError>,
+    Result<(tokio_rustls::client::TlsStream<Wide<tokio::io::DuplexStream>>, Peer), HandshakeError>,
+    Result<(tokio_rustls::server::TlsStream<Wide<tokio::io::DuplexStream>>, Peer), HandshakeError>,
 );
 
 async fn meet(client: &IdentityManager, expected: &SpiffeId, server: &IdentityManager) -> Ends {
