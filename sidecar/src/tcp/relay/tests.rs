@@ -167,6 +167,20 @@ async fn a_replayed_prefix_goes_first() {
     done(relay).await;
 }
 
+#[tokio::test]
+async fn a_socket_is_seen_through_its_box_once_what_was_read_before_has_been_taken() {
+    let (mut client, accepted) = tcp_pair().await;
+    let boxed: crate::http::BoxedIo = Box::new(accepted);
+    let mut stream = Prefixed::new(BytesMut::from(&b"seen"[..]), boxed);
+    assert!(stream.plain().is_none(), "these bytes are not in the socket");
+    let mut seen = [0; 4];
+    stream.read_exact(&mut seen).await.unwrap();
+    assert!(stream.plain().is_some());
+    client.write_all(b"more").await.unwrap();
+    stream.read_exact(&mut seen).await.unwrap();
+    assert_eq!(&seen, b"more");
+}
+
 /// A stream that says how it was ended.
 struct Watched {
     io: DuplexStream,
