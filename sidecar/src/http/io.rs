@@ -10,7 +10,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
 use crate::listen::Prefixed;
-use crate::tcp::Abort;
+use crate::tcp::{Abort, Wide};
 
 /// A connection's bytes.
 pub trait Io: AsyncRead + AsyncWrite + Abort + Send + Unpin + 'static {
@@ -56,6 +56,12 @@ impl<T: Io> Io for Prefixed<T> {
     }
 }
 
+impl<T: Io> Io for Wide<T> {
+    fn is_silent(&self) -> bool {
+        !self.is_ahead() && self.get_ref().is_silent()
+    }
+}
+
 impl Io for tokio::io::DuplexStream {}
 
 impl Io for BoxedIo {
@@ -67,6 +73,10 @@ impl Io for BoxedIo {
 impl Abort for BoxedIo {
     fn abort_on_drop(&self) {
         (**self).abort_on_drop();
+    }
+
+    fn plain(&self) -> Option<&TcpStream> {
+        (**self).plain()
     }
 }
 

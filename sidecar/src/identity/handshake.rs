@@ -17,6 +17,7 @@ use weft_proto::SpiffeId;
 use super::IdentityManager;
 use super::tls::MeshProtocol;
 use super::verify::{PeerError, VerifiedLeaf, claimed};
+use crate::tcp::Wide;
 
 /// How long one TLS handshake may take, either side (SEMANTICS.md §3).
 pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(3);
@@ -119,12 +120,12 @@ impl IdentityManager {
     ///
     /// # Cancel safety
     /// Dropping it closes `io`.
-    pub async fn accept<IO>(&self, io: IO) -> Result<(server::TlsStream<IO>, Peer), HandshakeError>
+    pub async fn accept<IO>(&self, io: IO) -> Result<(server::TlsStream<Wide<IO>>, Peer), HandshakeError>
     where
         IO: AsyncRead + AsyncWrite + Unpin,
     {
         let config = self.server_config().ok_or(HandshakeError::NoSvid)?;
-        let stream = within(TlsAcceptor::from(config).accept(io)).await?;
+        let stream = within(TlsAcceptor::from(config).accept(Wide::new(io))).await?;
         let peer = peer_of(stream.get_ref().1)?;
         Ok((stream, peer))
     }
@@ -141,12 +142,12 @@ impl IdentityManager {
         io: IO,
         expected: &SpiffeId,
         protocol: MeshProtocol,
-    ) -> Result<(client::TlsStream<IO>, Peer), HandshakeError>
+    ) -> Result<(client::TlsStream<Wide<IO>>, Peer), HandshakeError>
     where
         IO: AsyncRead + AsyncWrite + Unpin,
     {
         let config = self.client_config(expected, protocol).ok_or(HandshakeError::NoSvid)?;
-        let stream = within(TlsConnector::from(config).connect(unnamed(), io)).await?;
+        let stream = within(TlsConnector::from(config).connect(unnamed(), Wide::new(io))).await?;
         let peer = peer_of(stream.get_ref().1)?;
         // Each configuration offers one name, so any other answer is a server that ignores ALPN.
         if peer.protocol != protocol {

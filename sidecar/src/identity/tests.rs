@@ -11,10 +11,11 @@ use weft_proto::identity::v1::identity_server::IdentityServer;
 
 use super::testing::{Answer, FakeIdentity, Leaf, PipeDial, TestCa, serve};
 use super::*;
+use crate::tcp::Wide;
 
 type Ends = (
-    Result<(tokio_rustls::client::TlsStream<tokio::io::DuplexStream>, Peer), HandshakeError>,
-    Result<(tokio_rustls::server::TlsStream<tokio::io::DuplexStream>, Peer), HandshakeError>,
+    Result<(tokio_rustls::client::TlsStream<Wide<tokio::io::DuplexStream>>, Peer), HandshakeError>,
+    Result<(tokio_rustls::server::TlsStream<Wide<tokio::io::DuplexStream>>, Peer), HandshakeError>,
 );
 
 async fn meet(client: &IdentityManager, expected: &SpiffeId, server: &IdentityManager) -> Ends {
@@ -40,6 +41,8 @@ async fn both_ends_learn_who_the_other_is_over_the_hybrid_key_exchange() {
         assert_eq!(state.protocol_version(), Some(rustls::ProtocolVersion::TLSv1_3), "{what}");
         let group = state.negotiated_key_exchange_group().map(|group| group.name());
         assert_eq!(group, Some(NamedGroup::X25519MLKEM768), "{what}");
+        let suite = state.negotiated_cipher_suite().map(|suite| suite.suite());
+        assert_eq!(suite, Some(rustls::CipherSuite::TLS13_AES_128_GCM_SHA256), "{what}: as fast as it gets");
     }
     assert!(of_server.not_after() > SystemTime::now());
 }

@@ -161,6 +161,10 @@ impl<IO: Abort> Abort for Prefixed<IO> {
     fn abort_on_drop(&self) {
         self.get_ref().abort_on_drop();
     }
+
+    fn plain(&self) -> Option<&tokio::net::TcpStream> {
+        if self.prefix.is_empty() { self.io.plain() } else { None }
+    }
 }
 
 #[cfg(test)]
