@@ -15,7 +15,7 @@ use weft_proto::headers::DEADLINE;
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
-const X_FORWARDED_CLIENT_CERT: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
+const X_FORWARDED_CLIENT_CERT: &str = "x-forwarded-client-cert";
 /// What every header of ours starts with.
 const OURS: &str = "x-weft-";
 
@@ -37,6 +37,22 @@ const END_TO_END: [HeaderName; 9] = [
 /// known to go with it. `TE` stays, as `trailers`, if that was among its members. `Upgrade` goes as well: who carries an
 /// upgrade out puts it back.
 pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
+    // One pass over the few names there are is cheaper than looking for each of these.
+    let is_one = |name: &HeaderName| {
+        matches!(
+            name.as_str(),
+            "connection"
+                | "keep-alive"
+                | "proxy-connection"
+                | "transfer-encoding"
+                | "upgrade"
+                | "http2-settings"
+                | "te"
+        )
+    };
+    if !headers.keys().any(is_one) {
+        return;
+    }
     if headers.contains_key(CONNECTION) {
         let named: SmallVec<[HeaderName; 4]> = members(headers, &CONNECTION)
             .filter_map(|name| HeaderName::from_bytes(name).ok())
@@ -71,21 +87,23 @@ pub fn strip_all_but_upgrade(headers: &mut HeaderMap) {
 /// Removes what only a verified peer may say: `x-weft-*` and `x-forwarded-client-cert`. `keep_deadline`: the headers
 /// are from the local app, whose `x-weft-deadline-ms` counts (SEMANTICS.md §6).
 pub fn strip_untrusted(headers: &mut HeaderMap, keep_deadline: bool) {
-    let ours: SmallVec<[HeaderName; 4]> = headers
-        .keys()
-        .filter(|name| name.as_str().starts_with(OURS) && !(keep_deadline && name.as_str() == DEADLINE))
-        .cloned()
-        .collect();
+    let is_one = |name: &&HeaderName| match name.as_str() {
+        DEADLINE => !keep_deadline,
+        name => name.starts_with(OURS) || name == X_FORWARDED_CLIENT_CERT,
+    };
+    if !headers.keys().any(|name| is_one(&name)) {
+        return;
+    }
+    let ours: SmallVec<[HeaderName; 4]> = headers.keys().filter(is_one).cloned().collect();
     for name in ours {
         headers.remove(name);
     }
-    headers.remove(X_FORWARDED_CLIENT_CERT);
 }
 
 /// Removes from trailers what must not be there because a recipient that merges trailers into headers would be misled
 /// (RFC 9110 §6.5.1): framing, routing, request modifiers, authentication, content format, and what is ours.
 pub fn strip_forbidden_trailers(trailers: &mut HeaderMap) {
-    const FORBIDDEN: [HeaderName; 23] = [
+    const FORBIDDEN: [HeaderName; 22] = [
         AUTHORIZATION,
         CACHE_CONTROL,
         CONNECTION,
@@ -108,7 +126,6 @@ pub fn strip_forbidden_trailers(trailers: &mut HeaderMap) {
         UPGRADE,
         WWW_AUTHENTICATE,
         HTTP2_SETTINGS,
-        X_FORWARDED_CLIENT_CERT,
     ];
     for name in FORBIDDEN {
         trailers.remove(name);

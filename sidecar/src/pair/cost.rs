@@ -46,3 +46,21 @@ async fn two_sidecars() {
         assert_eq!(client.ask(REQUEST).await.text(), "hello");
     }
 }
+
+/// What an open connection holds while it waits, besides its socket: a future per layer. These are their sizes, so that one
+/// that grows is noticed. Everything rare is boxed where it happens.
+#[tokio::test]
+async fn futures_stay_small() {
+    let pair = Pair::new(App::says("hello").await).await;
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let socket = || tokio::net::TcpStream::connect(address);
+    let outbound = std::sync::Arc::clone(&pair.web.outbound).serve_to(socket().await.unwrap(), address, address);
+    let inbound = std::sync::Arc::clone(&pair.web.inbound).serve_to(socket().await.unwrap(), address, address);
+    let sizes =
+        [("outbound connection", size_of_val(&outbound), 4608), ("inbound connection", size_of_val(&inbound), 4608)];
+    for (what, size, bound) in sizes {
+        println!("{what}: {size} bytes");
+        assert!(size <= bound, "{what}: {size} bytes, {bound} are allowed");
+    }
+}

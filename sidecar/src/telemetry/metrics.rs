@@ -5,7 +5,8 @@
 //! Counted here is what happens; what can be read where it is kept (config, pools, balancers) is collected from there,
 //! by collectors those rooms [register](Metrics::register).
 
-use std::sync::atomic::AtomicI64;
+use std::cell::RefCell;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -18,7 +19,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
 use super::label::Label;
-use super::series::Series;
+use super::series::{Recent, Series};
 use crate::reason::Reason;
 
 /// Most label combinations of one family.
@@ -91,6 +92,8 @@ pub struct DirectionLabels {
 /// Every metric of the proxy.
 #[derive(Debug)]
 pub struct Metrics {
+    /// Different from every other's of this process.
+    number: u64,
     registry: Mutex<Registry>,
     inbound_duration: Family<InboundLabels, Histogram, fn() -> Histogram>,
     outbound: Series<OutboundLabels>,
@@ -121,7 +124,9 @@ pub struct Metrics {
 impl Default for Metrics {
     fn default() -> Self {
         let mut registry = Registry::default();
+        static NEXT: AtomicU64 = AtomicU64::new(0);
         let metrics = Self {
+            number: NEXT.fetch_add(1, Ordering::Relaxed),
             inbound_duration: Family::new_with_constructor(|| Histogram::new(SECONDS)),
             outbound: Series::default(),
             retries: Series::default(),
@@ -184,13 +189,21 @@ impl Metrics {
 
     /// Counts one outbound request.
     pub fn outbound(&self, labels: OutboundLabels) {
-        self.outbound.inc(labels, |labels| {
+        let beyond = |labels: &mut OutboundLabels| {
             let other = Label::from(OTHER);
             labels.destination_service = other.clone();
             labels.backend = other.clone();
             labels.route = other;
             // A server may send any of 900 statuses: here their class is all there is room for.
             labels.response_code = labels.response_code / 100 * 100;
+        };
+        // A process has one `Metrics`; tests have several, each of which has its own number.
+        thread_local!(static RECENT: RefCell<(u64, Recent<OutboundLabels>)> = const { RefCell::new((u64::MAX, Recent::NEW)) });
+        RECENT.with_borrow_mut(|(of, recent)| {
+            if *of != self.number {
+                (*of, *recent) = (self.number, Recent::NEW);
+            }
+            self.outbound.inc_recent(labels, beyond, recent);
         });
     }
 
@@ -213,7 +226,7 @@ impl Metrics {
 
     /// A counter of one backend.
     pub fn of_backend(&self, series: &Series<BackendLabels>, backend: &Label) {
-        series.inc(BackendLabels { backend: backend.clone() }, |labels| labels.backend = OTHER.into());
+        let _ = series.inc(BackendLabels { backend: backend.clone() }, |labels| labels.backend = OTHER.into());
     }
 
     /// Drops the series of backends that are not `known` any more, when they have been idle for

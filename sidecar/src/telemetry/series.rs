@@ -7,6 +7,7 @@
 
 use std::fmt::Debug;
 use std::hash::Hash;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -23,8 +24,22 @@ pub const EXPIRE_AFTER: Duration = Duration::from_secs(15 * 60);
 #[derive(Debug)]
 pub struct Series<L: Clone + Hash + Eq> {
     family: Family<L, Counter>,
+    /// Changes whenever a label set goes: who remembers a counter from before must look again.
+    generation: AtomicU64,
     /// Every label set there is. Locked when one is new, and by [`Self::expire`].
     known: Mutex<Vec<Known<L>>>,
+}
+
+/// A worker's last few counters, so that a request that is like those before it is counted without hashing its labels.
+#[derive(Debug)]
+pub(super) struct Recent<L> {
+    generation: u64,
+    next: usize,
+    counters: [Option<(L, Counter)>; 4],
+}
+
+impl<L> Recent<L> {
+    pub(super) const NEW: Self = Self { generation: 0, next: 0, counters: [const { None }; 4] };
 }
 
 #[derive(Debug)]
@@ -37,7 +52,7 @@ struct Known<L> {
 
 impl<L: Clone + Hash + Eq> Default for Series<L> {
     fn default() -> Self {
-        Self { family: Family::default(), known: Mutex::default() }
+        Self { family: Family::default(), generation: AtomicU64::new(0), known: Mutex::default() }
     }
 }
 
@@ -47,11 +62,28 @@ impl<L: Clone + Hash + Eq + EncodeLabelSet + Debug + Send + Sync + 'static> Seri
         self.family.clone()
     }
 
-    /// Counts one. No lock is written for a label set that is there.
-    pub(super) fn inc(&self, mut labels: L, beyond: impl FnOnce(&mut L)) {
+    /// Counts one. No lock is written for a label set that is there; none is looked for where `recent` has it.
+    pub(super) fn inc_recent(&self, labels: L, beyond: impl FnOnce(&mut L), recent: &mut Recent<L>) {
+        let generation = self.generation.load(Ordering::Acquire);
+        if recent.generation != generation {
+            *recent = Recent { generation, ..Recent::NEW };
+        }
+        if let Some((_, counter)) = recent.counters.iter().flatten().find(|(known, _)| *known == labels) {
+            counter.inc();
+            return;
+        }
+        let asked = labels.clone();
+        let counter = self.inc(labels, beyond);
+        let place = recent.next % recent.counters.len();
+        recent.counters[place] = Some((asked, counter));
+        recent.next += 1;
+    }
+
+    /// The same, looked for.
+    pub(super) fn inc(&self, mut labels: L, beyond: impl FnOnce(&mut L)) -> Counter {
         if let Some(known) = self.family.get(&labels) {
             known.inc();
-            return;
+            return known.clone();
         }
         let mut known = self.known.lock();
         if known.len() as u64 >= MAX_SERIES {
@@ -61,7 +93,9 @@ impl<L: Clone + Hash + Eq + EncodeLabelSet + Debug + Send + Sync + 'static> Seri
         if self.family.get(&labels).is_none() {
             known.push(Known { labels: labels.clone(), value: 0, since: None });
         }
-        self.family.get_or_create(&labels).inc();
+        let counter = self.family.get_or_create(&labels).clone();
+        counter.inc();
+        counter
     }
 
     /// Drops what has been idle too long and is not `kept`. An event counted at this very moment may be lost.
@@ -76,6 +110,7 @@ impl<L: Clone + Hash + Eq + EncodeLabelSet + Debug + Send + Sync + 'static> Seri
             let stays = now.saturating_duration_since(since) < EXPIRE_AFTER || kept(&known.labels);
             if !stays {
                 self.family.remove(&known.labels);
+                self.generation.fetch_add(1, Ordering::Release);
             }
             stays
         });

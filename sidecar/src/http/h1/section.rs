@@ -8,7 +8,6 @@
 use bytes::Bytes;
 use http::HeaderMap;
 use http::header::{HeaderName, HeaderValue};
-use smallvec::{SmallVec, smallvec};
 
 use super::error::HeadError;
 
@@ -43,6 +42,18 @@ pub(super) struct Section {
     trailers: bool,
 }
 
+/// Bytes that may stand anywhere in a line: tab, space, what is visible, and what is not ASCII.
+const PLAIN: [bool; 256] = {
+    let mut plain = [true; 256];
+    let mut byte = 0;
+    while byte < 0x20 {
+        plain[byte] = byte == b'\t' as usize;
+        byte += 1;
+    }
+    plain[0x7f] = false;
+    plain
+};
+
 impl Section {
     pub(super) fn trailers() -> Self {
         Self { trailers: true, ..Self::default() }
@@ -61,11 +72,20 @@ impl Section {
     /// Goes on as far as it can; true when the empty line has been reached.
     pub(super) fn advance(&mut self, buf: &[u8], limits: &HeadLimits) -> Result<bool, HeadError> {
         let too_large = HeadError::TooLarge { limit: limits.max_bytes };
+        let end = buf.len().min(limits.max_bytes);
         while let Some(&byte) = buf.get(self.at) {
             if self.at >= limits.max_bytes {
                 return Err(too_large);
             }
             match byte {
+                b' ' | b'\t' if self.at == self.line && (self.trailers || self.lines > 0) => {
+                    return Err(HeadError::LeadingBlank);
+                }
+                byte if PLAIN[usize::from(byte)] => {
+                    // Nearly all bytes are: the rest of them at once.
+                    let rest = &buf[self.at..end];
+                    self.at += rest.iter().position(|&byte| !PLAIN[usize::from(byte)]).unwrap_or(rest.len());
+                }
                 b'\r' => match buf.get(self.at + 1) {
                     None => break,
                     Some(b'\n') if self.at + 2 > limits.max_bytes => return Err(too_large),
@@ -87,10 +107,6 @@ impl Section {
                     Some(_) => return Err(HeadError::BareCr),
                 },
                 b'\n' => return Err(HeadError::BareLf),
-                b' ' | b'\t' if self.at == self.line && (self.trailers || self.lines > 0) => {
-                    return Err(HeadError::LeadingBlank);
-                }
-                b'\t' | b' '..=b'~' | 0x80.. => self.at += 1,
                 _ => return Err(HeadError::Control(byte)),
             }
         }
@@ -106,15 +122,25 @@ impl Section {
     }
 }
 
+/// Most heads have no more fields than this.
+const FEW: usize = 16;
+
 /// Field lines up to and with the empty line, already walked by a [`Section`] that counted `count` of them.
 pub(super) fn parse_fields(lines: &Bytes, count: usize) -> Result<HeaderMap, HeadError> {
-    let mut raw: SmallVec<[httparse::Header<'_>; 32]> = smallvec![httparse::EMPTY_HEADER; count];
-    match httparse::parse_headers(lines, &mut raw) {
-        Ok(httparse::Status::Complete((len, _))) if len == lines.len() => {}
+    let (mut few, mut many);
+    let room: &mut [httparse::Header<'_>] = if count <= FEW {
+        few = [httparse::EMPTY_HEADER; FEW];
+        &mut few[..count]
+    } else {
+        many = vec![httparse::EMPTY_HEADER; count];
+        &mut many
+    };
+    let fields = match httparse::parse_headers(lines, room) {
+        Ok(httparse::Status::Complete((len, fields))) if len == lines.len() => fields,
         _ => return Err(HeadError::Field),
-    }
+    };
     let mut headers = HeaderMap::try_with_capacity(count).map_err(|_| HeadError::Field)?;
-    for field in raw {
+    for field in fields {
         let name = HeaderName::from_bytes(field.name.as_bytes()).map_err(|_| HeadError::Field)?;
         let value = trim_blanks(field.value);
         // `slice_ref` wants a slice of `lines`; an empty one may point anywhere.
