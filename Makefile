@@ -10,7 +10,7 @@ TARGET := $(or $(CARGO_TARGET_DIR),target)
 # Tests and the demo make network namespaces and run under several UIDs.
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo --preserve-env=BREAK,HOLD,WEFT_BIN_DIR)
 
-.PHONY: help build demo test test-unit test-e2e test-slow lint fmt clean packages
+.PHONY: help build demo test test-unit test-e2e test-slow fuzz differential lint fmt clean packages
 
 help: ## What there is
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /\1\t/' | awk -F'\t' '{ printf "  make %-12s %s\n", $$1, $$2 }'
@@ -32,6 +32,17 @@ test-e2e: packages build ## Tests between pods made of network namespaces (as ro
 
 test-slow: packages build ## The same at full length: a control plane dead for 30 s, certificates rotating for 2 minutes
 	@WEFT_E2E_SLOW=1 e2e/setup/run-tests.sh $(TARGET) "$(SUDO)"
+
+fuzz: ## Every fuzz target for FUZZ_SECONDS (300 each), FUZZ_JOBS at once; keeps the corpora and writes fuzz/REPORT.md
+	@FUZZ_SECONDS=$(or $(FUZZ_SECONDS),300) fuzz/run.sh $(FUZZ_TARGETS)
+
+# Wants Node and Go, whose parsers are recorded; the test itself, which `make test-unit` runs, wants neither.
+DIFFERENTIAL := sidecar/src/http/h1/differential
+differential: ## Record anew what llhttp and Go make of the HTTP/1 inputs, compare, and write docs/reference/http1-differences.md
+	WEFT_INPUTS=$(abspath $(TARGET))/http1-inputs.hex $(CARGO) test -p weft-sidecar --lib -- --ignored differential::inputs_are_written
+	node --no-deprecation $(DIFFERENTIAL)/record/llhttp.js $(TARGET)/http1-inputs.hex >$(DIFFERENTIAL)/recorded/llhttp.txt
+	go run $(DIFFERENTIAL)/record/go/main.go $(TARGET)/http1-inputs.hex >$(DIFFERENTIAL)/recorded/go.txt
+	WEFT_WRITE_REFERENCE=1 $(CARGO) test -p weft-sidecar --lib -- http::h1::differential
 
 lint: ## Formatting, clippy, licences and advisories of what we depend on
 	$(CARGO) fmt --all --check
