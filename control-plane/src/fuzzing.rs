@@ -20,9 +20,11 @@ mod tests {
 
     use super::*;
 
+    type Target = fn(&[u8]);
+
     #[test]
     fn what_fuzzing_kept_still_holds() {
-        let targets: [(&str, fn(&[u8])); 2] =
+        let targets: [(&str, Target); 2] =
             [("manifests", |data| manifests(data, &mut |_| {})), ("signing_request", signing_request)];
         let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/corpus");
         for (target, run) in targets {

@@ -6,9 +6,11 @@ use proptest::prelude::*;
 
 use super::*;
 
+type Target = fn(&[u8]);
+
 #[test]
 fn what_fuzzing_kept_still_holds() {
-    let targets: [(&str, fn(&[u8])); 7] = [
+    let targets: [(&str, Target); 7] = [
         ("h1_request", h1_request),
         ("h1_response", h1_response),
         ("h1_body", h1_body),

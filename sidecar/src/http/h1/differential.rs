@@ -252,7 +252,8 @@ fn page(inputs: &[Input], found: &BTreeMap<What, Seen<'_>>) -> String {
         recorded::version("llhttp"),
         recorded::version("go"),
     );
-    let sections: [(&str, fn(&What) -> bool); 3] = [
+    type Section = (&'static str, fn(&What) -> bool);
+    let sections: [Section; 3] = [
         ("We refuse, they read", |what| matches!(what, What::WeRefuse(_))),
         ("We read, they refuse", |what| matches!(what, What::TheyRefuse(_))),
         ("Both read, and differ", |what| matches!(what, What::Differs(_))),
