@@ -4,6 +4,9 @@
 
 pub mod admin;
 pub mod discovery;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod identity;
 pub mod model;
 pub mod run;

@@ -9,6 +9,9 @@ pub mod answer;
 pub mod balance;
 pub mod config;
 pub mod dns;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod http;
 pub mod identity;
 pub mod inbound;

@@ -21,6 +21,8 @@
 mod apply;
 mod client;
 mod compile;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod model;
 mod named;
 mod stats;

@@ -85,6 +85,10 @@ pub fn read_client_hello(buf: &[u8]) -> Result<Progress<ClientHello>, NotTls> {
             return Err(NotTls::Malformed("an empty record"));
         }
         at += RECORD_HEADER + len;
+        // Before anything inside is judged: what is said must not depend on how much of the record is here.
+        if at > MAX_CLIENT_HELLO {
+            return Err(NotTls::TooLarge);
+        }
         let fragment = &rest[..len.min(rest.len())];
         if message.is_empty() {
             message = Cow::Borrowed(fragment);
@@ -99,7 +103,7 @@ pub fn read_client_hello(buf: &[u8]) -> Result<Progress<ClientHello>, NotTls> {
             [_, a, b, c, ..] => Some(HANDSHAKE_HEADER + u32::from_be_bytes([0, a, b, c]) as usize),
             _ => None,
         };
-        if at > MAX_CLIENT_HELLO || wanted.is_some_and(|wanted| wanted > MAX_CLIENT_HELLO) {
+        if wanted.is_some_and(|wanted| wanted > MAX_CLIENT_HELLO) {
             return Err(NotTls::TooLarge);
         }
         if fragment.len() < len {

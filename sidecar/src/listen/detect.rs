@@ -98,12 +98,16 @@ fn http1(prefix: &[u8]) -> Detected {
             (_, target) => one_of(target, &[b"http://", b"https://"]),
         };
     }
-    // A method we have not heard of: the line has to say that it is HTTP.
-    let Some(end) = target.iter().position(|&byte| byte == b'\n') else {
-        let text = target.iter().all(|&byte| (b' '..=b'~').contains(&byte) || byte == b'\r');
-        return if text && prefix.len() < MAX_PREFIX { Detected::NeedMore } else { Detected::Opaque };
-    };
-    let line = target[..end].strip_suffix(b"\r").unwrap_or(&target[..end]);
+    // A method we have not heard of: the line has to be text and to say that it is HTTP.
+    let end = target.iter().position(|&byte| byte == b'\n');
+    let line = &target[..end.unwrap_or(target.len())];
+    if !line.iter().all(|&byte| (b' '..=b'~').contains(&byte) || byte == b'\r') {
+        return Detected::Opaque;
+    }
+    if end.is_none() {
+        return if prefix.len() < MAX_PREFIX { Detected::NeedMore } else { Detected::Opaque };
+    }
+    let line = line.strip_suffix(b"\r").unwrap_or(line);
     match line.split_at_checked(line.len().wrapping_sub(b" HTTP/1.1".len())) {
         Some((target, version)) if !target.is_empty() && version.starts_with(b" HTTP/1.") => Detected::Http1,
         _ => Detected::Opaque,

@@ -16,6 +16,8 @@ mod decode;
 mod derive;
 mod documents;
 mod field;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod scan;
 mod schema;
 mod state;

@@ -118,6 +118,12 @@ impl State {
         changes.extend(missing.map(|name| (name.clone(), Content::Gone)));
     }
 
+    /// Whether nothing is in force and nothing is wrong.
+    #[cfg(any(test, fuzzing))]
+    pub(super) fn is_empty(&self) -> bool {
+        self.files.is_empty() && self.written.is_empty() && self.derived.is_empty() && self.problems.is_empty()
+    }
+
     /// The objects in force by what the files say now, and the documents that lost to an earlier one.
     fn settle(&self) -> (Objects, Vec<Problem>) {
         let mut claims: BTreeMap<&ObjectKey, Vec<(&str, u32, &Decoded)>> = BTreeMap::new();

@@ -16,6 +16,8 @@
 
 pub mod body;
 pub mod client;
+#[cfg(test)]
+mod differential;
 pub mod encode;
 pub mod error;
 pub mod head;

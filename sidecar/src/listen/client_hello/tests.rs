@@ -151,6 +151,7 @@ fn what_is_no_hello_is_refused_by_name() {
         ("a ServerHello", vec![22, 3, 3, 0, 4, 2], NotTls::NotClientHello),
         ("an empty record", vec![22, 3, 3, 0, 0], NotTls::Malformed("an empty record")),
         ("a record past the limit", vec![22, 3, 1, 0x40, 0x01, 1, 0, 0, 9], NotTls::TooLarge),
+        ("a record past the limit that holds no ClientHello", vec![22, 3, 1, 0x40, 0x01, 0], NotTls::TooLarge),
         ("a message past the limit", vec![22, 3, 1, 0, 8, 1, 1, 0, 0], NotTls::TooLarge),
         (
             "an alert in between",

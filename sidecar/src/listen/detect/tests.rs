@@ -54,6 +54,7 @@ fn first_bytes_tell_the_protocol() {
         ("MQTT", b"\x10\x0c\x00\x04MQTT", Opaque),
         ("a long word", b"abcdefghijklmnopqrstuvwxyz0123456789", Opaque),
         ("binary after a word", b"PURGE \x00\x01", Opaque),
+        ("binary in a line that ends like a request's", b"PURGE /\x17 HTTP/1.1\r\n", Opaque),
         ("a line feed first", b"\nGET /", Opaque),
     ] {
         assert_eq!(detect(bytes), expected, "{name}");
@@ -63,7 +64,7 @@ fn first_bytes_tell_the_protocol() {
 proptest! {
     #[test]
     fn an_answer_stays_when_more_arrives(start in prop_oneof![
-        "(GET|PRI|PURGE|get|CONNECT) [ -~\r\n]{0,40}".prop_map(String::into_bytes),
+        "(GET|PRI|PURGE|get|CONNECT) [\\x10-~\r\n]{0,12}( HTTP/1.1)?[\r\n]{0,3}".prop_map(String::into_bytes),
         Just(PREFACE.to_vec()),
         proptest::collection::vec(any::<u8>(), 0..40),
     ]) {

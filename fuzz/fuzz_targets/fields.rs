@@ -1,0 +1,4 @@
+//! Header fields that the sidecar reads or takes away. What must hold is said in `weft_sidecar::fuzzing`.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| weft_sidecar::fuzzing::fields(data));
