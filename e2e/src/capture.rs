@@ -54,8 +54,8 @@ impl Capture {
     /// # Errors
     /// When tcpdump lost packets, or the file is not a capture.
     pub fn finish(mut self) -> Result<Traffic> {
-        // What has just been sent is still on its way through the capture's buffer.
-        std::thread::sleep(Duration::from_millis(300));
+        // tcpdump takes packets from the kernel a second's worth at a time, and forgets at its end what it has not taken.
+        std::thread::sleep(Duration::from_millis(1500));
         self.tcpdump.signal(Signal::SIGINT);
         self.tcpdump.wait(Duration::from_secs(10))?;
         let said = self.tcpdump.errors();

@@ -96,8 +96,6 @@ impl World {
             let stage = Stage::start(&world, spec)?;
             world.stages.push(stage);
         }
-        // tcpdump takes packets from the kernel a second's worth at a time, and forgets at its end what it has not taken.
-        std::thread::sleep(Duration::from_millis(1500));
         proof::check(&world, capture.finish()?)?;
         Ok(world)
     }
