@@ -1,34 +1,5 @@
 #!/usr/bin/env bash
-# Installs what the demo and the end-to-end tests need, says so, and does nothing when all is there. Debian's packages
-# would start nginx and redis on this machine: a policy for the time of the installation forbids it, and is taken away
-# again.
+# What the demo and the end-to-end tests need.
 set -euo pipefail
-
-declare -A package=(
-  [ip]=iproute2 [nft]=nftables [nginx]=nginx [redis-server]=redis-server [redis-cli]=redis-tools
-  [curl]=curl [dnsmasq]=dnsmasq-base [tcpdump]=tcpdump [unshare]=util-linux [nsenter]=util-linux [setpriv]=util-linux
-)
-PATH=$PATH:/usr/sbin:/sbin
-missing=()
-for program in "${!package[@]}"; do
-  command -v "$program" >/dev/null || missing+=("${package[$program]}")
-done
-[ ${#missing[@]} -eq 0 ] && exit 0
-mapfile -t missing < <(printf '%s\n' "${missing[@]}" | sort -u)
-
-sudo=()
-if [ "$(id -u)" -ne 0 ]; then
-  command -v sudo >/dev/null || { echo "missing: ${missing[*]}. As root: apt-get install -y --no-install-recommends ${missing[*]}" >&2; exit 1; }
-  sudo=(sudo)
-fi
-command -v apt-get >/dev/null || { echo "missing: ${missing[*]} (Debian's names); install them and run this again" >&2; exit 1; }
-
-echo "installing Debian packages: ${missing[*]}"
-policy=/usr/sbin/policy-rc.d
-if [ ! -e "$policy" ]; then
-  printf '#!/bin/sh\nexit 101\n' | "${sudo[@]}" tee "$policy" >/dev/null
-  "${sudo[@]}" chmod 755 "$policy"
-  trap '"${sudo[@]}" rm -f "$policy"' EXIT
-fi
-install=("${sudo[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends "${missing[@]}")
-"${install[@]}" >/dev/null 2>&1 || { "${sudo[@]}" apt-get update -q && "${install[@]}"; }
+exec "$(dirname "$0")/install.sh" ip=iproute2 nft=nftables nginx=nginx redis-server=redis-server redis-cli=redis-tools \
+  curl=curl dnsmasq=dnsmasq-base tcpdump=tcpdump unshare=util-linux nsenter=util-linux setpriv=util-linux

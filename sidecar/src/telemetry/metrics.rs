@@ -19,11 +19,10 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
 use super::label::Label;
+pub use super::series::MAX_SERIES;
 use super::series::{Recent, Series};
 use crate::reason::Reason;
 
-/// Most label combinations of one family.
-pub const MAX_SERIES: u64 = 2_000;
 /// The label value of what is beyond.
 pub const OTHER: &str = "other";
 

@@ -15,8 +15,8 @@ use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 
-use super::metrics::MAX_SERIES;
-
+/// Most label combinations of one family.
+pub const MAX_SERIES: u64 = 2_000;
 /// How long a series is kept with nothing counted: three times as long as Prometheus looks back.
 pub const EXPIRE_AFTER: Duration = Duration::from_secs(15 * 60);
 
