@@ -11,7 +11,6 @@ mod stage;
 
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use weft_e2e::capture::Capture;
 use weft_e2e::manifest;
