@@ -86,9 +86,10 @@ impl Section {
                     let rest = &buf[self.at..end];
                     self.at += rest.iter().position(|&byte| !PLAIN[usize::from(byte)]).unwrap_or(rest.len());
                 }
+                // Whatever follows: what is said must not depend on whether that is here yet.
+                b'\r' if self.at + 2 > limits.max_bytes => return Err(too_large),
                 b'\r' => match buf.get(self.at + 1) {
                     None => break,
-                    Some(b'\n') if self.at + 2 > limits.max_bytes => return Err(too_large),
                     Some(b'\n') => {
                         let empty = self.at == self.line;
                         if self.lines == 0 {

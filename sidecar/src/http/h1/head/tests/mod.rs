@@ -279,6 +279,12 @@ fn limits_are_exact() {
     assert!(matches!(read_request(&head(1001).as_bytes()[..999], &limits), Ok(Progress::Incomplete)));
     assert_eq!(read_request(&head(1001).as_bytes()[..1000], &limits).unwrap_err(), too_large);
     assert_eq!(too_large.status(), 431);
+    // A CR as the last byte that may be: a line's end that would be too long, or none, whoever sees the next byte.
+    let cr = head(1003).replacen("\r\n\r\n", "\r%", 1);
+    for end in [1000, cr.len()] {
+        assert_eq!(cr.as_bytes()[999], b'\r');
+        assert_eq!(read_request(&cr.as_bytes()[..end], &limits).unwrap_err(), too_large, "{end}");
+    }
 
     let three = b"GET / HTTP/1.1\r\nHost: a\r\nX: 1\r\nX: 2\r\n\r\n";
     assert_eq!(read_request(three, &limits).unwrap_err(), HeadError::TooManyFields { limit: 2 });
