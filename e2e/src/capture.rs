@@ -88,6 +88,8 @@ pub struct Connection {
     pub to_server: Vec<u8>,
     /// What the server sent.
     pub to_client: Vec<u8>,
+    /// It was open already when the capture began: what it speaks was agreed before.
+    pub before: bool,
 }
 
 /// What a connection spoke.
@@ -95,6 +97,8 @@ pub struct Connection {
 pub enum Spoke {
     /// Nothing: opened and closed.
     Nothing,
+    /// It was open before the capture began, so nobody saw what was agreed.
+    Unseen,
     /// Mesh TLS: a ClientHello that offers `weft/…`, answered with this version and key exchange group.
     MeshTls {
         /// As in `supported_versions`.
@@ -109,10 +113,18 @@ pub enum Spoke {
 }
 
 impl Connection {
+    /// Whether it carried `marker`, in either direction.
+    pub fn contains(&self, marker: &[u8]) -> bool {
+        find(&self.to_server, marker) || find(&self.to_client, marker)
+    }
+
     /// What it spoke.
     pub fn spoke(&self) -> Spoke {
         if self.to_server.is_empty() && self.to_client.is_empty() {
             return Spoke::Nothing;
+        }
+        if self.before {
+            return Spoke::Unseen;
         }
         let Some(hello) = handshake(&self.to_server, 1) else {
             return if self.to_server.first() == Some(&22) { Spoke::OtherTls } else { Spoke::Plain };
@@ -133,7 +145,7 @@ impl Connection {
 impl Traffic {
     /// How many connections contain `marker`, in either direction.
     pub fn with(&self, marker: &[u8]) -> usize {
-        self.connections.iter().filter(|c| find(&c.to_server, marker) || find(&c.to_client, marker)).count()
+        self.connections.iter().filter(|connection| connection.contains(marker)).count()
     }
 
     /// Connections to one of `servers` on a port that `wanted` says yes to, and that carried anything.
@@ -245,7 +257,8 @@ impl Flows {
         if !known || again {
             let (client, server) = if segment.syn && segment.ack { (to, from) } else { (from, to) };
             self.open.insert((client, server), Flow { index: self.order.len(), first: [None, None] });
-            self.order.push(Connection { client, server, to_server: Vec::new(), to_client: Vec::new() });
+            let before = !segment.syn;
+            self.order.push(Connection { client, server, to_server: Vec::new(), to_client: Vec::new(), before });
         }
         let (direction, key) = if self.open.contains_key(&(from, to)) { (0, (from, to)) } else { (1, (to, from)) };
         let Some(flow) = self.open.get_mut(&key) else { return };
@@ -421,9 +434,22 @@ mod tests {
             ("nothing", vec![], vec![], Spoke::Nothing),
         ] {
             let address = "10.0.0.1:1".parse().unwrap();
-            let connection = Connection { client: address, server: address, to_server, to_client };
+            let mut connection = Connection { client: address, server: address, to_server, to_client, before: false };
             assert_eq!(connection.spoke(), expected, "{what}");
+            connection.before = true;
+            let nothing = expected == Spoke::Nothing;
+            assert_eq!(connection.spoke(), if nothing { Spoke::Nothing } else { Spoke::Unseen }, "{what}");
         }
+    }
+
+    #[test]
+    fn a_connection_that_was_open_before_is_not_judged_by_what_it_says_later() {
+        let traffic = Traffic::read(&pcap(&[
+            frame(50_000, 80, 100, ACK, b"\x17\x03\x03 sealed"),
+            frame(80, 50_000, 7, ACK, b"\x17\x03\x03 sealed"),
+        ]))
+        .unwrap();
+        assert_eq!(traffic.connections.iter().map(Connection::spoke).collect::<Vec<_>>(), [Spoke::Unseen]);
     }
 
     #[test]

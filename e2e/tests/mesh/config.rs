@@ -107,6 +107,8 @@ fn with_the_control_plane_dead_at_a_first_connection_nothing_is_guessed() {
     });
     let capture = Capture::start(&shop.mesh, "first").unwrap();
     shop.mesh.kill_control_plane();
+    const MARKER: &str = "first-without-a-word";
+    let path = format!("/{MARKER}");
 
     let started = Instant::now();
     let outside = "192.0.2.10:80".parse().unwrap();
@@ -119,7 +121,7 @@ fn with_the_control_plane_dead_at_a_first_connection_nothing_is_guessed() {
     let elsewhere = SocketAddr::from(([10, 96, 200, 1], 80));
     for address in [SocketAddr::from((unknown.vips.0, 80)), elsewhere, pod] {
         let started = Instant::now();
-        let answer = shop.client.within(|| probe::get(address, "unknown", "/first")).unwrap();
+        let answer = shop.client.within(|| probe::get(address, "unknown", &path)).unwrap();
         let answer = answer.unwrap_or_else(|| panic!("{address}: no answer"));
         assert_eq!(answer.status, 503, "{address}: {}", answer.text);
         assert!(
@@ -135,6 +137,8 @@ fn with_the_control_plane_dead_at_a_first_connection_nothing_is_guessed() {
     let traffic = capture.finish().unwrap();
     let servers = [shop.servers[0].0.v4(), shop.servers[0].0.v6()];
     let plain = traffic.to(&servers, |port| port == 8080).filter(|connection| connection.spoke() == Spoke::Plain);
-    assert_eq!(plain.count(), 0, "nothing in plain text to a meshed endpoint");
-    assert!(shop.served().iter().all(|request| request.path != "/first"));
+    assert_eq!(plain.count(), 0, "no connection to a meshed endpoint in plain text");
+    // Also not on one that was open already.
+    assert_eq!(traffic.to(&servers, |_| true).filter(|connection| connection.contains(MARKER.as_bytes())).count(), 0);
+    assert!(shop.served().iter().all(|request| request.path != path));
 }
