@@ -190,7 +190,9 @@ impl State {
                 self.next
             }
         };
-        let missing = self.attempts_missing();
+        // Who is first has found nothing it would use; those behind may still have what is there.
+        let needs_own = first && self.connecting == 0 && self.room() > 0;
+        let missing = self.attempts_missing().max(usize::from(needs_own));
         let mut places = Places::new();
         while places.len() < missing {
             let place = self.spare.pop().map_or_else(|| self.limits.connection(), Ok);
@@ -229,14 +231,13 @@ impl State {
             let expired = connection.expires.is_some_and(|expires| now >= expires) && connection.handle.opened() > 0;
             connection.handle.is_usable() && connection.handle.opened() < max_requests && !expired
         });
+        let has_room = self.room() > 0 && (!self.spare.is_empty() || self.limits.has_room());
         // Lower is better: without large streams first, then this worker's own, then the fullest (so that others empty).
         let best =
             self.h2.iter_mut().filter(|connection| connection.handle.capacity() > 0).min_by_key(|connection| {
                 (connection.handle.is_busy_large(), connection.worker != worker, usize::MAX - connection.handle.open())
             })?;
         let unloved = best.handle.is_busy_large() || (self.per_worker && best.worker != worker);
-        let has_room =
-            self.open + self.connecting < self.max_connections && (!self.spare.is_empty() || self.limits.has_room());
         let can_open = has_room || self.connecting > 0;
         let must_make_do = make_do == MakeDo::Yes || self.failed_at.is_some_and(|failed| now < failed + MAKE_DO);
         if unloved && can_open && !must_make_do {
@@ -247,10 +248,22 @@ impl State {
         Some((best.handle.clone(), permit))
     }
 
-    /// How many more connections the waiters need than are being opened, within the limit.
+    /// How many more connections the waiters need than there are and are being opened, within the limit. They are woken
+    /// one after the other: what is free already is theirs, though they do not have it yet.
     fn attempts_missing(&self) -> usize {
-        let room = self.max_connections.saturating_sub(self.open + self.connecting);
-        self.waiters.len().div_ceil(self.requests_per_attempt()).saturating_sub(self.connecting).min(room)
+        let waiting = self.waiters.len();
+        if waiting == 0 {
+            return 0;
+        }
+        let free = |connection: &Shared| connection.handle.capacity() * usize::from(!connection.handle.is_busy_large());
+        let free = self.idle.len() + self.h2.iter().map(free).sum::<usize>();
+        let attempts = waiting.saturating_sub(free).div_ceil(self.requests_per_attempt());
+        attempts.saturating_sub(self.connecting).min(self.room())
+    }
+
+    /// How many more connections may be opened, whatever the backend allows.
+    fn room(&self) -> usize {
+        self.max_connections.saturating_sub(self.open + self.connecting)
     }
 
     fn requests_per_attempt(&self) -> usize {

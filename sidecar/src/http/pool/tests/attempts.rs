@@ -23,6 +23,36 @@ async fn requests_share_one_attempt_to_open_http_2() {
     more.await.unwrap().unwrap();
 }
 
+/// Who waits is woken by the one before: those who come meanwhile must not open what nobody will need.
+#[tokio::test]
+async fn many_at_once_again_and_again_open_what_they_fill_and_no_more() {
+    for (proto, most) in [(Proto::H2, 3), (Proto::H1, 250)] {
+        let (endpoint, mut arrivals) = Endpoint::new(proto);
+        let pool = Pool::new(settings(proto));
+        let go = Arc::clone(&endpoint.go);
+        let answering = tokio::spawn(async move {
+            while arrivals.recv().await.is_some() {
+                go.notify_one();
+                go.notify_waiters();
+            }
+        });
+        let mut clients = tokio::task::JoinSet::new();
+        for _ in 0..250 {
+            let (pool, connect) = (pool.clone(), endpoint.connect());
+            clients.spawn(async move {
+                for _ in 0..20 {
+                    pool.send(request("/"), connect.clone()).await.unwrap();
+                }
+            });
+        }
+        while let Some(client) = clients.join_next().await {
+            client.unwrap();
+        }
+        assert!(endpoint.opened() <= most, "{proto:?}: {} connections", endpoint.opened());
+        answering.abort();
+    }
+}
+
 #[tokio::test]
 async fn an_attempt_outlives_the_request_that_started_it() {
     let (endpoint, mut arrivals) = Endpoint::new(Proto::H2);
