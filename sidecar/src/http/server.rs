@@ -27,8 +27,9 @@ pub async fn serve<IO: Io, H: Handler>(
     settings: &ServerSettings,
     drain: Watch,
 ) -> Result<(), ServeError> {
+    // Boxed: a connection of the one protocol should not have room for the other.
     match proto {
-        Proto::H1 => super::h1::server::serve(io, handler, settings, drain).await,
-        Proto::H2 => super::h2::server::serve(io, handler, settings, drain).await,
+        Proto::H1 => Box::pin(super::h1::server::serve(io, handler, settings, drain)).await,
+        Proto::H2 => Box::pin(super::h2::server::serve(io, handler, settings, drain)).await,
     }
 }

@@ -1,5 +1,8 @@
 //! One connection from the app: where it was going, and what it speaks (SEMANTICS.md §1 "outbound lookup", "protocol").
 //!
+//! First it is decided what is to become of it, then that is done ([`Carrying`]): what deciding needs, which is several
+//! kilobytes, is gone by then, and a connection that only waits holds little.
+//!
 //! What the address does not lead to, a host may (`host.rs`). A declared protocol is final. Otherwise whoever speaks first
 //! decides:
 //!
@@ -11,7 +14,9 @@
 //!                    server bytes first ─► opaque, the early connection is used
 //! ```
 
+use std::future::Future;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
 
 use bytes::BytesMut;
@@ -33,6 +38,9 @@ use crate::listen::{Detected, FirstSpeaker, Prefixed, first_bytes, original_dst}
 use crate::reason::Reason;
 use crate::settings::is_own_port;
 use crate::tcp;
+
+/// What becomes of a connection, to its end. `None` in its place: it is over already.
+pub(super) type Carrying = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// What a destination came to.
 enum Way {
@@ -66,6 +74,14 @@ impl Outbound {
             tcp::reset(stream);
             return;
         }
+        let carrying = Box::pin(Arc::clone(&self).lead(stream, client, destination)).await;
+        drop(self);
+        if let Some(carrying) = carrying {
+            carrying.await;
+        }
+    }
+
+    async fn lead(self: Arc<Self>, stream: TcpStream, client: SocketAddr, destination: SocketAddr) -> Option<Carrying> {
         let way = match self.config.destination(destination).await {
             Destination::Service { port, .. } => {
                 let protocol = if port.routes.is_some() && port.protocol == Protocol::Auto {
@@ -82,12 +98,12 @@ impl Outbound {
             other => Way::Refused(refusal(&other, destination)),
         };
         match way {
-            Way::Backend(backend, protocol) => self.into_mesh(stream, client, destination, &backend, protocol).await,
+            Way::Backend(backend, protocol) => self.into_mesh(stream, client, destination, backend, protocol).await,
             Way::Outside if self.config.knows_hosts() => self.by_host(stream, client, destination, None).await,
             Way::Refused(own) if own.reason == Reason::RegistryOnly && self.config.knows_hosts() => {
-                self.by_host(stream, client, destination, Some(own)).await;
+                self.by_host(stream, client, destination, Some(own)).await
             }
-            Way::Outside => self.pass_through(stream, destination).await,
+            Way::Outside => Some(self.pass_through(stream, destination)),
             Way::Refused(own) => self.refuse(stream, BytesMut::new(), client, By::Address(destination), own).await,
         }
     }
@@ -97,57 +113,57 @@ impl Outbound {
         mut stream: TcpStream,
         client: SocketAddr,
         destination: SocketAddr,
-        backend: &Arc<Backend>,
+        backend: Arc<Backend>,
         protocol: Protocol,
-    ) {
+    ) -> Option<Carrying> {
         let opaque_port = self.config.settings().opaque_ports.contains(&destination.port());
         let mut buf = BytesMut::new();
         match protocol {
-            Protocol::Tcp | Protocol::Tls => return self.opaque(stream, buf, client, backend, None).await,
-            Protocol::Auto if opaque_port => return self.opaque(stream, buf, client, backend, None).await,
+            Protocol::Tcp | Protocol::Tls => return Some(self.opaque(stream, buf, client, backend, None)),
+            Protocol::Auto if opaque_port => return Some(self.opaque(stream, buf, client, backend, None)),
             Protocol::Http | Protocol::Http2 | Protocol::Grpc => {
                 // Declared, so silence means nothing: a throttled client keeps its routing. The server's own limits
                 // on a first head begin with its first byte.
                 tokio::select! {
                     read = stream.read_buf(&mut buf) => match read {
-                        Ok(0) | Err(_) => return,
+                        Ok(0) | Err(_) => return None,
                         Ok(_) => {}
                     },
                     // A drain does not wait for who has nothing to say.
                     () = async {
                         self.drain.draining().await;
                         tokio::time::sleep(FIRST_MESSAGE).await;
-                    } => return,
+                    } => return None,
                 }
             }
             Protocol::Auto => match first_bytes(&mut stream, &mut buf, SILENCE).await {
                 Ok(FirstSpeaker::Client) => {}
-                Ok(FirstSpeaker::Eof) | Err(_) => return,
+                Ok(FirstSpeaker::Eof) | Err(_) => return None,
                 Ok(FirstSpeaker::Silent) => {
-                    match self.whoever_speaks_first(&mut stream, &mut buf, client, backend).await {
+                    match self.whoever_speaks_first(&mut stream, &mut buf, client, &backend).await {
                         First::Client(early) => {
                             let deadline = Instant::now() + FIRST_MESSAGE;
-                            let Ok(detected) = detect_more(&mut stream, &mut buf, deadline).await else { return };
+                            let detected = detect_more(&mut stream, &mut buf, deadline).await.ok()?;
                             if proto_of(&detected).is_none() {
-                                return self.opaque(stream, buf, client, backend, early).await;
+                                return Some(self.opaque(stream, buf, client, backend, early));
                             }
                             drop(early);
                         }
-                        First::Server(early) => return self.opaque(stream, buf, client, backend, Some(early)).await,
-                        First::Over => return,
+                        First::Server(early) => return Some(self.opaque(stream, buf, client, backend, Some(early))),
+                        First::Over => return None,
                     }
                 }
             },
         }
-        let Ok(detected) = detect_more(&mut stream, &mut buf, Instant::now() + FIRST_MESSAGE).await else { return };
-        match proto_of(&detected) {
-            Some(proto) => self.http(stream, buf, client, By::Address(destination), proto, None).await,
+        let detected = detect_more(&mut stream, &mut buf, Instant::now() + FIRST_MESSAGE).await.ok()?;
+        Some(match proto_of(&detected) {
+            Some(proto) => self.http(stream, buf, client, By::Address(destination), proto, None),
             // Declared HTTP, and it is not: the engine says so to the client.
             None if protocol != Protocol::Auto && !matches!(detected, Detected::Tls) => {
-                self.http(stream, buf, client, By::Address(destination), Proto::H1, None).await;
+                self.http(stream, buf, client, By::Address(destination), Proto::H1, None)
             }
-            None => self.opaque(stream, buf, client, backend, None).await,
-        }
+            None => self.opaque(stream, buf, client, backend, None),
+        })
     }
 
     /// Dials without deciding; see the module's drawing.
@@ -191,7 +207,7 @@ impl Outbound {
         }
     }
 
-    pub(super) async fn http(
+    pub(super) fn http(
         self: Arc<Self>,
         stream: TcpStream,
         buf: BytesMut,
@@ -199,27 +215,31 @@ impl Outbound {
         by: By,
         proto: Proto,
         refused: Option<OwnAnswer>,
-    ) {
+    ) -> Carrying {
         self.telemetry.metrics.connection("outbound", if proto == Proto::H1 { "http/1" } else { "http/2" }, false);
-        let handler =
-            RequestHandler { outbound: Arc::clone(&self), by, client, refused: Arc::new(Mutex::new(refused)) };
-        // Boxed: the other ways a connection may go should not pay for this one's size.
-        let served = Box::pin(serve(Prefixed::new(buf, stream), proto, handler, &self.server, self.drain.clone()));
-        if let Err(error) = served.await {
-            tracing::debug!(%client, destination = %by.address(), %error, "outbound connection ended");
-        }
+        Box::pin(async move {
+            let handler =
+                RequestHandler { outbound: Arc::clone(&self), by, client, refused: Arc::new(Mutex::new(refused)) };
+            let served = serve(Prefixed::new(buf, stream), proto, handler, &self.server, self.drain.clone());
+            if let Err(error) = served.await {
+                tracing::debug!(%client, destination = %by.address(), %error, "outbound connection ended");
+            }
+        })
     }
 
-    pub(super) async fn pass_through(&self, stream: TcpStream, destination: SocketAddr) {
+    pub(super) fn pass_through(self: Arc<Self>, stream: TcpStream, destination: SocketAddr) -> Carrying {
         self.telemetry.metrics.connection("outbound", "outside", false);
-        match tcp::dial_plain(PlainAddr::outside_mesh(destination), self.settings.timeouts.connect).await {
-            Ok(upstream) => opaque::relay_counted(&self.telemetry, None, stream, upstream).await,
-            Err(error) => {
-                tracing::debug!(%destination, %error, "outside destination");
-                self.telemetry.metrics.refused("outbound", Reason::ConnectFailed);
-                tcp::reset(stream);
+        Box::pin(async move {
+            let dial = tcp::dial_plain(PlainAddr::outside_mesh(destination), self.settings.timeouts.connect);
+            match Box::pin(dial).await {
+                Ok(upstream) => opaque::relay_counted(&self.telemetry, None, stream, upstream).await,
+                Err(error) => {
+                    tracing::debug!(%destination, %error, "outside destination");
+                    self.telemetry.metrics.refused("outbound", Reason::ConnectFailed);
+                    tcp::reset(stream);
+                }
             }
-        }
+        })
     }
 
     /// HTTP clients get an answer, everybody else a reset. `buf` is what the client has said. Where further requests go is
@@ -231,7 +251,7 @@ impl Outbound {
         client: SocketAddr,
         by: By,
         own: OwnAnswer,
-    ) {
+    ) -> Option<Carrying> {
         tracing::debug!(%client, reason = %own.reason, detail = %own.detail, "outbound connection refused");
         let silent = own.reason == Reason::NoPort
             || (buf.is_empty()
@@ -241,37 +261,39 @@ impl Outbound {
             // Where there are requests, each is counted by itself.
             self.telemetry.metrics.refused("outbound", own.reason);
             tcp::reset(stream);
-            return;
+            return None;
         };
         // The first request has waited for its answer already. Each further one asks again: the control plane may come back
         // while the client keeps its connection.
-        self.http(stream, buf, client, by, proto, Some(own)).await;
+        Some(self.http(stream, buf, client, by, proto, Some(own)))
     }
 
-    pub(super) async fn opaque(
-        &self,
+    pub(super) fn opaque(
+        self: Arc<Self>,
         stream: TcpStream,
         buf: BytesMut,
         client: SocketAddr,
-        backend: &Arc<Backend>,
+        backend: Arc<Backend>,
         early: Option<Early>,
-    ) {
-        let early = match early {
-            Some(early) => early,
-            None => match opaque::dial(self, backend, client).await {
-                Ok(early) => early,
-                Err(own) => {
-                    tracing::debug!(%client, backend = %backend.name, detail = %own.detail, "opaque connection refused");
-                    self.telemetry.metrics.refused("outbound", own.reason);
-                    tcp::reset(stream);
-                    return;
-                }
-            },
-        };
-        self.telemetry.metrics.connection("outbound", "tcp", early.meshed);
-        let Early { io, said, held, ends, .. } = early;
-        opaque::relay_counted(&self.telemetry, ends, Prefixed::new(buf, stream), Prefixed::new(said, io)).await;
-        drop(held);
+    ) -> Carrying {
+        Box::pin(async move {
+            let early = match early {
+                Some(early) => early,
+                None => match Box::pin(opaque::dial(&self, &backend, client)).await {
+                    Ok(early) => early,
+                    Err(own) => {
+                        tracing::debug!(%client, backend = %backend.name, detail = %own.detail, "opaque connection refused");
+                        self.telemetry.metrics.refused("outbound", own.reason);
+                        tcp::reset(stream);
+                        return;
+                    }
+                },
+            };
+            self.telemetry.metrics.connection("outbound", "tcp", early.meshed);
+            let Early { io, said, held, ends, .. } = early;
+            opaque::relay_counted(&self.telemetry, ends, Prefixed::new(buf, stream), Prefixed::new(said, io)).await;
+            drop(held);
+        })
     }
 }
 

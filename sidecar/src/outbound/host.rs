@@ -20,7 +20,7 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 
 use super::Outbound;
-use super::connection::{First, proto_of};
+use super::connection::{Carrying, First, proto_of};
 use super::opaque::Early;
 use super::request::{By, refusal};
 use crate::answer::OwnAnswer;
@@ -54,7 +54,7 @@ impl Outbound {
         client: SocketAddr,
         destination: SocketAddr,
         refused: Option<OwnAnswer>,
-    ) {
+    ) -> Option<Carrying> {
         let mut buf = BytesMut::new();
         let mut early: Option<Early> = None;
         // Where policy lets nothing pass there is no server that might speak first.
@@ -64,38 +64,38 @@ impl Outbound {
             (_, Some(own)) => {
                 self.telemetry.metrics.refused("outbound", own.reason);
                 tcp::reset(stream);
-                return;
+                return None;
             }
             // It may still want to hear what the server says.
-            (Ok(FirstSpeaker::Eof), None) => return self.pass_through(stream, destination).await,
+            (Ok(FirstSpeaker::Eof), None) => return Some(self.pass_through(stream, destination)),
             (Ok(FirstSpeaker::Silent), None) => {
                 let outside = self.config.outside(destination);
                 match self.whoever_speaks_first(&mut stream, &mut buf, client, &outside).await {
                     First::Client(dialled) => early = dialled,
-                    First::Server(early) => return self.opaque(stream, buf, client, &outside, Some(early)).await,
-                    First::Over => return,
+                    First::Server(early) => return Some(self.opaque(stream, buf, client, outside, Some(early))),
+                    First::Over => return None,
                 }
             }
-            (Err(_), None) => return,
+            (Err(_), None) => return None,
         }
         match self.leads(&mut stream, &mut buf, destination.port()).await {
             Leads::Requests(proto) => {
                 drop(early);
-                self.http(stream, buf, client, By::Host(destination), proto, None).await;
+                Some(self.http(stream, buf, client, By::Host(destination), proto, None))
             }
             Leads::Relay(backend) => {
                 drop(early);
-                self.opaque(stream, buf, client, &backend, None).await;
+                Some(self.opaque(stream, buf, client, backend, None))
             }
             Leads::Unavailable => {
                 let own = refusal(&Destination::Unavailable, destination);
-                self.refuse(stream, buf, client, By::Host(destination), own).await;
+                self.refuse(stream, buf, client, By::Host(destination), own).await
             }
             Leads::Nowhere => match refused {
                 Some(own) => self.refuse(stream, buf, client, By::Host(destination), own).await,
                 None => {
                     let outside = self.config.outside(destination);
-                    self.opaque(stream, buf, client, &outside, early).await;
+                    Some(self.opaque(stream, buf, client, outside, early))
                 }
             },
         }

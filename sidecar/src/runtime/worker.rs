@@ -275,7 +275,7 @@ async fn serve_handed(
                 match direction {
                     // Boxed: one that carries the one way should not have room for the other.
                     Direction::Inbound => Box::pin(inbound.serve(stream, client)).await,
-                    Direction::Outbound => Box::pin(outbound.serve(stream, client)).await,
+                    Direction::Outbound => outbound.serve(stream, client).await,
                 }
             };
             // A panic outside of any request costs its connection, as one inside costs its request.
