@@ -403,13 +403,14 @@ impl Exchange {
         if self.writer.is_some() {
             return;
         }
-        let Some(connection) = self.connection.take() else { return };
+        let Some(mut connection) = self.connection.take() else { return };
         if self.keep_alive
             && !self.eof
             && connection.read.is_empty()
             && let Some(home) = connection.place.as_ref().and_then(Place::home)
         {
             // Idle connections hold no buffers worth the name.
+            connection.queue.release();
             home.give_back(Connection { read: BytesMut::new(), ..connection });
         }
     }

@@ -60,6 +60,14 @@ impl Queue {
         self.pieces.push_back(bytes);
     }
 
+    /// Gives back its room, if nothing waits in it.
+    pub(crate) fn release(&mut self) {
+        if self.len == 0 {
+            self.pieces = VecDeque::new();
+            self.tail = BytesMut::new();
+        }
+    }
+
     pub(crate) fn is_empty(&self) -> bool {
         self.len == 0
     }

@@ -80,10 +80,6 @@ impl<IO: Io> Wire<IO> {
             if self.eof {
                 return Poll::Ready(NextHead::Closed);
             }
-            if self.read.is_empty() {
-                // An idle connection holds no buffer worth the name.
-                self.read = BytesMut::new();
-            }
             match poll_read(&mut self.io, &mut self.read, HEAD_READ, cx) {
                 Poll::Ready(Ok(0)) => self.eof = true,
                 Poll::Ready(Ok(_)) => {
@@ -99,6 +95,11 @@ impl<IO: Io> Wire<IO> {
             }
         }
         let idle = !waiting.started;
+        if self.read.is_empty() {
+            // Most of what an idle connection would hold, and the next request's is as quickly had.
+            self.read = BytesMut::new();
+            self.queue.release();
+        }
         // A connection that has not been used yet has its first request on the way: it may not be told to go away.
         if idle && draining && !waiting.first {
             return Poll::Ready(NextHead::Closed);
