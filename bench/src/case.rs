@@ -12,7 +12,7 @@ pub(crate) enum Case {
     H1,
     /// HTTP/2 without TLS through the client's sidecar.
     H2,
-    /// HTTP/2 from the client, HTTP/1.1 to the server. Weft keeps the client's version towards a server without a sidecar.
+    /// HTTP/2 from the client, HTTP/1.1 to the server: a Service that speaks h2c, whose route leads to one that says `http`.
     H2ToH1,
     /// HTTP/1.1 from the client, HTTP/2 to the server.
     H1ToH2,
@@ -104,8 +104,6 @@ const NGINX: Subject = Subject::usual(Family::Nginx);
 const THREE: &[Subject] = &[NO_PROXY, WEFT, ENVOY];
 const WITH_HAPROXY: &[Subject] = &[NO_PROXY, WEFT, ENVOY, HAPROXY];
 const ALL: &[Subject] = &[NO_PROXY, WEFT, ENVOY, HAPROXY, NGINX];
-/// Without Weft, which sends HTTP/2 on as HTTP/2: the first place to add it when it no longer does.
-const H2_TO_H1: &[Subject] = &[NO_PROXY, ENVOY, HAPROXY, NGINX];
 const HANDSHAKE: &[Subject] = &[
     NO_PROXY,
     WEFT,
@@ -154,7 +152,7 @@ impl Case {
         let (way, client, server, load, unit, subjects) = match self {
             Self::H1 => (ClientSidecar, Http1, Http1, Load::Wrk, Unit::Request, ALL),
             Self::H2 => (ClientSidecar, Http2, Http2, Load::H2load, Unit::Request, WITH_HAPROXY),
-            Self::H2ToH1 => (ClientSidecar, Http2, Http1, Load::H2load, Unit::Request, H2_TO_H1),
+            Self::H2ToH1 => (ClientSidecar, Http2, Http1, Load::H2load, Unit::Request, ALL),
             Self::H1ToH2 => (ClientSidecar, Http1, Http2, Load::Wrk, Unit::Request, WITH_HAPROXY),
             Self::Mesh | Self::MeshH1App => (Mesh, Http1, Http1, Load::Wrk, Unit::Request, THREE),
             Self::GrpcStream => (Mesh, Grpc, Grpc, Load::Streams, Unit::Message, THREE),

@@ -77,7 +77,7 @@ impl Stage {
         let plan = world.case.plan();
         let subject = spec.subject;
         let name = if spec.many { format!("{subject}-many") } else { subject.to_string() };
-        let vip = service(world, &name, plan.server)?;
+        let vip = service(world, &name, plan.client, plan.server)?;
         let client = world.mesh.pod(pod(&name, "client", subject, plan.way != Way::ServerSidecar))?;
         let server = world.mesh.pod(pod(&name, "server", subject, plan.way != Way::ClientSidecar))?;
         for pod in [&client, &server] {
@@ -178,22 +178,30 @@ fn pod(name: &str, role: &str, subject: Subject, sidecar: bool) -> PodSpec {
     PodSpec { namespace: NAMESPACE.to_owned(), ..spec }
 }
 
-/// A Service for the server, with a route where there is something to route; its address.
-fn service(world: &World, name: &str, app: App) -> Result<Ipv4Addr> {
-    let declared = match app {
-        App::Http1 => "http",
-        App::Http2 => "kubernetes.io/h2c",
-        App::Grpc => "grpc",
-        App::Tcp => "tcp",
+/// A Service for the server, with a route where there is something to route; its address. A server that cannot speak what
+/// the client does has a Service of its own, to which the route leads.
+fn service(world: &World, name: &str, client: App, server: App) -> Result<Ipv4Addr> {
+    let declare = |service: &str, app: App| {
+        let declared = match app {
+            App::Http1 => "http",
+            App::Http2 => "kubernetes.io/h2c",
+            App::Grpc => "grpc",
+            App::Tcp => "tcp",
+        };
+        let port = Port::new("app", SERVICE_PORT, APP_PORT).speaking(declared);
+        world.mesh.service(NAMESPACE, service, &[port], labels([("app", &*format!("{name}-server"))]))
     };
-    let port = Port::new("app", SERVICE_PORT, APP_PORT).speaking(declared);
-    let selector = labels([("app", &*format!("{name}-server"))]);
-    let service = world.mesh.service(NAMESPACE, name, &[port], selector)?;
-    if app != App::Tcp {
-        let route = manifest::split(NAMESPACE, name, name, SERVICE_PORT, &[(name, 100)]);
+    let apart = client == App::Http2 && server == App::Http1;
+    let called = declare(name, if apart { client } else { server })?;
+    let behind = if apart { format!("{name}-behind") } else { name.to_owned() };
+    if apart {
+        declare(&behind, server)?;
+    }
+    if server != App::Tcp {
+        let route = manifest::split(NAMESPACE, name, name, SERVICE_PORT, &[(&behind, 100)]);
         world.mesh.manifests().write(&format!("route-{name}"), &route)?;
     }
-    Ok(service.vips.0)
+    Ok(called.vips.0)
 }
 
 fn no_v4(pod: &Pod) -> Error {

@@ -16,7 +16,7 @@ use weft_proto::headers;
 use super::Outbound;
 use super::tries::{Kept, Plan, Tries};
 use crate::answer::OwnAnswer;
-use crate::config::{Backend, Destination, LOOKUP_TIMEOUT};
+use crate::config::{Backend, Destination, LOOKUP_TIMEOUT, Protocol};
 use crate::http::{Answer, Handler, Request, Response, host, hygiene};
 use crate::reason::Reason;
 use crate::resilience::Deadline;
@@ -104,12 +104,14 @@ impl RequestHandler {
         };
         let host = host.map(str::to_owned);
         let port;
+        let mut called = Protocol::Auto;
         // The rule that matched, and the filters of the target it chose.
         let mut chosen = None;
         let backend = match self.destination(host.as_deref()).await {
             Destination::Service { service, port: found } => {
                 record.service = (&service.label).into();
                 port = found;
+                called = port.protocol;
                 match &port.routes {
                     None => Arc::clone(&port.backend),
                     Some(routes) => {
@@ -154,6 +156,7 @@ impl RequestHandler {
         let rule = chosen.map(|(rule, _)| rule);
         let plan = Plan {
             backend: &backend,
+            called,
             deadline: request_deadline(&request, rule.and_then(|rule| rule.request_timeout), now)?,
             per_try: rule.and_then(|rule| rule.backend_request_timeout),
             retry: rule.and_then(|rule| rule.retry.as_ref()),

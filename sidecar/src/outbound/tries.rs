@@ -17,7 +17,7 @@ use super::Outbound;
 use super::upstream::{DialError, Exchange};
 use crate::answer::OwnAnswer;
 use crate::balance::{EndpointKey, Finished, Pick, PickRequest, TryResult};
-use crate::config::Backend;
+use crate::config::{Backend, Protocol};
 use crate::http::error::{Processed, SendError, SendErrorKind};
 use crate::http::replay::Replay;
 use crate::http::{Body, Outgoing, Request, Response, hygiene};
@@ -28,6 +28,8 @@ use crate::telemetry::record::Record;
 /// What is asked of one backend.
 pub(super) struct Plan<'a> {
     pub(super) backend: &'a Arc<Backend>,
+    /// What the port that the client called declares.
+    pub(super) called: Protocol,
     pub(super) deadline: Deadline,
     pub(super) per_try: Option<Duration>,
     /// What the rule says about retries.
@@ -170,7 +172,8 @@ impl Tries<'_> {
         }
         let endpoint = pick.endpoint().addr();
         let held = AtomicBool::new(false);
-        let exchange = Exchange { outbound: self.outbound, backend: self.plan.backend, tunnels, held: &held };
+        let Plan { backend, called, .. } = self.plan;
+        let exchange = Exchange { outbound: self.outbound, backend, called, tunnels, held: &held };
         // Pinned here, once: awaited by value in each branch, it would have room in the future for each.
         let mut send = pin!(exchange.send(pick.endpoint(), request));
         let (deadline, own) = self.plan.deadline.of_try(now, self.plan.per_try.filter(|per_try| !per_try.is_zero()));

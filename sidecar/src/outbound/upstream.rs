@@ -236,6 +236,8 @@ pub(super) struct Exchange<'a> {
     pub(super) backend: &'a Arc<Backend>,
     /// The request is an upgrade or CONNECT.
     pub(super) tunnels: bool,
+    /// What the port that the client called declares; its backend may declare something else.
+    pub(super) called: Protocol,
     /// See [`Pool::send_noting`].
     pub(super) held: &'a AtomicBool,
 }
@@ -253,6 +255,12 @@ impl Exchange<'_> {
 
     async fn exchange(&self, endpoint: &Arc<Endpoint>, request: Outgoing<'_>) -> Result<Response, SendError> {
         let client = AppVersion::from(request.version());
+        let request =
+            if client == AppVersion::H2 && self.called == Protocol::Http2 && self.backend.protocol == Protocol::Http {
+                in_http1(request.into_owned()).map_err(|conflict| unsendable(&conflict))?.into()
+            } else {
+                request
+            };
         // What is rare is boxed: every request's future would have room for it.
         if self.outbound.is_own(endpoint.addr()) {
             return Box::pin(self.to_ourselves(endpoint.addr(), request.into_owned())).await;
@@ -369,6 +377,14 @@ fn to_plain(mut parts: Parts, declared: Protocol) -> Result<(Proto, Parts), tran
     // Last, since only mesh peers restore versions.
     hygiene::strip_untrusted(&mut parts.headers, false);
     Ok((proto, parts))
+}
+
+/// As if the client had spoken HTTP/1.1. A route may lead from a port that speaks HTTP/2 to a backend whose port says that
+/// it does not; otherwise the client knows what the app speaks, and its version is kept.
+fn in_http1(request: Request) -> Result<Request, translate::Conflict> {
+    let (parts, body) = request.into_parts();
+    let (parts, _) = translate::from_mesh_h2(translate::to_mesh_h2(parts, Version::HTTP_11)?)?;
+    Ok(Request::from_parts(parts, body))
 }
 
 /// Whether a head without hop-by-hop fields may be written to a plain HTTP/1 server as it is.

@@ -12,7 +12,7 @@ use tokio::time::timeout;
 use weft_proto::v1;
 
 use super::wire::{Answer2, App, Wire, ask_h2, collect};
-use super::{Pair, REVIEWS, VIP, plain};
+use super::{Pair, REVIEWS, VIP, plain, routed, rule};
 
 /// An app whose every stream is given to `script`.
 async fn streams<F>(
@@ -200,6 +200,33 @@ async fn an_http_1_client_reaches_an_app_declared_h2c() {
         }
     }
     assert!(pair.app.requests().iter().all(|seen| seen.head.get("x-weft-version").is_none()));
+}
+
+/// A route may lead from an HTTP/2 port to a backend whose port says `http`: only then is the client's version not kept.
+#[tokio::test]
+async fn an_http_2_client_is_led_to_a_backend_declared_http_1() {
+    let pair = Pair::new(App::says("in one").await).await;
+    for (row, endpoint) in [("meshed", None), ("plain", Some(plain(pair.app.addr)))] {
+        if let Some(endpoint) = endpoint {
+            pair.web.endpoints(REVIEWS, &[endpoint]);
+        }
+        pair.web.service(|port| {
+            routed(port, rule(&[("shop/reviews", 1)]));
+            port.protocol = v1::Protocol::Http2.into();
+        });
+        let client = pair.web.connect(VIP).await.h2().await;
+        for _ in 0..2 {
+            let request = Request::post("http://reviews/two?way=1").header("cookie", "a=1").header("cookie", "b=2");
+            let request = request.body(Bytes::from_static(b"all of it")).unwrap();
+            let (response, _) = ask_h2(&client, request).await.unwrap();
+            assert_eq!((response.status().as_u16(), &response.body()[..]), (200, &b"in one"[..]), "{row}");
+            let requests = pair.app.requests();
+            let seen = requests.last().unwrap();
+            assert_eq!(seen.head.start, "POST /two?way=1 HTTP/1.1", "{row}");
+            assert_eq!((seen.head.get("host"), seen.head.get("cookie")), (Some("reviews"), Some("a=1; b=2")), "{row}");
+            assert_eq!(seen.head.get("x-weft-version"), None, "{row}");
+        }
+    }
 }
 
 /// In HTTP/2 a CONNECT is a stream like any other (RFC 9113 §8.5), and is carried as one.
