@@ -12,7 +12,8 @@ use weft_sidecar::runtime;
 use weft_sidecar::settings::{RunArgs, Settings};
 
 /// Each request makes and drops a handful of things of a few kilobytes, which the C library's allocator keeps merging and
-/// splitting; and the static binary's (musl) has one lock for all workers.
+/// splitting; and the static binary's (musl) has one lock for all workers. Without transparent huge pages (`no_thp`): there is
+/// a sidecar in every pod, and a megabyte that is spread over pages of two megabytes is resident many times over.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 

@@ -13,8 +13,8 @@
 //! the app until SIGTERM. After SIGTERM the process ends when no connection is left, at the latest after `--drain-seconds`,
 //! or at once when it is told again.
 
+mod files;
 mod logging;
-mod process;
 mod view;
 mod worker;
 
@@ -124,8 +124,7 @@ async fn start(settings: Settings) -> Result<(), RunError> {
     let metrics = Arc::new(Metrics::default());
     let (log, flush) = logging::start(&args.log_level, exporter.as_ref(), metrics.diagnostics_dropped.clone())?;
     tracing::info!(version = env!("CARGO_PKG_VERSION"), identity = %settings.identity, address = %args.pod_address, "weft-sidecar starts");
-    process::raise_limit();
-    process::small_pages();
+    files::raise_limit();
 
     let access_log = match args.access_log.is_on() {
         true => Some(AccessLog::start(std::io::stdout(), metrics.log_dropped.clone())?),
