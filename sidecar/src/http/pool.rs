@@ -245,12 +245,14 @@ impl Waiting<'_> {
         loop {
             let mut state = self.shared.state.lock();
             self.held.store(false, Ordering::Relaxed);
-            match state.choose(self.ticket, Worker::current(), cx.waker(), Instant::now()) {
+            let now = Instant::now();
+            match state.choose(self.ticket, Worker::current(), cx.waker(), now) {
                 Choice::H1(mut idle) => {
                     drop(state);
                     // A connection this young has not been anybody's yet.
-                    let fresh = idle.connection.served() == 0 && idle.since.elapsed() < Duration::from_secs(1);
-                    if fresh || idle.connection.is_reusable(idle.since.elapsed()) {
+                    let idle_for = now.saturating_duration_since(idle.since);
+                    let fresh = idle.connection.served() == 0 && idle_for < Duration::from_secs(1);
+                    if fresh || idle.connection.is_reusable(idle_for) {
                         self.served(self.shared.state.lock());
                         return Poll::Ready(Ok(Lease::H1(idle.connection)));
                     }

@@ -13,7 +13,7 @@
 //! Bound: one word per guard's owner, none here.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use tokio::sync::{Notify, watch};
 
@@ -39,6 +39,8 @@ pub struct Guard(Arc<Guards>);
 #[derive(Debug, Default)]
 struct Guards {
     held: AtomicUsize,
+    /// What every request asks, without the lock of `draining`.
+    started: AtomicBool,
     /// Notified whenever `held` falls to zero.
     none: Notify,
 }
@@ -53,6 +55,7 @@ pub fn new() -> (Signal, Watch) {
 impl Signal {
     /// Starts the drain; doing so again changes nothing.
     pub fn start(&self) {
+        self.guards.started.store(true, Ordering::Release);
         self.draining.send_if_modified(|draining| !std::mem::replace(draining, true));
     }
 
@@ -85,7 +88,7 @@ impl Signal {
 impl Watch {
     /// Whether the drain has started.
     pub fn is_draining(&self) -> bool {
-        *self.draining.borrow()
+        self.guards.started.load(Ordering::Acquire)
     }
 
     /// Resolves when the drain starts, or at once if it has. Dropping the future loses nothing.

@@ -96,7 +96,6 @@ impl RequestHandler {
         if let Some(own) = self.refused.lock().take() {
             return Err(own);
         }
-        let now = tokio::time::Instant::now().into_std();
         let address = self.by.address();
         let host = match self.by {
             By::Host(_) => host::of_request(request.method(), request.uri(), request.version(), request.headers()),
@@ -157,7 +156,7 @@ impl RequestHandler {
         let plan = Plan {
             backend: &backend,
             called,
-            deadline: request_deadline(&request, rule.and_then(|rule| rule.request_timeout), now)?,
+            deadline: request_deadline(&request, rule.and_then(|rule| rule.request_timeout), record.started())?,
             per_try: rule.and_then(|rule| rule.backend_request_timeout),
             retry: rule.and_then(|rule| rule.retry.as_ref()),
         };

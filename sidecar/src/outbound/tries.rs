@@ -106,8 +106,8 @@ impl Tries<'_> {
         }
         let mut replay = Some(Replay::new(body, if retry.may_retry() { settings.replay_limit } else { 0 }));
         let mut tried: SmallVec<[EndpointKey; 3]> = SmallVec::new();
+        let mut now = tokio::time::Instant::now().into_std();
         loop {
-            let now = tokio::time::Instant::now().into_std();
             let request = PickRequest { avoid: &tried, client: Some(self.client.ip()) };
             let pick = backend
                 .balancer
@@ -122,7 +122,7 @@ impl Tries<'_> {
                 // The last try: from here on nothing of the body is kept.
                 replay = None;
             }
-            let judged = self.once(&pick, &parts, body, tunnels).await;
+            let judged = self.once(&pick, &parts, body, tunnels, now).await;
             let ended = tokio::time::Instant::now().into_std();
             if judged.result == TryResult::Silent {
                 self.outbound.upstreams.suspect(pick.endpoint());
@@ -148,6 +148,7 @@ impl Tries<'_> {
                     // The endpoint is no longer busy with us while we wait.
                     drop((pick, judged));
                     tokio::time::sleep_until(when.into()).await;
+                    now = tokio::time::Instant::now().into_std();
                 }
             }
         }
@@ -162,8 +163,7 @@ impl Tries<'_> {
     }
 
     /// One go at one endpoint.
-    async fn once(&self, pick: &Pick, parts: &Parts, body: Body, tunnels: bool) -> Judged {
-        let now = tokio::time::Instant::now().into_std();
+    async fn once(&self, pick: &Pick, parts: &Parts, body: Body, tunnels: bool, now: Instant) -> Judged {
         let mut request = Outgoing::Lent(parts, body);
         if self.plan.deadline.at().is_some() {
             let mut own = request.into_owned();

@@ -42,7 +42,6 @@ pub struct Record {
     telemetry: Telemetry,
     direction: Direction,
     started: Instant,
-    began: std::time::SystemTime,
     span: Option<tracing::Span>,
     /// This and what follows it up to the authority: only when the access log is on; empty otherwise.
     pub(crate) method: String,
@@ -74,7 +73,6 @@ impl Record {
             telemetry: telemetry.clone(),
             direction,
             started: tokio::time::Instant::now().into_std(),
-            began: std::time::SystemTime::now(),
             span,
             method: String::new(),
             path: String::new(),
@@ -122,6 +120,11 @@ impl Record {
         record
     }
 
+    /// When the request arrived.
+    pub(crate) fn started(&self) -> Instant {
+        self.started
+    }
+
     /// The other end proved to be `identity`; nobody without one.
     pub(crate) fn peer(&mut self, identity: Option<&SpiffeId>) {
         if self.telemetry.access_log.is_some() {
@@ -166,7 +169,9 @@ impl Record {
         }
         if let Some(log) = &self.telemetry.access_log {
             log.log(Entry {
-                time: time::OffsetDateTime::from(self.began).format(&Rfc3339).unwrap_or_default(),
+                time: time::OffsetDateTime::from(std::time::SystemTime::now() - elapsed)
+                    .format(&Rfc3339)
+                    .unwrap_or_default(),
                 direction: self.direction.name(),
                 method: std::mem::take(&mut self.method),
                 path: std::mem::take(&mut self.path),

@@ -94,7 +94,8 @@ impl Queue {
                 slices[count] = IoSlice::new(&self.tail);
                 count += 1;
             }
-            let written = if io.is_write_vectored() {
+            // One piece, as most messages are: `send` costs the kernel less than `writev`.
+            let written = if count > 1 && io.is_write_vectored() {
                 ready!(Pin::new(&mut *io).poll_write_vectored(cx, &slices[..count]))?
             } else {
                 ready!(Pin::new(&mut *io).poll_write(cx, &slices[0]))?
