@@ -12,7 +12,7 @@ SUDO := $(if $(filter 0,$(shell id -u)),,sudo --preserve-env=BREAK,HOLD,WEFT_BIN
 
 BENCH = $(SUDO) env WEFT_BIN_DIR=$(realpath $(TARGET))/release $(TARGET)/tools/weft-bench run --venv $(TARGET)/bench/venv
 
-.PHONY: help build bench bench-quick bench-build demo test test-unit test-e2e test-slow fuzz differential lint fmt clean packages
+.PHONY: help build bench bench-quick bench-build instructions demo test test-unit test-e2e test-slow fuzz differential lint fmt clean packages
 
 help: ## What there is
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /\1\t/' | awk -F'\t' '{ printf "  make %-12s %s\n", $$1, $$2 }'
@@ -40,6 +40,9 @@ bench: packages bench-build ## Weft beside Envoy, haproxy, nginx and no proxy: a
 
 bench-quick: packages bench-build ## The same in six minutes, for a first look: target/bench/RESULTS-quick.md
 	$(BENCH) --seconds 1 --warm-up 0.5 --results $(TARGET)/bench/results-quick.json --report $(TARGET)/bench/RESULTS-quick.md
+
+instructions: ## Instructions of a request and of what it is made of, by callgrind, against bench/instructions.txt (UPDATE=1 records them)
+	@bench/instructions.sh $(TARGET)
 
 fuzz: ## Every fuzz target for FUZZ_SECONDS (300 each), FUZZ_JOBS at once; keeps the corpora and writes fuzz/REPORT.md
 	@FUZZ_SECONDS=$(or $(FUZZ_SECONDS),300) fuzz/run.sh $(FUZZ_TARGETS)

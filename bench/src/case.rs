@@ -22,6 +22,8 @@ pub(crate) enum Case {
     MeshH1App,
     /// Long gRPC streams through two sidecars: one message, its echo, the next.
     GrpcStream,
+    /// 99 gRPC streams of one connection, through two sidecars, that one more does not hold up which nobody reads.
+    HeadOfLine,
     /// TCP connections through the client's sidecar: opened, used once, closed.
     TcpConn,
     /// TCP in bulk through the client's sidecar, one connection each way.
@@ -75,6 +77,8 @@ pub(crate) enum Load {
     OpenLoop,
     /// 4 connections of 8 streams each.
     Streams,
+    /// One connection of 99 streams, a message of each every 20 ms; at half time one more, which stalls.
+    Stalled,
     /// 16 at a time.
     Connections,
     /// One connection that sends, one that receives.
@@ -134,6 +138,7 @@ impl Case {
             Self::Mesh => "mesh",
             Self::MeshH1App => "mesh-h1-app",
             Self::GrpcStream => "grpc-stream",
+            Self::HeadOfLine => "head-of-line",
             Self::TcpConn => "tcp-conn",
             Self::TcpBulk => "tcp-bulk",
             Self::MtlsHandshake => "mtls-handshake",
@@ -156,6 +161,7 @@ impl Case {
             Self::H1ToH2 => (ClientSidecar, Http1, Http2, Load::Wrk, Unit::Request, WITH_HAPROXY),
             Self::Mesh | Self::MeshH1App => (Mesh, Http1, Http1, Load::Wrk, Unit::Request, THREE),
             Self::GrpcStream => (Mesh, Grpc, Grpc, Load::Streams, Unit::Message, THREE),
+            Self::HeadOfLine => (Mesh, Grpc, Grpc, Load::Stalled, Unit::Message, THREE),
             Self::TcpConn => (ClientSidecar, Tcp, Tcp, Load::Connections, Unit::Connection, WITH_HAPROXY),
             Self::TcpBulk => (ClientSidecar, Tcp, Tcp, Load::Bulk, Unit::Connection, WITH_HAPROXY),
             Self::MtlsHandshake => (ServerSidecar, Http1, Http1, Load::Handshakes, Unit::Handshake, HANDSHAKE),

@@ -57,7 +57,7 @@ const CONNECTION: Metric = Metric::Cpu(Unit::Connection);
 const HANDSHAKE: Metric = Metric::Cpu(Unit::Handshake);
 
 #[rustfmt::skip]
-const GOALS: [Goal; 15] = [
+const GOALS: [Goal; 16] = [
     times("HTTP/1.1 one hop, CPU per request", Case::H1, REQUEST, 2.0, 2.6),
     times("HTTP/2 one hop, CPU per request", Case::H2, REQUEST, 1.7, 2.2),
     times("mesh mTLS path, CPU per request", Case::Mesh, REQUEST, 1.9, 2.5),
@@ -65,6 +65,7 @@ const GOALS: [Goal; 15] = [
     latency("added p99, one hop", Case::LatencyH1, Metric::AddedP99, 0.6, 250.0),
     latency("added p50, mesh", Case::LatencyMesh, Metric::AddedP50, 0.65, 170.0),
     latency("added p99, mesh", Case::LatencyMesh, Metric::AddedP99, 0.6, 400.0),
+    goal("p99 of 99 streams when one more stalls, times", Case::HeadOfLine, Metric::P99Grows, Limit::AtMost(2.0), Limit::AtMost(1.2)),
     memory("idle memory, MB", Metric::RssIdle, 20.0, 12.0),
     memory("memory for each idle connection, KB", Metric::RssPerConnection, 8.0, 4.5),
     memory("memory with 1,000 services × 5 endpoints in use, MB", Metric::RssServices, 60.0, 35.0),

@@ -22,6 +22,10 @@ pub(crate) enum Metric {
     P50,
     /// 99th percentile of the same.
     P99,
+    /// [`Metric::P99`] before a stream stalled.
+    P99Clear,
+    /// How many times as long it is afterwards.
+    P99Grows,
     /// [`Metric::P50`] less that of no proxy in the same round.
     AddedP50,
     /// [`Metric::P99`] less that of no proxy in the same round.
@@ -76,6 +80,8 @@ impl Metric {
             Self::CoreUse => "core_use",
             Self::P50 => "p50_us",
             Self::P99 => "p99_us",
+            Self::P99Clear => "p99_clear_us",
+            Self::P99Grows => "p99_grows",
             Self::AddedP50 => "added_p50_us",
             Self::AddedP99 => "added_p99_us",
             Self::RssIdle => "rss_idle_mb",

@@ -8,6 +8,8 @@ pub mod admin;
 pub mod answer;
 pub mod balance;
 pub mod config;
+#[cfg(test)]
+mod cost;
 pub mod dns;
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]

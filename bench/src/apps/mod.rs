@@ -35,6 +35,8 @@ pub(crate) struct Outcome {
     pub(crate) p50_us: f64,
     /// The 99th percentile.
     pub(crate) p99_us: f64,
+    /// The same while nothing stood in the way, where that is measured apart.
+    pub(crate) p99_clear_us: f64,
     /// The first failure, in words.
     pub(crate) detail: String,
 }
@@ -58,6 +60,12 @@ impl Outcome {
             self.detail = why.to_string();
         }
     }
+}
+
+/// The value below which `part` of `sorted` lies; `None` of none.
+pub(crate) fn quantile<T: Copy>(sorted: &[T], part: f64) -> Option<T> {
+    let place = (sorted.len().saturating_sub(1) as f64 * part).round() as usize;
+    sorted.get(place).copied()
 }
 
 /// Which program.

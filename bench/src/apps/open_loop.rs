@@ -16,7 +16,7 @@ use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTime
 use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
 
 use super::responder::BODY_LENGTH;
-use super::{AppError, Outcome};
+use super::{AppError, Outcome, quantile};
 
 const PATIENCE: Duration = Duration::from_secs(5);
 const TIMER: u64 = u64::MAX;
@@ -150,10 +150,7 @@ impl Run {
             self.outcome.failed += missing - 1;
         }
         self.latencies.sort_unstable();
-        let quantile = |q: f64| {
-            let at = (self.latencies.len().saturating_sub(1) as f64 * q).round() as usize;
-            self.latencies.get(at).map_or(0.0, |tenths| f64::from(*tenths) / 10.0)
-        };
+        let quantile = |part| quantile(&self.latencies, part).map_or(0.0, |tenths| f64::from(tenths) / 10.0);
         Outcome {
             operations: self.latencies.len() as u64,
             seconds: started.elapsed().as_secs_f64(),

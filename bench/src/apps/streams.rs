@@ -1,6 +1,11 @@
 //! gRPC streams that live as long as the run: each sends a message of 128 bytes, waits for its echo, sends the next.
+//!
+//! With `--stalled`, so many more streams join each connection at half time, whose client sends all it may and reads nothing:
+//! every buffer on their way is full from then on. What the others notice of it is the difference between the halves.
 
+use std::cell::RefCell;
 use std::net::SocketAddr;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -9,7 +14,7 @@ use h2::client::{self, SendRequest};
 use http::{Method, Request, header};
 use tokio::net::TcpStream;
 
-use super::{AppError, Outcome};
+use super::{AppError, Outcome, quantile};
 
 const PATIENCE: Duration = Duration::from_secs(5);
 /// What a stream may have under way, both directions: far above a message, so that windows decide nothing.
@@ -41,6 +46,12 @@ pub(crate) struct Streams {
     /// Streams on each.
     #[arg(long, default_value_t = 8)]
     streams: usize,
+    /// Streams on each that stall at half time.
+    #[arg(long, default_value_t = 0)]
+    stalled: usize,
+    /// From one message of a stream to its next, in ms; 0: at once after the echo.
+    #[arg(long, default_value_t = 0)]
+    pace_ms: u64,
     /// For how long, in s; 0 for one message on each stream.
     #[arg(long)]
     seconds: f64,
@@ -56,8 +67,13 @@ pub(crate) async fn run(options: Streams) -> Result<Outcome, AppError> {
     local.run_until(all(options)).await
 }
 
+/// From a message to its echo: in the first half of the run, and in the second.
+type Latencies = Rc<RefCell<[Vec<Duration>; 2]>>;
+
 async fn all(options: Arc<Streams>) -> Result<Outcome, AppError> {
     let mut tasks = Vec::new();
+    let latencies = Latencies::default();
+    let mut stalled = Vec::new();
     for _ in 0..options.connections {
         let tcp = TcpStream::connect(options.target).await?;
         tcp.set_nodelay(true)?;
@@ -69,20 +85,52 @@ async fn all(options: Arc<Streams>) -> Result<Outcome, AppError> {
             let _ = connection.await;
         });
         for _ in 0..options.streams {
-            tasks.push(tokio::task::spawn_local(stream(sender.clone(), Arc::clone(&options))));
+            tasks.push(tokio::task::spawn_local(stream(sender.clone(), Arc::clone(&options), Rc::clone(&latencies))));
+        }
+        for _ in 0..options.stalled {
+            stalled.push(tokio::task::spawn_local(stall(sender.clone(), Arc::clone(&options))));
         }
     }
     let mut all = Outcome::default();
     for task in tasks {
         all.add(task.await?);
     }
+    for stalled in stalled {
+        // It ends only by itself when it could not do what it was to.
+        if stalled.is_finished() {
+            stalled.await??;
+            return Err("a stream that was to stall has ended".into());
+        }
+        stalled.abort();
+    }
+    let [clear, blocked] = &mut *latencies.borrow_mut();
+    clear.sort_unstable();
+    blocked.sort_unstable();
+    let us = |latencies: &[Duration], part| quantile(latencies, part).map_or(0.0, |value| value.as_secs_f64() * 1e6);
+    all.p99_clear_us = us(clear, 0.99);
+    all.p50_us = us(blocked, 0.5);
+    all.p99_us = us(blocked, 0.99);
     Ok(all)
 }
 
-async fn stream(sender: SendRequest<Bytes>, options: Arc<Streams>) -> Outcome {
+/// Sends all it may and reads nothing, from half time on.
+async fn stall(sender: SendRequest<Bytes>, options: Arc<Streams>) -> Result<(), AppError> {
+    tokio::time::sleep(Duration::from_secs_f64(options.seconds / 2.0)).await;
+    let mut sender = within(sender.ready()).await??;
+    let (response, mut send) = sender.send_request(call(&options)?, false)?;
+    // Unread, but held: dropping it would end the stream.
+    let _response = response;
+    loop {
+        send.reserve_capacity(MESSAGE.len() * 512);
+        let Some(room) = std::future::poll_fn(|cx| send.poll_capacity(cx)).await else { return Ok(()) };
+        send.send_data(Bytes::from(MESSAGE.repeat(room?.div_ceil(MESSAGE.len()))), false)?;
+    }
+}
+
+async fn stream(sender: SendRequest<Bytes>, options: Arc<Streams>, latencies: Latencies) -> Outcome {
     let started = Instant::now();
     let mut outcome = Outcome::default();
-    if let Err(error) = echoes(sender, &options, started, &mut outcome).await {
+    if let Err(error) = echoes(sender, &options, started, &mut outcome, &latencies).await {
         outcome.fail(error);
     }
     outcome.seconds = started.elapsed().as_secs_f64();
@@ -94,16 +142,10 @@ async fn echoes(
     options: &Streams,
     started: Instant,
     outcome: &mut Outcome,
+    latencies: &Latencies,
 ) -> Result<(), AppError> {
-    let request = Request::builder()
-        .method(Method::POST)
-        .uri(format!("http://{}{}", options.target, options.path))
-        .version(http::Version::HTTP_2)
-        .header(header::CONTENT_TYPE, "application/grpc")
-        .header(header::TE, "trailers")
-        .body(())?;
     let mut sender = within(sender.ready()).await??;
-    let (response, mut send) = sender.send_request(request, false)?;
+    let (response, mut send) = sender.send_request(call(options)?, false)?;
     let message = Bytes::from_static(&MESSAGE);
     // A server may hold its head back until the first message.
     send.send_data(message.clone(), false)?;
@@ -112,6 +154,8 @@ async fn echoes(
         return Err(format!("the answer is {}", response.status()).into());
     }
     let mut body = response.into_body();
+    let half = Duration::from_secs_f64(options.seconds / 2.0);
+    let mut sent = Instant::now();
     loop {
         let mut echo = BytesMut::new();
         while echo.len() < MESSAGE.len() {
@@ -124,9 +168,16 @@ async fn echoes(
             return Err("the echo is not what was sent".into());
         }
         outcome.operations += 1;
+        if options.stalled > 0 {
+            latencies.borrow_mut()[usize::from(sent.duration_since(started) >= half)].push(sent.elapsed());
+        }
         if started.elapsed().as_secs_f64() >= options.seconds {
             break;
         }
+        if options.pace_ms > 0 {
+            tokio::time::sleep(Duration::from_millis(options.pace_ms)).await;
+        }
+        sent = Instant::now();
         send.send_data(message.clone(), false)?;
     }
     send.send_data(Bytes::new(), true)?;
@@ -136,6 +187,16 @@ async fn echoes(
         Some(b"0") => Ok(()),
         other => Err(format!("the stream ended with grpc-status {other:?}").into()),
     }
+}
+
+fn call(options: &Streams) -> Result<Request<()>, http::Error> {
+    Request::builder()
+        .method(Method::POST)
+        .uri(format!("http://{}{}", options.target, options.path))
+        .version(http::Version::HTTP_2)
+        .header(header::CONTENT_TYPE, "application/grpc")
+        .header(header::TE, "trailers")
+        .body(())
 }
 
 async fn within<F: Future>(future: F) -> Result<F::Output, AppError> {

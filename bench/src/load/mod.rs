@@ -38,6 +38,10 @@ pub(crate) fn run(stage: &Stage, seconds: f64) -> Result<Outcome> {
         }
         Load::OpenLoop => own(stage, "open-loop", &[], seconds),
         Load::Streams => own(stage, "streams", &[], seconds),
+        Load::Stalled => {
+            let args = ["--connections=1", "--streams=99", "--stalled=1", "--pace-ms=20"].map(str::to_owned);
+            own(stage, "streams", &args, seconds)
+        }
         Load::Connections => own(stage, "connections", &[], seconds),
         Load::Bulk => own(stage, "bulk", &[], seconds),
         Load::Handshakes => own(stage, "handshakes", &handshake_args(stage), seconds),

@@ -62,6 +62,14 @@ impl Outgoing<'_> {
         }
     }
 
+    /// Its fields.
+    pub fn headers(&self) -> &::http::HeaderMap {
+        match self {
+            Self::Owned(request) => request.headers(),
+            Self::Lent(parts, _) => &parts.headers,
+        }
+    }
+
     /// The request itself: a copy, if it was lent.
     pub fn into_owned(self) -> Request {
         match self {

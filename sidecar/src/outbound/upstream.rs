@@ -255,12 +255,10 @@ impl Exchange<'_> {
 
     async fn exchange(&self, endpoint: &Arc<Endpoint>, request: Outgoing<'_>) -> Result<Response, SendError> {
         let client = AppVersion::from(request.version());
-        let request =
-            if client == AppVersion::H2 && self.called == Protocol::Http2 && self.backend.protocol == Protocol::Http {
-                in_http1(request.into_owned()).map_err(|conflict| unsendable(&conflict))?.into()
-            } else {
-                request
-            };
+        let request = match self.is_for_http1(&request) {
+            true => in_http1(request.into_owned()).map_err(|conflict| unsendable(&conflict))?.into(),
+            false => request,
+        };
         // What is rare is boxed: every request's future would have room for it.
         if self.outbound.is_own(endpoint.addr()) {
             return Box::pin(self.to_ourselves(endpoint.addr(), request.into_owned())).await;
@@ -283,6 +281,15 @@ impl Exchange<'_> {
             }
         };
         Ok(for_client(self.pooled(endpoint, proto, request).await?, client))
+    }
+
+    /// A route may lead from a port that speaks HTTP/2 to a backend whose port says that it does not. Otherwise the client
+    /// knows what the app speaks, and its version is kept; gRPC is nothing without it.
+    fn is_for_http1(&self, request: &Outgoing<'_>) -> bool {
+        self.called == Protocol::Http2
+            && self.backend.protocol == Protocol::Http
+            && request.version() == Version::HTTP_2
+            && !hygiene::is_grpc(request.headers())
     }
 
     /// The endpoint is this very pod.
@@ -379,8 +386,7 @@ fn to_plain(mut parts: Parts, declared: Protocol) -> Result<(Proto, Parts), tran
     Ok((proto, parts))
 }
 
-/// As if the client had spoken HTTP/1.1. A route may lead from a port that speaks HTTP/2 to a backend whose port says that
-/// it does not; otherwise the client knows what the app speaks, and its version is kept.
+/// As if the client had spoken HTTP/1.1.
 fn in_http1(request: Request) -> Result<Request, translate::Conflict> {
     let (parts, body) = request.into_parts();
     let (parts, _) = translate::from_mesh_h2(translate::to_mesh_h2(parts, Version::HTTP_11)?)?;

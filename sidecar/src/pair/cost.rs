@@ -1,23 +1,24 @@
-//! What a request costs in instructions: nothing is asserted here. `make instructions` runs each of these under callgrind,
-//! collects what happens inside `Outbound::serve_to` and `Inbound::serve_to`, and holds the figures against
-//! `bench/instructions.txt`.
+//! What a request costs: instructions, allocations, and what an open connection holds.
 //!
-//! One client connection, one request after the other, an app of the test's own. `WEFT_COST_REQUESTS` says how many: the
-//! difference between two runs is free of what a first request costs.
+//! For instructions nothing is asserted here: `make instructions` runs [`one_hop`] and [`two_sidecars`] under callgrind, as
+//! it does `crate::cost`, collects what happens inside `Outbound::serve_to` and `Inbound::serve_to`, and holds the figures
+//! against `bench/instructions.txt`.
+//!
+//! One client connection, one request after the other, an app of the test's own.
 
+use std::io::{Read, Write};
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use weft_proto::v1;
 
 use super::wire::App;
 use super::{Pair, REVIEWS, Sidecar, VIP, plain, routed, rule};
+use crate::cost::times;
 use crate::identity::testing::TestCa;
 
 /// As an app's client sends it.
 const REQUEST: &str =
     "GET /reviews/1?full=true HTTP/1.1\r\nhost: reviews\r\nuser-agent: curl/8.5.0\r\naccept: */*\r\n\r\n";
-
-fn requests() -> usize {
-    std::env::var("WEFT_COST_REQUESTS").ok().and_then(|text| text.parse().ok()).unwrap_or(3)
-}
 
 fn with_route(port: &mut v1::ServicePort) {
     routed(port, rule(&[("shop/reviews", 1)]));
@@ -31,7 +32,7 @@ async fn one_hop() {
     web.service(with_route);
     web.endpoints(REVIEWS, &[plain(app.addr)]);
     let mut client = web.connect(VIP).await;
-    for _ in 0..requests() {
+    for _ in 0..times() {
         assert_eq!(client.ask(REQUEST).await.text(), "hello");
     }
 }
@@ -42,9 +43,63 @@ async fn two_sidecars() {
     let pair = Pair::new(App::says("hello").await).await;
     pair.web.service(with_route);
     let mut client = pair.connect().await;
-    for _ in 0..requests() {
+    for _ in 0..times() {
         assert_eq!(client.ask(REQUEST).await.text(), "hello");
     }
+}
+
+const RESPONSE: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\ncontent-length: 5\r\n\r\nhello";
+
+/// An app on a thread of its own, where what it allocates is not counted.
+fn app_apart() -> std::net::SocketAddr {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let Ok(mut stream) = stream else { return };
+            std::thread::spawn(move || {
+                let mut buf = [0; 1024];
+                while matches!(stream.read(&mut buf), Ok(1..)) && stream.write_all(RESPONSE).is_ok() {}
+            });
+        }
+    });
+    address
+}
+
+/// Allocations for each request of a keep-alive connection, through the sidecar of its client, to which they all belong:
+/// the client here makes none, and the app is on another thread. What they are, in this order: a read buffer, the head (one
+/// copy, shared by its fields) and its map, the handler's future, the body that reports the request when it ends; then
+/// the same for the response, and what is written, on each side. One that is new is noticed.
+#[test]
+fn allocations_of_a_request() {
+    const MOST: u64 = 19;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let (web, mut client) = runtime.block_on(async {
+        let web = Sidecar::new(&TestCa::new("weft.local"), "web");
+        web.service(with_route);
+        web.endpoints(REVIEWS, &[plain(app_apart())]);
+        let client = web.connect(VIP).await.stream;
+        (web, client)
+    });
+    let mut buf = [0; 1024];
+    let mut ask = |times: usize| {
+        runtime.block_on(async {
+            for _ in 0..times {
+                client.write_all(REQUEST.as_bytes()).await.unwrap();
+                let mut got = 0;
+                while !buf[..got].ends_with(b"hello") {
+                    got += client.read(&mut buf[got..]).await.unwrap();
+                }
+            }
+        });
+    };
+    ask(50);
+    let counted = allocation_counter::measure(|| ask(100));
+    let (each, left) = (counted.count_total as f64 / 100.0, counted.count_current);
+    println!("{each} allocations of {} bytes in all for a request", counted.bytes_total / 100);
+    assert!(each <= MOST as f64, "{each} allocations for a request, {MOST} are allowed");
+    assert!(left.abs() <= 2, "{left} left after 100 requests");
+    drop(web);
 }
 
 /// What an open connection holds while it waits, besides its socket: a future per layer. These are their sizes, so that one

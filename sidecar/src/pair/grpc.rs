@@ -227,6 +227,11 @@ async fn an_http_2_client_is_led_to_a_backend_declared_http_1() {
             assert_eq!(seen.head.get("x-weft-version"), None, "{row}");
         }
     }
+    // gRPC would be lost on the way: it stays what it is, and this app refuses it.
+    let client = pair.web.connect(VIP).await.h2().await;
+    let request = Request::from_parts(call("/pkg.Svc/Call").into_parts().0, Bytes::new());
+    let _ = ask_h2(&client, request).await;
+    assert!(pair.app.requests().iter().all(|seen| !seen.head.start.contains("/pkg.Svc/Call")));
 }
 
 /// In HTTP/2 a CONNECT is a stream like any other (RFC 9113 §8.5), and is carried as one.
