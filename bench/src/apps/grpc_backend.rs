@@ -58,19 +58,27 @@ fn answer(mut respond: SendResponse<Bytes>, body: &Bytes) -> Result<(), h2::Erro
     respond.send_response(head, false)?.send_data(body.clone(), true)
 }
 
-/// Sends back what comes, as it comes: the client has one message under way, so buffers stay as small as that.
+/// Sends back what comes, as it comes, and takes no more than the client has room for: one that reads nothing is soon
+/// kept from sending too.
 async fn echo(request: Request<RecvStream>, mut respond: SendResponse<Bytes>) -> Result<(), h2::Error> {
     let mut head = Response::new(());
     head.headers_mut().insert("content-type", HeaderValue::from_static("application/grpc"));
     let mut send = respond.send_response(head, false)?;
     let mut body = request.into_body();
     while let Some(data) = body.data().await {
-        let data = data?;
-        body.flow_control().release_capacity(data.len())?;
+        let mut data = data?;
+        let length = data.len();
         // The last one, with END_STREAM, may be empty; sent on without it, it would be what some take for an attack.
-        if !data.is_empty() {
-            send.send_data(data, false)?;
+        while !data.is_empty() {
+            send.reserve_capacity(data.len());
+            if send.capacity() == 0 {
+                let Some(room) = std::future::poll_fn(|cx| send.poll_capacity(cx)).await else { return Ok(()) };
+                room?;
+            }
+            let part = data.split_to(data.len().min(send.capacity()));
+            send.send_data(part, false)?;
         }
+        body.flow_control().release_capacity(length)?;
     }
     let mut trailers = HeaderMap::new();
     trailers.insert("grpc-status", HeaderValue::from_static("0"));

@@ -11,12 +11,14 @@
 //!    worse, and may have recovered. (Of two endpoints, the one that was out comes back just as the other one fails:
 //!    without this, nobody would ask the first until its time is over.)
 //!
-//! In the draw, a first try prefers a candidate that has begun to fail and was not tried for 50 ms, as long as it
-//! could still be ejected: see `outlier.rs` for why.
+//! In the draw, a first try prefers two kinds of candidates, whatever they cost:
+//! - one that has begun to fail and was not tried for 50 ms, as long as it could still be ejected: see `outlier.rs`;
+//! - once in 200 picks at most: an endpoint that looked slow and was asked nothing for 250 ms. It may be as fast as ever,
+//!   or dead, and nobody would know. Should it still be slow, that costs one request in 200.
 
 use std::sync::Arc;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
@@ -39,6 +41,7 @@ struct Shared {
     set: ArcSwap<Set>,
     ejections: Ejections,
     panics: AtomicU64,
+    turns: Turns,
     /// The moment that the atomics count from: the first update, since without one there is nothing to count.
     epoch: OnceLock<Instant>,
 }
@@ -63,6 +66,33 @@ pub enum NoEndpointReason {
     /// There are some, and none on this node.
     #[error("the backend has no endpoint on this node, and its internalTrafficPolicy is Local")]
     NoneOnNode,
+}
+
+/// The turns of neglected endpoints: every pick is a 200th of one, and one is kept.
+///
+/// Apart from what is only read: every worker writes here at every pick.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+struct Turns {
+    picks: AtomicU32,
+    /// `picks` at the last turn.
+    last: AtomicU32,
+}
+
+impl Turns {
+    /// Picks for one turn.
+    const PRICE: u32 = 200;
+
+    fn on_pick(&self) {
+        self.picks.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Whether it is a neglected endpoint's turn: true for one caller.
+    fn take(&self) -> bool {
+        let (picks, last) = (self.picks.load(Ordering::Relaxed), self.last.load(Ordering::Relaxed));
+        picks.wrapping_sub(last) >= Self::PRICE
+            && self.last.compare_exchange(last, picks, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+    }
 }
 
 /// What recording a result led to. Ejections and returns are worth a line in the log.
@@ -93,6 +123,7 @@ impl Balancer {
                 set: ArcSwap::from_pointee(set),
                 ejections: Ejections::default(),
                 panics: AtomicU64::new(0),
+                turns: Turns::default(),
                 epoch: OnceLock::new(),
             }),
         }
@@ -154,11 +185,16 @@ impl Balancer {
         {
             return Ok(self.picked(&endpoint, true, ms));
         }
+        self.shared.turns.on_pick();
         let ejected = self.shared.ejections.ejected();
         let outlier = &set.policy.outlier;
         let recheck = first_try && ejected < outlier.cap(set.ready.len());
         let in_use = |endpoint: &Endpoint| endpoint.state.standing.in_use();
-        let first = |endpoint: &Endpoint| recheck && endpoint.state.standing.take_recheck(ms);
+        let first = |endpoint: &Endpoint| {
+            let State { latency, standing, .. } = &*endpoint.state;
+            (recheck && standing.take_recheck(ms))
+                || (first_try && standing.failures() == 0 && latency.is_neglected(ms) && self.shared.turns.take())
+        };
         let hopeless = |endpoint: &Endpoint| endpoint.state.standing.is_kept(outlier.consecutive_failures);
         let chosen = if ejected * 2 > set.ready.len() {
             None

@@ -1,9 +1,11 @@
-//! How slow an endpoint is believed to be: peak-EWMA, and what a failure is charged.
+//! How slow an endpoint is believed to be: a moving average of its latency, and what a failure is charged.
 //!
-//! - **Peak**: a measurement above the average replaces it at once; one below moves it by 1 − 2^(−age/10 s). An endpoint
-//!   that has become slow is left alone quickly and won back slowly.
-//! - **Decay**: read without a new measurement, the average halves every 10 s, so that an endpoint which nobody
-//!   measures any more is tried again.
+//! - **Average**: weighted by time, what lies 2 s back counts half. A slow answer counts for what it is, one of many:
+//!   were it to replace the average at once (peak-EWMA), the order of endpoints would be the order of their last bad
+//!   moments, and of three equal ones the last would get nothing for a minute. A bad moment that lasts is what *silence*
+//!   is for. Of the first measurements each counts as much as those before: a first request opens a connection.
+//! - **Decay**: read without a new measurement, the average halves every 2 s, so that an endpoint which nobody measures
+//!   any more is tried again. So does one that was asked nothing for a while: [`Latency::is_neglected`].
 //! - **Failure**: charged as max(average, 1 s), so that an endpoint which fails fast does not attract traffic. The
 //!   charge lies beside the average, halves every second and is dropped when a probe succeeds. Were it written into the
 //!   average, one 503 would keep a 1 ms endpoint idle for ten half-lives, over a minute and a half.
@@ -12,7 +14,7 @@
 //!   comes only with an answer, so one that hangs (its cable cut) would keep the good average of before and gather
 //!   requests until their number outweighs it: over a hundred, once, where the others had just had a slow moment.
 //!
-//! Four atomic words. All are estimates: a lost update costs one measurement, so every access is relaxed.
+//! Six atomic words. All are estimates: a lost update costs one measurement, so every access is relaxed.
 //!
 //! Time is milliseconds since the balancer's epoch, truncated to 32 bits: it wraps after 49 days, and an endpoint that
 //! nobody measured for exactly that long is believed for one request.
@@ -20,8 +22,14 @@
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
-/// An average that is not measured again halves in this time.
-const HALF_LIFE_MS: f32 = 10_000.0;
+/// An average that is not measured again halves in this time, and so does the part that what was measured before has in it.
+const HALF_LIFE_MS: f32 = 2_000.0;
+
+/// So many first measurements count alike.
+const LEARNING: u32 = 256;
+
+/// An endpoint that nothing was asked for so long may be slow no longer, or dead.
+const NEGLECTED_MS: u32 = 250;
 
 /// What a failure is charged, in microseconds.
 const FAILURE_US: f32 = 1_000_000.0;
@@ -74,6 +82,8 @@ fn halvings(at: u32, now: u32, half_life_ms: f32) -> f32 {
 pub(super) struct Latency {
     average: Stamped,
     failure: Stamped,
+    /// Measurements, up to [`LEARNING`].
+    measured: AtomicU32,
     /// Tries that have no result yet.
     awaited: AtomicU32,
     /// When the last result came, or when the first of the awaited tries began: the later of the two.
@@ -113,12 +123,15 @@ impl Latency {
     pub(super) fn on_success(&self, now_ms: u64, latency: Duration) {
         let now = now_ms as u32;
         let measured = (latency.as_secs_f32() * 1e6).max(LEAST_US);
-        self.average.update(now, |old| match old {
-            Some((average, at)) if average > measured => {
-                let keep = halvings(at, now, HALF_LIFE_MS);
-                average * keep + measured * (1.0 - keep)
-            }
-            _ => measured,
+        let before = self.measured.load(Ordering::Relaxed);
+        if before < LEARNING {
+            self.measured.store(before + 1, Ordering::Relaxed);
+        }
+        let least = if before < LEARNING { 1.0 / (before + 1) as f32 } else { 0.0 };
+        self.average.update(now, |old| {
+            let Some((average, at)) = old else { return measured };
+            let weight = (1.0 - halvings(at, now, HALF_LIFE_MS)).max(least);
+            average + (measured - average) * weight
         });
     }
 
@@ -131,6 +144,14 @@ impl Latency {
     /// The endpoint proved itself: failures are forgotten.
     pub(super) fn forgive(&self) {
         self.failure.0.store(0, Ordering::Relaxed);
+    }
+
+    /// Whether it answered once, owes nothing, and was asked nothing for a quarter of a second.
+    pub(super) fn is_neglected(&self, now_ms: u64) -> bool {
+        let idle = (now_ms as u32).wrapping_sub(self.heard.load(Ordering::Relaxed));
+        (NEGLECTED_MS..u32::MAX / 2).contains(&idle)
+            && self.awaited.load(Ordering::Relaxed) == 0
+            && self.average.get().is_some()
     }
 
     /// The measured part, in microseconds; `None` before the first success.
@@ -181,23 +202,48 @@ mod tests {
     }
 
     #[test]
-    fn a_slower_answer_counts_at_once_and_a_faster_one_slowly() {
+    fn what_lies_two_seconds_back_counts_half() {
         let latency = Latency::default();
-        latency.on_success(0, ms(10));
-        latency.on_success(100, ms(80));
-        assert!(near(latency.expected_us(100), 80_000.0));
-        latency.on_success(100, ms(10));
-        assert!(near(latency.expected_us(100), 80_000.0), "no time has passed");
-        latency.on_success(10_100, ms(10));
-        assert!(near(latency.expected_us(10_100), 45_000.0), "half-way after a half-life");
+        (0..LEARNING).for_each(|_| latency.on_success(0, ms(10)));
+        latency.on_success(0, ms(80));
+        assert!(near(latency.expected_us(0), 10_000.0), "no time has passed");
+        latency.on_success(20, ms(80));
+        assert!(near(latency.expected_us(20), 10_483.0), "one of many");
+        latency.on_success(2_020, ms(80));
+        assert!(near(latency.expected_us(2_020), 45_242.0), "half-way after a half-life");
+        latency.on_success(4_020, ms(10));
+        assert!(near(latency.expected_us(4_020), 27_621.0), "down as up");
     }
 
     #[test]
-    fn an_average_that_nobody_renews_halves_every_ten_seconds() {
+    fn of_the_first_measurements_each_counts_alike() {
+        let latency = Latency::default();
+        latency.on_success(0, ms(30));
+        for _ in 1..100 {
+            latency.on_success(5, ms(1));
+        }
+        assert!(near(latency.expected_us(5), 1_290.0), "(30 + 99) / 100");
+    }
+
+    #[test]
+    fn an_average_that_nobody_renews_halves_every_two_seconds() {
         let latency = Latency::default();
         latency.on_success(0, ms(8));
-        assert!(near(latency.expected_us(10_000), 4_000.0));
-        assert!(near(latency.expected_us(30_000), 1_000.0));
+        assert!(near(latency.expected_us(2_000), 4_000.0));
+        assert!(near(latency.expected_us(6_000), 1_000.0));
+    }
+
+    #[test]
+    fn an_endpoint_is_neglected_that_owes_nothing_and_is_asked_nothing() {
+        let latency = Latency::default();
+        assert!(!latency.is_neglected(1_000), "it is new, and will be asked as such");
+        latency.on_begin(0);
+        latency.on_success(1, ms(1));
+        assert!(!latency.is_neglected(300), "it owes an answer");
+        latency.on_result(300);
+        let idle = u64::from(NEGLECTED_MS);
+        assert_eq!([300, 299 + idle, 300 + idle].map(|now| latency.is_neglected(now)), [false, false, true]);
+        assert!(!latency.is_neglected(299), "a clock that is a little behind");
     }
 
     #[test]
@@ -233,14 +279,14 @@ mod tests {
         latency.on_success(50, ms(5));
         assert!(near(latency.expected_us(48), 5_000.0));
         latency.on_success(48, ms(1));
-        assert!(near(latency.expected_us(50), 5_000.0));
+        assert!(near(latency.expected_us(50), 3_000.0));
     }
 
     #[test]
     fn the_clock_may_wrap() {
         let latency = Latency::default();
         let wrap = u64::from(u32::MAX);
-        latency.on_success(wrap - 4_999, ms(8));
-        assert!(near(latency.expected_us(wrap + 5_001), 4_000.0));
+        latency.on_success(wrap - 999, ms(8));
+        assert!(near(latency.expected_us(wrap + 1_001), 4_000.0));
     }
 }

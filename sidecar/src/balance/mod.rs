@@ -1,4 +1,4 @@
-//! Endpoint sets and who gets the next request: P2C over peak-EWMA latency, outlier detection with one probe on return,
+//! Endpoint sets and who gets the next request: P2C over averaged latency, outlier detection with one probe on return,
 //! panic, draining, client affinity (SEMANTICS.md §3 "balancing", "outlier detection", "panic"; §1 "Service semantics").
 //!
 //! | file | decides |

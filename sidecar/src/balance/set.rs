@@ -2,7 +2,8 @@
 //!
 //! **The draw** is power of two choices: two candidates at random, the cheaper one wins, a tie is tossed for. Cost is
 //! the expected latency × (requests in flight + 1), the requests in flight counted against the endpoint's share of the
-//! weight. Where weights differ they also decide how often an endpoint is a candidate (drawn with replacement), so that
+//! weight. Latencies within a factor of 1.5 count as equal: what differs less is mostly chance, and of equal endpoints the
+//! one that chance makes the slowest would win no draw at all. Where weights differ they also decide how often an endpoint is a candidate (drawn with replacement), so that
 //! an idle backend is shared by weight too: dividing the cost by the weight alone would send everything to the heaviest.
 //!
 //! **A new endpoint**, of which no latency is known, is taken to be as fast as the one it is compared with. So it is
@@ -27,6 +28,9 @@ const DRAWS: usize = 8;
 /// What an endpoint is taken to cost when nothing is known of it nor of the one it is compared with: no more than a
 /// unit, but for one that has only ever failed (which is charged a second) it is the better choice.
 const UNKNOWN_US: f32 = 1_000.0;
+
+/// Latencies whose ratio is no greater count as equal.
+const ALIKE: f32 = 1.5;
 
 /// An immutable list, with the policy it was made under.
 #[derive(Debug)]
@@ -170,7 +174,11 @@ impl Pool {
         let expected_b = latency_b.expected_us(now);
         let us_a = expected_a.or_else(|| latency_b.average_us(now)).unwrap_or(UNKNOWN_US);
         let us_b = expected_b.or_else(|| latency_a.average_us(now)).unwrap_or(UNKNOWN_US);
-        (us_a * self.load(a), us_b * self.load(b))
+        if us_a.max(us_b) <= us_a.min(us_b) * ALIKE {
+            (self.load(a), self.load(b))
+        } else {
+            (us_a * self.load(a), us_b * self.load(b))
+        }
     }
 
     fn load(&self, endpoint: &Endpoint) -> f32 {

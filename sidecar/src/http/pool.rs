@@ -10,7 +10,8 @@
 //!
 //! A limit is exact: connections are counted from before they are dialled until they are closed, tunnels included. Every
 //! connection lives on the worker that opened it. A worker prefers its own; it takes another's idle HTTP/1 connection
-//! rather than dial, and another's HTTP/2 streams where the limit leaves no other way ([`PoolSettings::per_worker`]). One lock, held for bookkeeping only: never across I/O or the end of an HTTP/1 connection.
+//! rather than dial, and another's HTTP/2 streams where the limit leaves no other way ([`PoolSettings::per_worker`]). One
+//! lock, held for bookkeeping only: never across I/O or the end of an HTTP/1 connection.
 //!
 //! A backend's limits ([`Pool::limited`]) hold for all its pools together. A request waits for a connection to its own
 //! endpoint: one that another pool has done with is no use to it, but its place is. So a pool that may not open what its
@@ -25,7 +26,7 @@ mod state;
 
 use std::future::Future;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
@@ -128,6 +129,27 @@ struct Shared {
     me: Weak<Shared>,
 }
 
+/// A request's wait for a connection, for whoever sent it.
+#[derive(Debug, Default)]
+pub struct Wait {
+    held: AtomicBool,
+    over: OnceLock<Instant>,
+}
+
+impl Wait {
+    /// Whether, at the moment, a limit holds the request back and the endpoint does not know of it: no connection has been
+    /// found for it, and none is being opened.
+    pub fn is_held(&self) -> bool {
+        self.held.load(Ordering::Relaxed)
+    }
+
+    /// When the connection was there, if the request had to wait for it: what came before says nothing of how fast the
+    /// endpoint answers.
+    pub fn over(&self) -> Option<Instant> {
+        self.over.get().copied()
+    }
+}
+
 /// A place for one request.
 enum Lease {
     H1(H1),
@@ -167,11 +189,10 @@ impl Pool {
         C: Fn() -> F + Send,
         F: Future<Output = Result<Connected, ConnectError>> + Send + 'static,
     {
-        self.send_noting(request, connect, &AtomicBool::new(false)).await
+        self.send_noting(request, connect, &Wait::default()).await
     }
 
-    /// As [`Self::send`]; while `held` is true, a limit holds the request back and the endpoint does not know of it: no
-    /// connection has been found for it, and none is being opened.
+    /// As [`Self::send`], and `wait` tells how long a connection was waited for.
     ///
     /// # Errors
     /// As [`Self::send`].
@@ -182,14 +203,14 @@ impl Pool {
         &self,
         request: impl Into<Outgoing<'_>>,
         connect: C,
-        held: &AtomicBool,
+        wait: &Wait,
     ) -> Result<Response, SendError>
     where
         C: Fn() -> F + Send,
         F: Future<Output = Result<Connected, ConnectError>> + Send + 'static,
     {
         let lease = {
-            let mut waiting = Waiting { shared: &self.0, ticket: None, held };
+            let mut waiting = Waiting { shared: &self.0, ticket: None, wait };
             std::future::poll_fn(|cx| waiting.poll(&connect, cx)).await?
         };
         match lease {
@@ -233,7 +254,7 @@ struct Waiting<'a> {
     shared: &'a Arc<Shared>,
     /// Its place among the waiters, once it has one.
     ticket: Option<u64>,
-    held: &'a AtomicBool,
+    wait: &'a Wait,
 }
 
 impl Waiting<'_> {
@@ -244,7 +265,7 @@ impl Waiting<'_> {
     {
         loop {
             let mut state = self.shared.state.lock();
-            self.held.store(false, Ordering::Relaxed);
+            self.wait.held.store(false, Ordering::Relaxed);
             let now = Instant::now();
             match state.choose(self.ticket, Worker::current(), cx.waker(), now) {
                 Choice::H1(mut idle) => {
@@ -253,18 +274,18 @@ impl Waiting<'_> {
                     let idle_for = now.saturating_duration_since(idle.since);
                     let fresh = idle.connection.served() == 0 && idle_for < Duration::from_secs(1);
                     if fresh || idle.connection.is_reusable(idle_for) {
-                        self.served(self.shared.state.lock());
+                        self.served(self.shared.state.lock(), now);
                         return Poll::Ready(Ok(Lease::H1(idle.connection)));
                     }
                     // Closed by the server while it was idle: dropping it tells the count. Its place among the waiters is
                     // kept, so that nobody overtakes while it looks again.
                 }
                 Choice::H2(handle, permit) => {
-                    self.served(state);
+                    self.served(state, now);
                     return Poll::Ready(Ok(Lease::H2(handle, permit)));
                 }
                 Choice::Failed(error) => {
-                    self.served(state);
+                    self.served(state, now);
                     return Poll::Ready(Err(SendError::not_processed(SendErrorKind::Connect(error))));
                 }
                 Choice::Draining => return Poll::Ready(Err(SendError::not_processed(SendErrorKind::Draining))),
@@ -273,7 +294,7 @@ impl Waiting<'_> {
                 }
                 Choice::Wait { ticket, places, short } => {
                     self.ticket = Some(ticket);
-                    self.held.store(!state.is_connecting(), Ordering::Relaxed);
+                    self.wait.held.store(!state.is_connecting(), Ordering::Relaxed);
                     drop(state);
                     for place in places {
                         let attempt = Attempt(Some((Arc::clone(self.shared), place)));
@@ -288,8 +309,16 @@ impl Waiting<'_> {
         }
     }
 
+    /// It has what it waited for, if it had to wait.
+    fn served(&mut self, state: MutexGuard<'_, State>, now: Instant) {
+        if self.ticket.is_some() {
+            let _ = self.wait.over.set(now);
+        }
+        self.leave(state);
+    }
+
     /// Leaves the queue; whoever is first now may find something as well.
-    fn served(&mut self, mut state: MutexGuard<'_, State>) {
+    fn leave(&mut self, mut state: MutexGuard<'_, State>) {
         let Left { waker, surplus, leaves } = state.leave(self.ticket.take());
         drop(state);
         wake(waker);
@@ -303,7 +332,7 @@ impl Waiting<'_> {
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
         if self.ticket.is_some() {
-            self.served(self.shared.state.lock());
+            self.leave(self.shared.state.lock());
         }
     }
 }

@@ -5,7 +5,6 @@
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use http::request::Parts;
@@ -19,6 +18,7 @@ use crate::answer::OwnAnswer;
 use crate::balance::{EndpointKey, Finished, Pick, PickRequest, TryResult};
 use crate::config::{Backend, Protocol};
 use crate::http::error::{Processed, SendError, SendErrorKind};
+use crate::http::pool::Wait;
 use crate::http::replay::Replay;
 use crate::http::{Body, Outgoing, Request, Response, hygiene};
 use crate::reason::Reason;
@@ -122,12 +122,14 @@ impl Tries<'_> {
                 // The last try: from here on nothing of the body is kept.
                 replay = None;
             }
-            let judged = self.once(&pick, &parts, body, tunnels, now).await;
+            let wait = Wait::default();
+            let judged = self.once(&pick, &parts, body, tunnels, now, &wait).await;
             let ended = tokio::time::Instant::now().into_std();
+            let sent = wait.over().map_or(now, tokio::time::Instant::into_std);
             if judged.result == TryResult::Silent {
                 self.outbound.upstreams.suspect(pick.endpoint());
             }
-            self.outbound.record(backend, &pick, ended, ended.saturating_duration_since(now), judged.result);
+            self.outbound.record(backend, &pick, ended, ended.saturating_duration_since(sent), judged.result);
             let spent = backend.budget.spent_total();
             let replayable = replay.as_ref().is_some_and(Replay::can_replay);
             let next = retry.next_try(&judged.outcome, replayable, &backend.budget, ended, &mut rand::rng());
@@ -163,7 +165,15 @@ impl Tries<'_> {
     }
 
     /// One go at one endpoint.
-    async fn once(&self, pick: &Pick, parts: &Parts, body: Body, tunnels: bool, now: Instant) -> Judged {
+    async fn once(
+        &self,
+        pick: &Pick,
+        parts: &Parts,
+        body: Body,
+        tunnels: bool,
+        now: Instant,
+        wait: &Wait,
+    ) -> Judged {
         let mut request = Outgoing::Lent(parts, body);
         if self.plan.deadline.at().is_some() {
             let mut own = request.into_owned();
@@ -171,9 +181,8 @@ impl Tries<'_> {
             request = Outgoing::Owned(own);
         }
         let endpoint = pick.endpoint().addr();
-        let held = AtomicBool::new(false);
         let Plan { backend, called, .. } = self.plan;
-        let exchange = Exchange { outbound: self.outbound, backend, called, tunnels, held: &held };
+        let exchange = Exchange { outbound: self.outbound, backend, called, tunnels, wait };
         // Pinned here, once: awaited by value in each branch, it would have room in the future for each.
         let mut send = pin!(exchange.send(pick.endpoint(), request));
         let (deadline, own) = self.plan.deadline.of_try(now, self.plan.per_try.filter(|per_try| !per_try.is_zero()));
@@ -182,7 +191,7 @@ impl Tries<'_> {
             return judge(sent, endpoint);
         }
         // An endpoint that a limit of ours kept the request from has not failed.
-        let to_blame = !held.load(Ordering::Relaxed) && (own || self.plan.deadline.blames(now));
+        let to_blame = !wait.is_held() && (own || self.plan.deadline.blames(now));
         let result = if to_blame { TryResult::Failure } else { TryResult::Neutral };
         if own {
             let waited = at.saturating_duration_since(now);

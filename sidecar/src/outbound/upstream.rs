@@ -14,7 +14,6 @@
 use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
-use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, SystemTime};
 
@@ -28,7 +27,7 @@ use super::Outbound;
 use crate::balance::{Balancer, Endpoint};
 use crate::config::{Backend, Protocol};
 use crate::http::error::{ConnectError, SendError, SendErrorKind};
-use crate::http::pool::{Connected, Pool, PoolSettings, Sizes};
+use crate::http::pool::{Connected, Pool, PoolSettings, Sizes, Wait};
 use crate::http::translate::{self, AppVersion};
 use crate::http::{BoxedIo, Outgoing, Proto, Request, Response, h1, hygiene};
 use crate::identity::{HandshakeError, IdentityManager, MeshProtocol};
@@ -238,8 +237,7 @@ pub(super) struct Exchange<'a> {
     pub(super) tunnels: bool,
     /// What the port that the client called declares; its backend may declare something else.
     pub(super) called: Protocol,
-    /// See [`Pool::send_noting`].
-    pub(super) held: &'a AtomicBool,
+    pub(super) wait: &'a Wait,
 }
 
 impl Exchange<'_> {
@@ -334,7 +332,7 @@ impl Exchange<'_> {
                 }
             }
         };
-        pool.send_noting(request, connect, self.held).await
+        pool.send_noting(request, connect, self.wait).await
     }
 
     /// Upgrades and CONNECT: a connection of their own, HTTP/1 all the way.

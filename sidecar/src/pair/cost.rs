@@ -67,9 +67,7 @@ fn app_apart() -> std::net::SocketAddr {
 }
 
 /// Allocations for each request of a keep-alive connection, through the sidecar of its client, to which they all belong:
-/// the client here makes none, and the app is on another thread. What they are, in this order: a read buffer, the head (one
-/// copy, shared by its fields) and its map, the handler's future, the body that reports the request when it ends; then
-/// the same for the response, and what is written, on each side. One that is new is noticed.
+/// the client here makes none, and the app is on another thread. One that is new is noticed.
 #[test]
 fn allocations_of_a_request() {
     const MOST: u64 = 19;

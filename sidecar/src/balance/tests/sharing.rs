@@ -1,11 +1,15 @@
 //! Who gets how much, idle and under load, and what a slow, new or dead endpoint costs.
 
+use rand::Rng;
+
 use super::*;
 
 /// An open loop: a request every `gap`, each taking its endpoint's latency (none: it fails at once).
 struct Load {
     gap: Duration,
     latency: HashMap<u8, Option<Duration>>,
+    /// From an endpoint's latency, what its n-th request takes (from 1).
+    chance: Box<dyn FnMut(u32, Duration) -> Duration>,
     under_way: Vec<(Instant, Duration, Pick, TryResult)>,
     picked: HashMap<u8, u32>,
     failed: u32,
@@ -17,6 +21,7 @@ impl Load {
         Self {
             gap,
             latency: latency.into_iter().collect(),
+            chance: Box::new(|_, latency| latency),
             under_way: Vec::new(),
             picked: HashMap::new(),
             failed: 0,
@@ -38,11 +43,13 @@ impl Load {
                 let _ = pick.finish(end, latency, result);
             }
             let pick = world.pick();
-            *self.picked.entry(id(&pick)).or_insert(0) += 1;
+            let picked = self.picked.entry(id(&pick)).or_insert(0);
+            *picked += 1;
+            let nth = *picked;
             let most = self.most_in_flight.entry(id(&pick)).or_insert(0);
             *most = (*most).max(pick.endpoint().in_flight());
             let (latency, result) = match self.latency[&id(&pick)] {
-                Some(latency) => (latency, TryResult::Success),
+                Some(latency) => ((self.chance)(nth, latency), TryResult::Success),
                 None => (Duration::from_micros(100), TryResult::Failure),
             };
             self.under_way.push((world.now + latency, latency, pick, result));
@@ -50,6 +57,26 @@ impl Load {
         }
         world.now - start
     }
+
+    /// What each gets within `length` more.
+    fn shares(&mut self, world: &mut World, length: Duration) -> HashMap<u8, f64> {
+        let before = self.picked.clone();
+        self.run(world, length, |_| false);
+        let more: HashMap<_, _> = self.picked.iter().map(|(id, n)| (*id, n - before.get(id).unwrap_or(&0))).collect();
+        let all: u32 = more.values().sum();
+        more.into_iter().map(|(id, n)| (id, f64::from(n) / f64::from(all))).collect()
+    }
+}
+
+const US: Duration = Duration::from_micros(1);
+
+/// Anything from 0.7 to 1.3 of the latency, and 20 ms more once in 500 times.
+fn as_in_life(seed: u64) -> Box<dyn FnMut(u32, Duration) -> Duration> {
+    let mut rng = SmallRng::seed_from_u64(seed);
+    Box::new(move |_, latency| {
+        let bad = if rng.random_ratio(1, 500) { ms(20) } else { Duration::ZERO };
+        latency.mul_f64(rng.random_range(0.7..1.3)) + bad
+    })
 }
 
 #[test]
@@ -70,6 +97,44 @@ fn equal_endpoints_under_load_get_equal_shares() {
     let mut load = Load::new(ms(1), (1..=5).map(|id| (id, Some(ms(12)))));
     load.run(&mut world, ms(20_000), |_| false);
     assert!(load.picked.values().all(|n| (3_500..4_500).contains(n)), "{:?}", load.picked);
+}
+
+#[test]
+fn equal_endpoints_get_equal_shares_though_each_has_bad_moments() {
+    for seed in 0..10 {
+        let mut world = World::of(3);
+        let mut load = Load::new(ms(2), (1..=3).map(|id| (id, Some(500 * US))));
+        load.chance = as_in_life(seed);
+        load.run(&mut world, ms(2_000), |_| false);
+        for _ in 0..10 {
+            // By the second: an average could hide that one after the other gets nothing.
+            let shares = load.shares(&mut world, ms(1_000));
+            assert!(shares.values().all(|share| (0.05..0.6).contains(share)), "seed {seed}: {shares:?}");
+        }
+    }
+}
+
+#[test]
+fn a_slow_first_request_is_forgotten_within_seconds() {
+    let mut world = World::of(3);
+    let mut load = Load::new(ms(2), (1..=3).map(|id| (id, Some(500 * US))));
+    let mut slow = [30, 20, 5].into_iter();
+    load.chance = Box::new(move |nth, latency| if nth == 1 { ms(slow.next().unwrap()) } else { latency });
+    load.run(&mut world, ms(12_000), |_| false);
+    let shares = load.shares(&mut world, ms(2_000));
+    assert!(shares.values().all(|share| *share > 0.25), "{shares:?}");
+}
+
+#[test]
+fn an_endpoint_ten_times_slower_gets_about_a_hundredth_and_is_not_forgotten() {
+    for seed in 0..10 {
+        let mut world = World::of(3);
+        let mut load = Load::new(ms(2), (1..=3).map(|id| (id, Some(500 * US * if id == 3 { 10 } else { 1 }))));
+        load.chance = as_in_life(seed);
+        load.run(&mut world, ms(2_000), |_| false);
+        let shares = load.shares(&mut world, ms(20_000));
+        assert!((0.002..0.02).contains(&shares[&3]), "seed {seed}: {shares:?}");
+    }
 }
 
 #[test]
@@ -125,7 +190,12 @@ fn at_500_rps_a_dead_endpoint_is_ejected_within_a_second() {
             let mut world = World::of(ready);
             world.rng = SmallRng::seed_from_u64(seed);
             let mut load = Load::new(ms(2), (1..=ready).map(|id| (id, Some(ms(1)))));
-            load.run(&mut world, ms(3_000), |_| false);
+            load.run(&mut world, ms(2_000), |_| false);
+            if seed % 2 == 1 && ready <= 10 {
+                // It had been slow, and gets next to nothing when it dies.
+                load.latency.insert(1, Some(ms(30)));
+                load.run(&mut world, ms(1_000), |_| false);
+            }
             load.latency.insert(1, None);
             let took = load.run(&mut world, ms(2_000), |world| world.balancer.ejected() == 1);
             // Among fifty, an endpoint is drawn for only 20 of 500 requests a second.
