@@ -193,7 +193,7 @@ pub struct EndpointView {
     pub weight: u32,
     /// Requests picked and not ended.
     pub in_flight: u32,
-    /// Believed latency in milliseconds, decayed to the moment of the view; `None` before the first measurement.
+    /// Believed latency in milliseconds, decayed to the moment of the view; `None` before the fifth measurement.
     pub ewma_ms: Option<f64>,
     /// Failures since the last success.
     pub consecutive_failures: u32,

@@ -3,7 +3,8 @@
 //! - **Average**: weighted by time, what lies 2 s back counts half. A slow answer counts for what it is, one of many:
 //!   were it to replace the average at once (peak-EWMA), the order of endpoints would be the order of their last bad
 //!   moments, and of three equal ones the last would get nothing for a minute. A bad moment that lasts is what *silence*
-//!   is for. Of the first measurements each counts as much as those before: a first request opens a connection.
+//!   is for. The first four measurements only find everything cold. Of those that follow each counts as much as those
+//!   before it, and one below the average half, since what came before may have found things cold as well.
 //! - **Decay**: read without a new measurement, the average halves every 2 s, so that an endpoint which nobody measures
 //!   any more is tried again. So does one that was asked nothing for a while: [`Latency::is_neglected`].
 //! - **Failure**: charged as max(average, 1 s), so that an endpoint which fails fast does not attract traffic. The
@@ -25,8 +26,11 @@ use std::time::Duration;
 /// An average that is not measured again halves in this time, and so does the part that what was measured before has in it.
 const HALF_LIFE_MS: f32 = 2_000.0;
 
-/// So many first measurements count alike.
-const LEARNING: u32 = 256;
+/// So many first measurements say nothing.
+const COLD: u32 = 4;
+
+/// With so many measurements the average is what it is. Until then each has a say of its own.
+const LEARNING: u32 = 64;
 
 /// An endpoint that nothing was asked for so long may be slow no longer, or dead.
 const NEGLECTED_MS: u32 = 250;
@@ -82,7 +86,7 @@ fn halvings(at: u32, now: u32, half_life_ms: f32) -> f32 {
 pub(super) struct Latency {
     average: Stamped,
     failure: Stamped,
-    /// Measurements, up to [`LEARNING`].
+    /// How many there were, up to [`LEARNING`].
     measured: AtomicU32,
     /// Tries that have no result yet.
     awaited: AtomicU32,
@@ -127,10 +131,17 @@ impl Latency {
         if before < LEARNING {
             self.measured.store(before + 1, Ordering::Relaxed);
         }
-        let least = if before < LEARNING { 1.0 / (before + 1) as f32 } else { 0.0 };
+        if before < COLD {
+            return;
+        }
+        let least = |faster: bool| match before {
+            LEARNING.. => 0.0,
+            _ if faster => 0.5,
+            _ => 1.0 / (before + 1 - COLD) as f32,
+        };
         self.average.update(now, |old| {
             let Some((average, at)) = old else { return measured };
-            let weight = (1.0 - halvings(at, now, HALF_LIFE_MS)).max(least);
+            let weight = (1.0 - halvings(at, now, HALF_LIFE_MS)).max(least(measured < average));
             average + (measured - average) * weight
         });
     }
@@ -146,7 +157,7 @@ impl Latency {
         self.failure.0.store(0, Ordering::Relaxed);
     }
 
-    /// Whether it answered once, owes nothing, and was asked nothing for a quarter of a second.
+    /// Whether its average is known, and it owes nothing and was asked nothing for a quarter of a second.
     pub(super) fn is_neglected(&self, now_ms: u64) -> bool {
         let idle = (now_ms as u32).wrapping_sub(self.heard.load(Ordering::Relaxed));
         (NEGLECTED_MS..u32::MAX / 2).contains(&idle)
@@ -154,7 +165,7 @@ impl Latency {
             && self.average.get().is_some()
     }
 
-    /// The measured part, in microseconds; `None` before the first success.
+    /// The measured part, in microseconds; `None` before there were five.
     pub(super) fn average_us(&self, now_ms: u64) -> Option<f32> {
         self.average.decayed(now_ms as u32, HALF_LIFE_MS)
     }
@@ -177,18 +188,32 @@ mod tests {
         Duration::from_millis(value)
     }
 
+    /// One that is warm, and measured nothing since.
+    fn warm() -> Latency {
+        let latency = Latency::default();
+        latency.measured.store(COLD, Ordering::Relaxed);
+        latency
+    }
+
     fn near(got: Option<f32>, want_us: f32) -> bool {
         got.is_some_and(|got| (got - want_us).abs() <= want_us * 0.01)
     }
 
     #[test]
-    fn nothing_is_known_before_the_first_result() {
-        assert_eq!(Latency::default().expected_us(5), None);
+    fn nothing_is_known_before_it_is_warm() {
+        let latency = Latency::default();
+        for now in 0..u64::from(COLD) {
+            assert_eq!(latency.expected_us(now), None);
+            latency.on_success(now, ms(90));
+        }
+        assert_eq!(latency.expected_us(5), None);
+        latency.on_success(5, ms(1));
+        assert!(near(latency.expected_us(5), 1_000.0), "and what was before does not count");
     }
 
     #[test]
     fn an_endpoint_that_hangs_is_as_slow_as_its_silence() {
-        let latency = Latency::default();
+        let latency = warm();
         latency.on_begin(0);
         latency.on_success(1, ms(1));
         latency.on_result(1);
@@ -203,7 +228,7 @@ mod tests {
 
     #[test]
     fn what_lies_two_seconds_back_counts_half() {
-        let latency = Latency::default();
+        let latency = warm();
         (0..LEARNING).for_each(|_| latency.on_success(0, ms(10)));
         latency.on_success(0, ms(80));
         assert!(near(latency.expected_us(0), 10_000.0), "no time has passed");
@@ -216,18 +241,20 @@ mod tests {
     }
 
     #[test]
-    fn of_the_first_measurements_each_counts_alike() {
-        let latency = Latency::default();
-        latency.on_success(0, ms(30));
-        for _ in 1..100 {
-            latency.on_success(5, ms(1));
-        }
-        assert!(near(latency.expected_us(5), 1_290.0), "(30 + 99) / 100");
+    fn of_the_first_measurements_a_slow_one_counts_alike_and_a_fast_one_half() {
+        let latency = warm();
+        latency.on_success(0, ms(10));
+        latency.on_success(0, ms(40));
+        assert!(near(latency.expected_us(0), 25_000.0), "(10 + 40) / 2");
+        latency.on_success(0, ms(55));
+        assert!(near(latency.expected_us(0), 35_000.0), "(10 + 40 + 55) / 3");
+        latency.on_success(0, ms(1));
+        assert!(near(latency.expected_us(0), 18_000.0), "half-way");
     }
 
     #[test]
     fn an_average_that_nobody_renews_halves_every_two_seconds() {
-        let latency = Latency::default();
+        let latency = warm();
         latency.on_success(0, ms(8));
         assert!(near(latency.expected_us(2_000), 4_000.0));
         assert!(near(latency.expected_us(6_000), 1_000.0));
@@ -235,7 +262,7 @@ mod tests {
 
     #[test]
     fn an_endpoint_is_neglected_that_owes_nothing_and_is_asked_nothing() {
-        let latency = Latency::default();
+        let latency = warm();
         assert!(!latency.is_neglected(1_000), "it is new, and will be asked as such");
         latency.on_begin(0);
         latency.on_success(1, ms(1));
@@ -248,7 +275,7 @@ mod tests {
 
     #[test]
     fn a_failure_costs_a_second_and_is_forgotten_within_ten() {
-        let latency = Latency::default();
+        let latency = warm();
         latency.on_success(0, ms(4));
         latency.on_failure(0);
         assert!(near(latency.expected_us(0), 1_000_000.0));
@@ -258,7 +285,7 @@ mod tests {
 
     #[test]
     fn a_failure_never_makes_a_slow_endpoint_look_faster() {
-        let latency = Latency::default();
+        let latency = warm();
         latency.on_success(0, ms(7_000));
         latency.on_failure(0);
         assert!(near(latency.expected_us(0), 7_000_000.0));
@@ -266,7 +293,7 @@ mod tests {
 
     #[test]
     fn a_probe_that_succeeds_clears_the_charge() {
-        let latency = Latency::default();
+        let latency = warm();
         latency.on_failure(0);
         latency.on_success(1_000, ms(3));
         latency.forgive();
@@ -275,7 +302,7 @@ mod tests {
 
     #[test]
     fn clocks_that_disagree_by_a_little_do_no_harm() {
-        let latency = Latency::default();
+        let latency = warm();
         latency.on_success(50, ms(5));
         assert!(near(latency.expected_us(48), 5_000.0));
         latency.on_success(48, ms(1));
@@ -284,7 +311,7 @@ mod tests {
 
     #[test]
     fn the_clock_may_wrap() {
-        let latency = Latency::default();
+        let latency = warm();
         let wrap = u64::from(u32::MAX);
         latency.on_success(wrap - 999, ms(8));
         assert!(near(latency.expected_us(wrap + 1_001), 4_000.0));

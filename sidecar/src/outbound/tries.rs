@@ -165,15 +165,7 @@ impl Tries<'_> {
     }
 
     /// One go at one endpoint.
-    async fn once(
-        &self,
-        pick: &Pick,
-        parts: &Parts,
-        body: Body,
-        tunnels: bool,
-        now: Instant,
-        wait: &Wait,
-    ) -> Judged {
+    async fn once(&self, pick: &Pick, parts: &Parts, body: Body, tunnels: bool, now: Instant, wait: &Wait) -> Judged {
         let mut request = Outgoing::Lent(parts, body);
         if self.plan.deadline.at().is_some() {
             let mut own = request.into_owned();

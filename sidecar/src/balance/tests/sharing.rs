@@ -106,22 +106,21 @@ fn equal_endpoints_get_equal_shares_though_each_has_bad_moments() {
         let mut load = Load::new(ms(2), (1..=3).map(|id| (id, Some(500 * US))));
         load.chance = as_in_life(seed);
         load.run(&mut world, ms(2_000), |_| false);
-        for _ in 0..10 {
-            // By the second: an average could hide that one after the other gets nothing.
-            let shares = load.shares(&mut world, ms(1_000));
-            assert!(shares.values().all(|share| (0.05..0.6).contains(share)), "seed {seed}: {shares:?}");
+        for _ in 0..5 {
+            // Not over all of the time: that could hide that one after the other gets nothing.
+            let shares = load.shares(&mut world, ms(4_000));
+            assert!(shares.values().all(|share| (0.1..0.55).contains(share)), "seed {seed}: {shares:?}");
         }
     }
 }
 
 #[test]
-fn a_slow_first_request_is_forgotten_within_seconds() {
+fn slow_first_requests_are_not_held_against_an_endpoint() {
     let mut world = World::of(3);
     let mut load = Load::new(ms(2), (1..=3).map(|id| (id, Some(500 * US))));
-    let mut slow = [30, 20, 5].into_iter();
-    load.chance = Box::new(move |nth, latency| if nth == 1 { ms(slow.next().unwrap()) } else { latency });
-    load.run(&mut world, ms(12_000), |_| false);
-    let shares = load.shares(&mut world, ms(2_000));
+    load.chance = Box::new(move |nth, latency| if nth <= 4 { ms(20) } else { latency });
+    load.run(&mut world, ms(3_000), |_| false);
+    let shares = load.shares(&mut world, ms(1_000));
     assert!(shares.values().all(|share| *share > 0.25), "{shares:?}");
 }
 
