@@ -69,8 +69,9 @@ pub(super) fn check(world: &World, traffic: Traffic) -> Result<()> {
     if seen(true) > 0 {
         return Err(world.not_as_meant(first.subject, "what a client of a mesh said was read on the wire"));
     }
-    // HTTP/2 squeezes what it carries; the other clients' words go as they are.
-    let literal = matches!(first.plan.client, App::Http1 | App::Tcp) && first.plan.way != Way::ServerSidecar;
+    // HTTP/2 squeezes what it carries; other words go as they are.
+    let squeezed = [first.plan.client, first.plan.server].iter().any(|app| !matches!(app, App::Http1 | App::Tcp));
+    let literal = !squeezed && first.plan.way != Way::ServerSidecar;
     if literal && !first.is_mesh() && seen(false) == 0 {
         return Err(world.not_as_meant(first.subject, "the capture saw nothing of what was said in plain text"));
     }

@@ -22,6 +22,7 @@ use http::header::EXPECT;
 use http_body::{Body as _, SizeHint};
 use tokio::time::Sleep;
 
+use super::gather::gather;
 use super::{Incoming, Liveness, Meter, Metered, Pump, PumpError, content_length};
 use crate::http::body::{Body, PollFrame, Source};
 use crate::http::error::{BodyError, SendError, SendErrorKind};
@@ -117,6 +118,7 @@ impl Connection {
         settings: &ClientSettings,
     ) -> Result<(Handle, impl Future<Output = ()> + Send + 'static), SendError> {
         let (io, meter) = Metered::new(io);
+        let (io, outlet) = gather(io);
         let mut builder = h2::client::Builder::new();
         builder
             .initial_window_size(settings.stream_window)
@@ -143,6 +145,7 @@ impl Connection {
             on_free: OnceLock::new(),
         });
         let watched = Arc::clone(&shared);
+        outlet.open();
         let driver = async move {
             // Set before the connection is dropped, so that its streams find the cause when they fail.
             let mut connection = Some(connection);
@@ -154,7 +157,13 @@ impl Connection {
                         tracing::debug!(%error, "an upstream HTTP/2 connection ended");
                         true
                     }
-                    Poll::Pending => false,
+                    Poll::Pending => match outlet.poll(cx) {
+                        Poll::Ready(Err(error)) => {
+                            tracing::debug!(%error, "an upstream HTTP/2 connection was lost");
+                            true
+                        }
+                        Poll::Ready(Ok(())) | Poll::Pending => false,
+                    },
                 };
                 if !ended {
                     ready!(liveness.poll(cx, watched.open.load(Ordering::Relaxed) > 0));

@@ -5,6 +5,7 @@
 //! Bound per stream: one received frame in hand, plus `h2`'s send buffer and receive window, both in the settings.
 
 pub mod client;
+mod gather;
 pub(crate) mod server;
 
 use std::io;

@@ -22,6 +22,7 @@ use http::{Method, StatusCode};
 use http_body::{Body as _, SizeHint};
 use tokio::time::Instant;
 
+use super::gather::gather;
 use super::{Incoming, Liveness, Metered, Pump, content_length};
 use crate::http::body::{Body, PollFrame, Source};
 use crate::http::error::ServeError;
@@ -39,6 +40,7 @@ pub(crate) async fn serve<IO: Io, H: Handler>(
     drain: Watch,
 ) -> Result<(), ServeError> {
     let (io, meter) = Metered::new(io);
+    let (io, outlet) = gather(io);
     // A peer speaks for many clients, and may well cancel for all of them at once.
     let max_pending_resets = if settings.mesh_peer {
         settings.max_pending_resets.max(settings.max_streams as usize)
@@ -60,6 +62,7 @@ pub(crate) async fn serve<IO: Io, H: Handler>(
         return Err(ServeError::HeadTimeout(settings.head_timeout));
     };
     let mut connection = connection?;
+    outlet.open();
     let mut liveness = Liveness::new(connection.ping_pong(), meter, settings.ping_after, settings.ping_timeout);
     let shared = Arc::new(settings.clone());
     let mut drain = pin!(drain.draining());
@@ -81,6 +84,9 @@ pub(crate) async fn serve<IO: Io, H: Handler>(
                 Poll::Ready(None) => return Poll::Ready(Ok(())),
                 Poll::Pending => break,
             }
+        }
+        if let Poll::Ready(Err(error)) = outlet.poll(cx) {
+            return Poll::Ready(Err(ServeError::Io(error)));
         }
         let open = connection.has_streams();
         if liveness.poll(cx, open).is_ready() {
