@@ -54,7 +54,7 @@ struct Visit {
 impl Inbound {
     /// Serves one connection to its end. What goes wrong costs this connection only.
     pub async fn serve(self: Arc<Self>, stream: TcpStream, client: SocketAddr) {
-        match original_dst(&stream) {
+        match original_dst(&stream, client) {
             Ok(destination) => self.serve_to(stream, client, destination).await,
             Err(error) => {
                 tracing::debug!(%client, %error, "inbound: the connection was gone before it was looked at");
@@ -66,7 +66,6 @@ impl Inbound {
     pub(crate) async fn serve_to(self: Arc<Self>, stream: TcpStream, client: SocketAddr, destination: SocketAddr) {
         let _guard = self.drain.guard();
         let _open = self.telemetry.metrics.open();
-        tcp::options::tune(&stream);
         // No packet from outside is for loopback: one that came all the same would reach what the app shows nobody else.
         if is_own_port(destination.port())
             || is_never_from_outside(destination.ip(), client.ip())

@@ -11,16 +11,18 @@ use tokio::net::TcpStream;
 ///
 /// # Errors
 /// When the socket has no local address any more.
-pub fn original_dst(stream: &TcpStream) -> io::Result<SocketAddr> {
-    let local = unmapped(stream.local_addr()?);
+pub fn original_dst(stream: &TcpStream, client: SocketAddr) -> io::Result<SocketAddr> {
     let socket = SockRef::from(stream);
     // By the family of the packets, not of the socket: a dual-stack socket carries IPv4 as well.
-    let original = match local.ip() {
+    let original = match client.ip().to_canonical() {
         IpAddr::V4(_) => socket.original_dst_v4(),
         IpAddr::V6(_) => socket.original_dst_v6(),
     };
     // Any error means that nobody rewrote the destination: ENOENT without an entry, ENOPROTOOPT without the module.
-    Ok(original.ok().and_then(|original| original.as_socket()).map_or(local, unmapped))
+    match original.ok().and_then(|original| original.as_socket()) {
+        Some(original) => Ok(unmapped(original)),
+        None => stream.local_addr().map(unmapped),
+    }
 }
 
 /// An IPv4 address mapped into IPv6, as IPv4 again.
@@ -49,6 +51,7 @@ mod tests {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap();
         let (_client, accepted) = tokio::join!(TcpStream::connect(addr), listener.accept());
-        assert_eq!(original_dst(&accepted.unwrap().0).unwrap(), addr);
+        let (accepted, client) = accepted.unwrap();
+        assert_eq!(original_dst(&accepted, client).unwrap(), addr);
     }
 }

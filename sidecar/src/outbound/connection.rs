@@ -55,7 +55,7 @@ enum Way {
 impl Outbound {
     /// Serves one connection to its end. What goes wrong costs this connection only.
     pub async fn serve(self: Arc<Self>, stream: TcpStream, client: SocketAddr) {
-        match original_dst(&stream) {
+        match original_dst(&stream, client) {
             Ok(destination) => self.serve_to(stream, client, destination).await,
             Err(error) => {
                 tracing::debug!(%client, %error, "outbound: the connection was gone before it was looked at");
@@ -67,7 +67,6 @@ impl Outbound {
     pub(crate) async fn serve_to(self: Arc<Self>, stream: TcpStream, client: SocketAddr, destination: SocketAddr) {
         let _guard = self.drain.guard();
         let _open = self.telemetry.metrics.open();
-        tcp::options::tune(&stream);
         if is_own_port(destination.port()) && (destination.ip().is_loopback() || self.is_own(destination)) {
             // Nobody redirected this one: relaying it would be a loop.
             self.telemetry.metrics.refused("outbound", Reason::OwnListener);

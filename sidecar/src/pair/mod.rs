@@ -39,7 +39,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use clap::Parser;
 use parking_lot::Mutex;
 use prost::Message;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 use weft_proto::discovery::{Any, DeltaDiscoveryResponse, Resource};
 use weft_proto::v1;
@@ -49,7 +49,7 @@ use crate::dns::Dns;
 use crate::identity::IdentityManager;
 use crate::identity::testing::{Leaf, TestCa};
 use crate::inbound::Inbound;
-use crate::listen::drain as draining;
+use crate::listen::{Accept, Scope, drain as draining};
 use crate::outbound::Outbound;
 use crate::runtime::directions;
 use crate::settings::{RunArgs, Settings};
@@ -241,13 +241,13 @@ impl Sidecar {
 
     /// Takes connections for the app at `app`; where it does is what is left of redirection.
     async fn listen_for(&self, app: SocketAddr) -> SocketAddr {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
+        let (mut accept, address) = accept();
         let inbound = Arc::clone(&self.inbound);
         self.tasks.lock().push(tokio::spawn(async move {
             // They die with this task, as connections do with a sidecar that is killed.
             let mut connections = tokio::task::JoinSet::new();
-            while let Ok((stream, client)) = listener.accept().await {
+            loop {
+                let (stream, client) = accept.next().await;
                 connections.spawn(Arc::clone(&inbound).serve_to(stream, client, app));
             }
         }));
@@ -262,9 +262,9 @@ impl Sidecar {
 
     /// The local app's connection to `destination`.
     async fn connect(&self, destination: &str) -> Wire {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-        let (stream, address) = listener.accept().await.unwrap();
+        let (mut accept, address) = accept();
+        let client = TcpStream::connect(address).await.unwrap();
+        let (stream, address) = accept.next().await;
         let destination = destination.parse().unwrap();
         let served = Arc::clone(&self.outbound).serve_to(stream, address, destination);
         self.tasks.lock().push(tokio::spawn(served));
@@ -342,6 +342,13 @@ impl World {
         response.nonce = self.version.fetch_add(1, Ordering::Relaxed).to_string();
         config.apply(response);
     }
+}
+
+/// A listener as the real ones are, and its IPv4 address.
+fn accept() -> (Accept, SocketAddr) {
+    let accept = Accept::bind(Scope::Loopback, 0).unwrap();
+    let address = accept.local_addrs().next().unwrap();
+    (accept, address)
 }
 
 /// An endpoint without a sidecar.

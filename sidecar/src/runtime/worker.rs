@@ -29,11 +29,28 @@ const HANDOVER_PATIENCE: Duration = Duration::from_secs(1);
 
 /// A connection for a worker.
 struct Handed {
-    stream: std::net::TcpStream,
+    stream: Stream,
     client: SocketAddr,
     direction: Direction,
     /// Held from the moment it is accepted: a drain waits for those on their way as well.
     guard: drain::Guard,
+}
+
+/// A connection is registered with the runtime of the worker that accepted it.
+enum Stream {
+    /// Which is the one that serves it: no system call.
+    Here(TcpStream),
+    /// To be registered anew with the one that does: events then wake the thread that serves.
+    Elsewhere(std::net::TcpStream),
+}
+
+impl Stream {
+    fn registered(self) -> std::io::Result<TcpStream> {
+        match self {
+            Self::Here(stream) => Ok(stream),
+            Self::Elsewhere(stream) => TcpStream::from_std(stream),
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -54,6 +71,8 @@ impl Direction {
 /// One worker, seen from the accepting one.
 struct Seat {
     queue: mpsc::Sender<Handed>,
+    /// It is the accepting one's own.
+    accepts: bool,
     /// Connections open on it or on their way.
     busy: Arc<AtomicUsize>,
 }
@@ -112,9 +131,9 @@ pub(super) fn start(
     let (ended_tx, ended) = mpsc::channel(count.max(1));
     let mut seats = Vec::new();
     let mut queues = Vec::new();
-    for _ in 0..count {
+    for number in 0..count {
         let (queue, handed) = mpsc::channel(HANDOVER);
-        seats.push(Seat { queue, busy: Arc::default() });
+        seats.push(Seat { queue, accepts: number == 0, busy: Arc::default() });
         queues.push(handed);
     }
     let seats: Arc<[Seat]> = seats.into();
@@ -220,8 +239,8 @@ impl Floor {
             tcp::reset(stream);
             return;
         };
-        // Registered anew with the other worker's runtime: events then wake the thread that serves.
-        match stream.into_std() {
+        let stream = if seat.accepts { Ok(Stream::Here(stream)) } else { stream.into_std().map(Stream::Elsewhere) };
+        match stream {
             Ok(stream) => {
                 seat.busy.fetch_add(1, Ordering::Relaxed);
                 room.send(Handed { stream, client, direction, guard });
@@ -261,7 +280,7 @@ async fn serve_handed(
     while let Some(Handed { stream, client, direction, guard }) = handed.recv().await {
         let Some(seat) = seats.get(number) else { return };
         let busy = Busy(Arc::clone(&seat.busy));
-        let stream = match TcpStream::from_std(stream) {
+        let stream = match stream.registered() {
             Ok(stream) => stream,
             Err(error) => {
                 tracing::debug!(%client, %error, "a connection was lost on its way to a worker");
@@ -304,7 +323,7 @@ mod tests {
     /// Two workers whose queues hold one connection each.
     fn floor() -> (Floor, [mpsc::Receiver<Handed>; 2]) {
         let (queues, handed): (Vec<_>, Vec<_>) = (0..2).map(|_| mpsc::channel(1)).unzip();
-        let seats = queues.into_iter().map(|queue| Seat { queue, busy: Arc::default() }).collect();
+        let seats = queues.into_iter().map(|queue| Seat { queue, accepts: false, busy: Arc::default() }).collect();
         (Floor { seats, metrics: Arc::default() }, handed.try_into().unwrap())
     }
 

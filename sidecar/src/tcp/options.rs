@@ -1,10 +1,11 @@
 //! Socket options of every TCP connection we accept or open (SEMANTICS.md §3, "connections").
 
 use std::io;
+use std::os::fd::AsFd;
 use std::time::Duration;
 
-use socket2::{SockRef, TcpKeepalive};
-use tokio::net::{TcpSocket, TcpStream};
+use socket2::{SockRef, Socket, TcpKeepalive};
+use tokio::net::TcpSocket;
 
 /// Silence after which the kernel asks whether the peer is still there; also the pause between its questions. Opaque
 /// connections have no other idle limit.
@@ -12,11 +13,9 @@ pub const KEEP_ALIVE: Duration = Duration::from_secs(60);
 /// How long sent data may stay unacknowledged before the kernel gives the connection up (`TCP_USER_TIMEOUT`).
 pub const USER_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// Sets them on a connection. One that is gone already keeps what it had: the first read or write will say so.
-pub fn tune(stream: &TcpStream) {
-    if let Err(error) = apply(&SockRef::from(stream)) {
-        tracing::debug!(%error, "cannot set socket options: the connection is gone?");
-    }
+/// Sets them on a socket that will listen: what it accepts has them from the start.
+pub fn tune_listener(socket: &Socket) -> io::Result<()> {
+    apply(&SockRef::from(socket))
 }
 
 /// Sets them on a socket that is not connected yet.
@@ -32,13 +31,13 @@ fn apply(socket: &SockRef<'_>) -> io::Result<()> {
 }
 
 /// Closes the connection with a RST, so that the peer sees an abrupt end and not a clean one.
-pub fn reset(stream: TcpStream) {
+pub fn reset(stream: impl AsFd) {
     abort_on_drop(&stream);
 }
 
 /// Makes dropping the stream send a RST.
-pub(super) fn abort_on_drop(stream: &TcpStream) {
-    if let Err(error) = stream.set_zero_linger() {
+pub(super) fn abort_on_drop(stream: &impl AsFd) {
+    if let Err(error) = SockRef::from(stream).set_linger(Some(Duration::ZERO)) {
         tracing::debug!(%error, "cannot reset: the connection is gone already?");
     }
 }

@@ -1,5 +1,6 @@
 use std::net::IpAddr;
 
+use socket2::SockRef;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::time::timeout;
 
@@ -25,7 +26,11 @@ async fn both_families_are_heard_on_one_port_and_never_mapped() {
             let (stream, peer) = timeout(SOON, accept.next()).await.unwrap();
             assert_eq!(peer, client.local_addr().unwrap());
             assert_eq!(stream.local_addr().unwrap(), target(addr));
-            assert!(stream.nodelay().unwrap());
+            let options = SockRef::from(&stream);
+            assert!(options.tcp_nodelay().unwrap() && options.keepalive().unwrap());
+            assert_eq!(options.tcp_keepalive_time().unwrap(), options::KEEP_ALIVE);
+            assert_eq!(options.tcp_keepalive_interval().unwrap(), options::KEEP_ALIVE);
+            assert_eq!(options.tcp_user_timeout().unwrap(), Some(options::USER_TIMEOUT));
         }
     }
 }

@@ -33,8 +33,8 @@ async fn pair() -> (TcpStream, TcpStream) {
     let addr = listener.local_addr().unwrap();
     let (client, accepted) = tokio::join!(TcpStream::connect(addr), listener.accept());
     let (client, accepted) = (client.unwrap(), accepted.unwrap().0);
-    options::tune(&client);
-    options::tune(&accepted);
+    client.set_nodelay(true).unwrap();
+    accepted.set_nodelay(true).unwrap();
     (client, accepted)
 }
 
