@@ -167,7 +167,7 @@ impl Case {
             Self::MtlsHandshake => (ServerSidecar, Http1, Http1, Load::Handshakes, Unit::Handshake, HANDSHAKE),
             Self::MeshConn => (Mesh, Tcp, Tcp, Load::Connections, Unit::Connection, MESH_CONN),
             Self::MeshBulk => (Mesh, Tcp, Tcp, Load::Bulk, Unit::Connection, THREE),
-            Self::LatencyH1 => (ClientSidecar, Http1, Http1, Load::OpenLoop, Unit::Request, THREE),
+            Self::LatencyH1 => (ClientSidecar, Http1, Http1, Load::OpenLoop, Unit::Request, ALL),
             Self::LatencyMesh => (Mesh, Http1, Http1, Load::OpenLoop, Unit::Request, THREE),
             Self::Memory => (ClientSidecar, Http1, Http1, Load::Memory, Unit::Connection, MEMORY),
         };
