@@ -124,6 +124,10 @@ const MESH_CONN: &[Subject] = &[
     Subject::with(Family::Envoy, Variant::Resumed),
 ];
 
+/// Not Envoy: with its windows as they come, the live streams get nothing at all once one stalls. Why was not found, so it
+/// may be our doing, and is not held against it.
+const STALLED: &[Subject] = &[NO_PROXY, WEFT];
+
 /// Without a proxy there is no memory to measure.
 const MEMORY: &[Subject] = &[WEFT, ENVOY];
 
@@ -161,7 +165,7 @@ impl Case {
             Self::H1ToH2 => (ClientSidecar, Http1, Http2, Load::Wrk, Unit::Request, WITH_HAPROXY),
             Self::Mesh | Self::MeshH1App => (Mesh, Http1, Http1, Load::Wrk, Unit::Request, THREE),
             Self::GrpcStream => (Mesh, Grpc, Grpc, Load::Streams, Unit::Message, THREE),
-            Self::HeadOfLine => (Mesh, Grpc, Grpc, Load::Stalled, Unit::Message, THREE),
+            Self::HeadOfLine => (Mesh, Grpc, Grpc, Load::Stalled, Unit::Message, STALLED),
             Self::TcpConn => (ClientSidecar, Tcp, Tcp, Load::Connections, Unit::Connection, WITH_HAPROXY),
             Self::TcpBulk => (ClientSidecar, Tcp, Tcp, Load::Bulk, Unit::Connection, WITH_HAPROXY),
             Self::MtlsHandshake => (ServerSidecar, Http1, Http1, Load::Handshakes, Unit::Handshake, HANDSHAKE),

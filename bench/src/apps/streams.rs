@@ -124,6 +124,8 @@ async fn stall(sender: SendRequest<Bytes>, options: Arc<Streams>) -> Result<(), 
         send.reserve_capacity(MESSAGE.len() * 512);
         let Some(room) = std::future::poll_fn(|cx| send.poll_capacity(cx)).await else { return Ok(()) };
         send.send_data(Bytes::from(MESSAGE.repeat(room?.div_ceil(MESSAGE.len()))), false)?;
+        // The others are on this thread as well.
+        tokio::task::yield_now().await;
     }
 }
 
