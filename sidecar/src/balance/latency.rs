@@ -8,14 +8,13 @@
 //! - **Decay**: read without a new measurement, the average halves every 2 s, so that an endpoint which nobody measures
 //!   any more is tried again. So does one that was asked nothing for a while: [`Latency::is_neglected`].
 //! - **Failure**: charged as max(average, 1 s), so that an endpoint which fails fast does not attract traffic. The
-//!   charge lies beside the average, halves every second and is dropped when a probe succeeds. Were it written into the
-//!   average, one 503 would keep a 1 ms endpoint idle for ten half-lives, over a minute and a half.
-//!
+//!   charge lies beside the average, halves every second and is dropped when a probe succeeds. Written into the average,
+//!   one 503 would keep a 1 ms endpoint idle for twenty seconds, and spoil what had been measured.
 //! - **Silence**: while results are awaited, an endpoint is believed at least as slow as it has been silent. A measurement
 //!   comes only with an answer, so one that hangs (its cable cut) would keep the good average of before and gather
 //!   requests until their number outweighs it: over a hundred, once, where the others had just had a slow moment.
 //!
-//! Six atomic words. All are estimates: a lost update costs one measurement, so every access is relaxed.
+//! Two atomic words of 64 bits and three of 32. All are estimates: a lost update costs one measurement, so every access is relaxed.
 //!
 //! Time is milliseconds since the balancer's epoch, truncated to 32 bits: it wraps after 49 days, and an endpoint that
 //! nobody measured for exactly that long is believed for one request.
@@ -23,7 +22,7 @@
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
-/// An average that is not measured again halves in this time, and so does the part that what was measured before has in it.
+/// An average that is not measured again halves in this time, and so does the part that a measurement has in it.
 const HALF_LIFE_MS: f32 = 2_000.0;
 
 /// So many first measurements say nothing.
