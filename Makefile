@@ -12,7 +12,7 @@ SUDO := $(if $(filter 0,$(shell id -u)),,sudo --preserve-env=BREAK,HOLD,WEFT_BIN
 
 BENCH = $(SUDO) env WEFT_BIN_DIR=$(realpath $(TARGET))/release $(TARGET)/tools/weft-bench run --venv $(TARGET)/bench/venv
 
-.PHONY: help build bench bench-quick bench-build instructions demo test test-unit test-e2e test-slow fuzz differential lint fmt clean packages
+.PHONY: help build bench bench-quick bench-build instructions demo test test-unit test-e2e test-slow soak fuzz differential lint fmt clean packages
 
 help: ## What there is
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /\1\t/' | awk -F'\t' '{ printf "  make %-12s %s\n", $$1, $$2 }'
@@ -34,6 +34,9 @@ test-e2e: packages build ## Tests between pods made of network namespaces (as ro
 
 test-slow: packages build ## The same at full length: a control plane dead for 30 s, certificates rotating for 2 minutes
 	@WEFT_E2E_SLOW=1 e2e/setup/run-tests.sh $(TARGET) "$(SUDO)"
+
+soak: packages build ## Ten minutes of load with connections that come and go: memory and descriptors stay as they are (SOAK_SECONDS)
+	@WEFT_E2E_SOAK_SECONDS=$(or $(SOAK_SECONDS),600) e2e/setup/run-tests.sh $(TARGET) "$(SUDO)" --nocapture a_soak_leaves
 
 bench: packages bench-build ## Weft beside Envoy, haproxy, nginx and no proxy: an hour on a quiet machine, then bench/RESULTS.md
 	$(BENCH) --results $(TARGET)/bench/results.json --report bench/RESULTS.md

@@ -15,4 +15,5 @@ if [ -z "$binary" ]; then
   echo "the end-to-end tests were built, but where they are was not told" >&2
   exit 1
 fi
-exec $sudo env WEFT_BIN_DIR="$(realpath "$target")/debug" WEFT_E2E_SLOW="${WEFT_E2E_SLOW:-}" "$binary" --test-threads=1 "$@"
+exec $sudo env WEFT_BIN_DIR="$(realpath "$target")/debug" WEFT_E2E_SLOW="${WEFT_E2E_SLOW:-}" \
+  WEFT_E2E_SOAK_SECONDS="${WEFT_E2E_SOAK_SECONDS:-}" "$binary" --test-threads=1 "$@"

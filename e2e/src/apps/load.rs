@@ -49,6 +49,9 @@ pub struct Load {
     /// What every id starts with.
     #[arg(long, default_value = "r")]
     id: String,
+    /// Requests on one connection, which is then closed; 0: as many as it takes.
+    #[arg(long, default_value_t = 0)]
+    per_connection: u32,
     /// When to give up on a request.
     #[arg(long, default_value_t = 10_000)]
     timeout_ms: u64,
@@ -59,7 +62,13 @@ struct Client {
     address: SocketAddr,
     headers: HeaderMap,
     body: Bytes,
-    idle: Mutex<Vec<SendRequest<Full<Bytes>>>>,
+    idle: Mutex<Vec<Connection>>,
+}
+
+struct Connection {
+    send: SendRequest<Full<Bytes>>,
+    /// Requests it has carried.
+    carried: u32,
 }
 
 /// Sends until the time is over or it is told to end, then waits for the answers.
@@ -126,10 +135,11 @@ impl Client {
         *request.headers_mut() = self.headers.clone();
         request.headers_mut().insert("x-request-id", id.parse()?);
         let mut connection = self.connection().await?;
-        let response = connection.send_request(request).await.map_err(describe)?;
+        let response = connection.send.send_request(request).await.map_err(describe)?;
         let (head, body) = response.into_parts();
         body.collect().await.map_err(describe)?;
-        if !connection.is_closed() {
+        connection.carried += 1;
+        if !connection.send.is_closed() && connection.carried != self.options.per_connection {
             self.idle.lock().push(connection);
         }
         let text = |name: &str| {
@@ -145,21 +155,21 @@ impl Client {
     }
 
     /// One that was used before and is not closed, or a new one.
-    async fn connection(&self) -> Result<SendRequest<Full<Bytes>>, AppError> {
+    async fn connection(&self) -> Result<Connection, AppError> {
         loop {
             let idle = self.idle.lock().pop();
             let Some(mut connection) = idle else { break };
-            if connection.ready().await.is_ok() {
+            if connection.send.ready().await.is_ok() {
                 return Ok(connection);
             }
         }
         let stream = TcpStream::connect(self.address).await?;
         stream.set_nodelay(true)?;
-        let (sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(describe)?;
+        let (send, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(describe)?;
         tokio::spawn(async move {
             let _ = connection.await;
         });
-        Ok(sender)
+        Ok(Connection { send, carried: 0 })
     }
 }
 

@@ -253,6 +253,11 @@ impl Pod {
         self.sidecar.lock().as_ref().map_or(0, Process::rss_kib)
     }
 
+    /// The sidecar's open descriptors.
+    pub fn sidecar_descriptors(&self) -> usize {
+        self.sidecar.lock().as_ref().map_or(0, Process::descriptors)
+    }
+
     /// Asks the sidecar's admin interface, which answers on loopback only.
     pub fn admin(&self, path: &str) -> Option<probe::Answer> {
         let address = SocketAddr::new(Ipv4Addr::LOCALHOST.into(), ports::ADMIN);

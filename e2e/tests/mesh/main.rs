@@ -10,4 +10,5 @@ mod pods;
 mod protocols;
 mod redirect;
 mod shop;
+mod soak;
 mod wire;
