@@ -48,7 +48,7 @@ pub struct Service {
     /// The addresses it answers on.
     pub vips: Vec<IpAddr>,
     /// By port.
-    pub ports: HashMap<u16, Arc<ServicePort>>,
+    pub ports: foldhash::HashMap<u16, Arc<ServicePort>>,
     pub(super) used: Arc<LastUse>,
 }
 

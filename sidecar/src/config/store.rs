@@ -24,9 +24,10 @@ use super::subscriptions::LastUse;
 /// Everything requests need to know, at one moment.
 #[derive(Debug, Clone)]
 pub struct Snapshot {
-    by_address: Arc<HashMap<IpAddr, Arc<Service>>>,
+    /// By address is looked for each request; the addresses are the control plane's, so that a hash needs no defence.
+    by_address: Arc<foldhash::HashMap<IpAddr, Arc<Service>>>,
     by_host: Arc<HashMap<Box<str>, Arc<Service>>>,
-    workloads: Arc<HashMap<IpAddr, Known>>,
+    workloads: Arc<foldhash::HashMap<IpAddr, Known>>,
     pub(super) own: Option<Arc<Workload>>,
     pub(super) inbound: Option<Arc<InboundPolicy>>,
     pub(super) settings: Arc<MeshSettings>,

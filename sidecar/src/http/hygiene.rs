@@ -84,12 +84,21 @@ pub fn strip_all_but_upgrade(headers: &mut HeaderMap) {
     }
 }
 
+/// Whether any field is one of ours (`x-weft-*`). Cheaper than looking for one of them, where mostly there are none.
+pub fn has_ours(headers: &HeaderMap) -> bool {
+    headers.keys().any(|name| name.as_str().starts_with(OURS))
+}
+
 /// Removes what only a verified peer may say: `x-weft-*` and `x-forwarded-client-cert`. `keep_deadline`: the headers
 /// are from the local app, whose `x-weft-deadline-ms` counts (SEMANTICS.md §6).
 pub fn strip_untrusted(headers: &mut HeaderMap, keep_deadline: bool) {
-    let is_one = |name: &&HeaderName| match name.as_str() {
-        DEADLINE => !keep_deadline,
-        name => name.starts_with(OURS) || name == X_FORWARDED_CLIENT_CERT,
+    let is_one = |name: &&HeaderName| {
+        let name = name.as_str();
+        name.starts_with("x-")
+            && match name {
+                DEADLINE => !keep_deadline,
+                name => name.starts_with(OURS) || name == X_FORWARDED_CLIENT_CERT,
+            }
     };
     if !headers.keys().any(|name| is_one(&name)) {
         return;

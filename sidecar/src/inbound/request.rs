@@ -66,7 +66,6 @@ impl RequestHandler {
             hygiene::strip_untrusted(request.headers_mut(), self.peer.is_some());
         }
         inbound.settings.args.panic_if_asked(request.uri().path());
-        let grpc = hygiene::is_grpc(request.headers());
         // The client's sidecar decides whether to sample; a plain client's request begins here.
         let per_10000 = if self.sidecar { 0 } else { inbound.config.settings().tracing_sample_per_10000 };
         let mut record = Record::of(&inbound.telemetry, Direction::Inbound, &mut request, per_10000);
@@ -84,7 +83,7 @@ impl RequestHandler {
                 tracing::debug!(reason = %own.reason, detail = %own.detail, "answered by the sidecar");
                 record.reason = Some(own.reason);
                 record.status = own.status();
-                let (parts, body) = own.response(grpc, self.peer.is_some()).into_parts();
+                let (parts, body) = own.response(record.is_grpc(), self.peer.is_some()).into_parts();
                 Answer::Response(Response::from_parts(parts, body.observed(Riding { record, _guards: () })))
             }
             Err(Failure::Reset(reset, reason)) => {

@@ -71,7 +71,6 @@ impl RequestHandler {
         // From the local app only the deadline is believed (SEMANTICS.md §6).
         hygiene::strip_untrusted(request.headers_mut(), true);
         self.outbound.settings.args.panic_if_asked(request.uri().path());
-        let grpc = hygiene::is_grpc(request.headers());
         let per_10000 = self.outbound.config.settings().tracing_sample_per_10000;
         let mut record = Record::of(&self.outbound.telemetry, Direction::Outbound, &mut request, per_10000);
         match self.forward(request, &mut record).await {
@@ -85,7 +84,7 @@ impl RequestHandler {
                 record.reason = Some(own.reason);
                 record.status = own.status();
                 self.outbound.telemetry.metrics.refused("outbound", own.reason);
-                let response = own.response(grpc, true);
+                let response = own.response(record.is_grpc(), true);
                 let (parts, body) = response.into_parts();
                 Response::from_parts(parts, body.observed(Riding { record, _guards: () }))
             }
@@ -203,7 +202,7 @@ fn name_of(rule: &Rule<Arc<Backend>>) -> String {
 /// What a mesh peer's sidecar says about itself is for us; the app is told only why (`x-weft-reason`).
 fn for_the_app(mut kept: Kept) -> Kept {
     let headers = kept.response.headers_mut();
-    let reason = headers.get(headers::REASON).cloned();
+    let reason = if hygiene::has_ours(headers) { headers.get(headers::REASON).cloned() } else { None };
     hygiene::strip_untrusted(headers, false);
     if let Some(reason) = reason {
         headers.insert(headers::REASON, reason);

@@ -95,7 +95,7 @@ impl Tries<'_> {
             Some(rule) => backend.retry.with(rule),
             None => backend.retry.clone(),
         };
-        let mut retry = Retry::new(&policy, request.method(), hygiene::is_grpc(request.headers()));
+        let mut retry = Retry::new(&policy, request.method(), record.is_grpc());
         let (mut parts, body) = request.into_parts();
         // In HTTP/2 a CONNECT is a stream like any other, and is carried as one.
         let tunnels = parts.version != Version::HTTP_2
@@ -253,8 +253,10 @@ fn judge(sent: Result<Response, SendError>, endpoint: SocketAddr) -> Judged {
 fn judge_response(response: Response, endpoint: SocketAddr) -> Judged {
     let headers = response.headers();
     let status = response.status();
+    let by_peer = hygiene::has_ours(headers);
+    let says = |name| if by_peer { headers.get(name) } else { None };
     // On `weft/h1`, where a stream cannot be refused, the peer's sidecar says it in words.
-    if headers.get(headers::NOT_PROCESSED).is_some_and(|value| value == "1") {
+    if says(headers::NOT_PROCESSED).is_some_and(|value| value == "1") {
         let detail = format!("{endpoint}: its sidecar could not reach the app");
         return Judged {
             outcome: Outcome::NotProcessed,
@@ -265,7 +267,7 @@ fn judge_response(response: Response, endpoint: SocketAddr) -> Judged {
     let gateway_error =
         matches!(status, StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT);
     // An answer the peer's sidecar made for reasons of policy says nothing about its app.
-    let result = match headers.get(headers::REASON) {
+    let result = match says(headers::REASON) {
         None if gateway_error => TryResult::Failure,
         Some(reason) if gateway_error && is_about_the_app(reason.as_bytes()) => TryResult::Failure,
         Some(_) => TryResult::Neutral,

@@ -54,11 +54,14 @@ struct Entry {
     balancer: Weak<Balancer>,
 }
 
+/// Looked into for each request. The keys are ours alone, so that a hash needs no defence.
+type Pools = foldhash::HashMap<PoolKey, Entry>;
+
 /// Every pool of this proxy, and how connections are made.
 pub struct Upstreams {
     identity: IdentityManager,
     timeouts: Timeouts,
-    pools: Mutex<HashMap<PoolKey, Entry>>,
+    pools: Mutex<Pools>,
 }
 
 /// Why an endpoint could not be connected to.
@@ -216,7 +219,7 @@ impl Upstreams {
             let gone: Vec<_> = pools.into_iter().filter(|pool| !is_there(pool)).collect();
             let mut pools = self.pools.lock();
             // Unless another backend of that name has taken the place meanwhile.
-            let still = |pools: &HashMap<PoolKey, Entry>, key: &PoolKey, balancer: &Weak<Balancer>| {
+            let still = |pools: &Pools, key: &PoolKey, balancer: &Weak<Balancer>| {
                 pools.get(key).is_some_and(|entry| Weak::ptr_eq(&entry.balancer, balancer))
             };
             gone.into_iter()
@@ -269,7 +272,7 @@ impl Exchange<'_> {
             return Ok(for_client(response, client));
         }
         let (proto, request) = match request {
-            // As it is: of ours it can hold nothing but this one field, which only mesh peers are told.
+            // As it is, unless it holds something of ours, which only mesh peers are told.
             Outgoing::Lent(parts, _) if is_plain_h1(parts, self.backend.protocol) => (Proto::H1, request),
             request => {
                 let (parts, body) = request.into_owned().into_parts();
@@ -319,17 +322,13 @@ impl Exchange<'_> {
         request: Outgoing<'_>,
     ) -> Result<Response, SendError> {
         let pool = self.outbound.upstreams.pool(self.backend, endpoint, proto);
-        let connect = {
+        let connect = || {
             let (outbound, backend, endpoint) =
                 (Arc::clone(self.outbound), Arc::clone(self.backend), Arc::clone(endpoint));
-            move || {
-                let (outbound, backend, endpoint) =
-                    (Arc::clone(&outbound), Arc::clone(&backend), Arc::clone(&endpoint));
-                async move {
-                    let dialled = outbound.upstreams.dial(&endpoint, MeshProtocol::H2, &backend).await;
-                    let Dialled { io, expires, .. } = dialled.map_err(ConnectError::new)?;
-                    Ok(Connected { io, proto, expires })
-                }
+            async move {
+                let dialled = outbound.upstreams.dial(&endpoint, MeshProtocol::H2, &backend).await;
+                let Dialled { io, expires, .. } = dialled.map_err(ConnectError::new)?;
+                Ok(Connected { io, proto, expires })
             }
         };
         pool.send_noting(request, connect, self.wait).await
@@ -393,7 +392,7 @@ fn in_http1(request: Request) -> Result<Request, translate::Conflict> {
 
 /// Whether a head without hop-by-hop fields may be written to a plain HTTP/1 server as it is.
 fn is_plain_h1(parts: &Parts, declared: Protocol) -> bool {
-    parts.version != Version::HTTP_2 && !is_h2c(declared) && !parts.headers.contains_key(headers::DEADLINE)
+    parts.version != Version::HTTP_2 && !is_h2c(declared) && !hygiene::has_ours(&parts.headers)
 }
 
 /// The port says that its app speaks HTTP/2 with prior knowledge.

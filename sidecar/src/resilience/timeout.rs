@@ -63,11 +63,15 @@ impl Deadline {
         Self(at.map(|at| Moment { at, since, by_client }))
     }
 
-    /// The deadline of a request that arrives now: the earliest of the timeout and the two headers.
+    /// The deadline of a request that arrives now: the earliest of the timeout and the two headers, in whatever number.
     pub fn of_request(now: Instant, timeout: Option<Duration>, headers: &HeaderMap) -> Self {
-        let grpc = headers.get(GRPC_TIMEOUT).and_then(|value| parse_grpc_timeout(value).ok());
-        let weft = headers.get(DEADLINE).and_then(|value| parse_deadline_ms(value).ok());
-        Self::after(now, timeout).earlier(Self::set(now, grpc, true)).earlier(Self::set(now, weft, true))
+        // One pass over the few names there are is cheaper than looking for each of the two.
+        let by_client = headers.iter().filter_map(|(name, value)| match name.as_str() {
+            "grpc-timeout" => parse_grpc_timeout(value).ok(),
+            "x-weft-deadline-ms" => parse_deadline_ms(value).ok(),
+            _ => None,
+        });
+        by_client.fold(Self::after(now, timeout), |deadline, left| deadline.earlier(Self::set(now, Some(left), true)))
     }
 
     /// The earlier of the two.

@@ -120,6 +120,11 @@ impl Record {
         record
     }
 
+    /// Whether it is gRPC.
+    pub(crate) fn is_grpc(&self) -> bool {
+        self.protocol == GRPC
+    }
+
     /// When the request arrived.
     pub(crate) fn started(&self) -> Instant {
         self.started
@@ -215,10 +220,13 @@ impl<G: Send> Observer for Riding<G> {
     }
 }
 
+/// What metrics and log call gRPC.
+const GRPC: &str = "grpc";
+
 /// What metrics and log call the client's protocol.
 fn protocol_label(version: Version, grpc: bool) -> &'static str {
     match version {
-        _ if grpc => "grpc",
+        _ if grpc => GRPC,
         Version::HTTP_10 => "http/1.0",
         Version::HTTP_11 => "http/1.1",
         _ => "http/2",

@@ -50,7 +50,7 @@ pub(super) fn compile_service(
     for (index, vip) in resource.vips.iter().enumerate() {
         vips.push(vip.parse::<IpAddr>().field(format_args!("vips[{index}]"))?.to_canonical());
     }
-    let mut ports = HashMap::with_capacity(resource.ports.len());
+    let mut ports = foldhash::HashMap::default();
     for (index, port) in resource.ports.iter().enumerate() {
         let port = compile_port(port, &name, node, backends).field(format_args!("ports[{index}]"))?;
         if ports.insert(port.port, Arc::new(port)).is_some() {

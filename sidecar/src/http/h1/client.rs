@@ -260,11 +260,10 @@ impl Opening {
             }
             let head = self
                 .scan
-                .read_response(&connection.read, &self.method, &connection.limits)
+                .take_response(&mut connection.read, &self.method, &connection.limits)
                 .map_err(|error| SendErrorKind::Protocol(error.to_string().into()));
             match head? {
                 Progress::Complete(head) if is_interim(&head, self.upgrades) => {
-                    let _ = connection.read.split_to(head.len);
                     self.scan = HeadScan::default();
                     self.interim += 1;
                     if self.interim > MAX_INTERIM {
@@ -277,10 +276,7 @@ impl Opening {
                         self.release();
                     }
                 }
-                Progress::Complete(head) => {
-                    let _ = connection.read.split_to(head.len);
-                    return Poll::Ready(Ok(head));
-                }
+                Progress::Complete(head) => return Poll::Ready(Ok(head)),
                 Progress::Incomplete => {
                     match ready!(poll_read(&mut connection.io, &mut connection.read, HEAD_READ, cx)) {
                         Ok(0) => return Poll::Ready(Err(SendErrorKind::Lost(io::ErrorKind::UnexpectedEof.into()))),
@@ -304,7 +300,9 @@ impl Opening {
         *response.status_mut() = head.status;
         *response.version_mut() = head.version;
         *response.headers_mut() = head.headers;
-        if let Some(reason) = head.reason {
+        if let Some(reason) = head.reason
+            && head.status.canonical_reason().map(str::as_bytes) != Some(reason.as_bytes())
+        {
             response.extensions_mut().insert(reason);
         }
         if tunnels {

@@ -8,16 +8,17 @@
 //! Empty lines before a request: exactly one CRLF is skipped (RFC 9112 §2.2 asks for at least one, for clients that
 //! end a POST with a stray CRLF). Before a response: none.
 //!
-//! Field values and the target are slices of one copy of the head: one allocation for all of them.
+//! Field values and the target are slices of the head's bytes: a connection takes them off its buffer without a copy
+//! ([`HeadScan::take_request`]).
 //! Bound: [`HeadLimits`]. Not here: the body (`body`), which headers may pass (`hygiene`).
 
-use bytes::Bytes;
+use bytes::{Buf, Bytes, BytesMut};
 use http::header::{EXPECT, HeaderValue};
 use http::{HeaderMap, Method, StatusCode, Uri, Version};
 
 use super::error::HeadError;
 use super::length::{self, BodyLength};
-use super::section::{HeadLimits, Section, parse_fields};
+use super::section::{Fields, HeadLimits, Section, parse_fields};
 use super::target;
 use crate::http::hygiene;
 
@@ -126,22 +127,46 @@ impl HeadScan {
     /// # Errors
     /// As [`read_request`].
     pub fn read_request(&mut self, buf: &[u8], limits: &HeadLimits) -> Result<Progress<RequestHead>, HeadError> {
+        match self.find_request(buf, limits)? {
+            Some((skipped, len)) => self.request(Bytes::copy_from_slice(&buf[skipped..skipped + len]), skipped),
+            None => Ok(Progress::Incomplete),
+        }
+    }
+
+    /// The same; a complete head is taken off the buffer and keeps its bytes, without a copy.
+    ///
+    /// # Errors
+    /// As [`read_request`]. What the buffer then holds means nothing.
+    pub fn take_request(
+        &mut self,
+        buf: &mut BytesMut,
+        limits: &HeadLimits,
+    ) -> Result<Progress<RequestHead>, HeadError> {
+        match self.find_request(buf, limits)? {
+            Some((skipped, len)) => {
+                buf.advance(skipped);
+                self.request(buf.split_to(len).freeze(), skipped)
+            }
+            None => Ok(Progress::Incomplete),
+        }
+    }
+
+    /// How many bytes to skip, and how many are the head, once it is complete.
+    fn find_request(&mut self, buf: &[u8], limits: &HeadLimits) -> Result<Option<(usize, usize)>, HeadError> {
         let skipped = match buf {
-            [b'\r'] | [] => return Ok(Progress::Incomplete),
+            [b'\r'] | [] => return Ok(None),
             [b'\r', b'\n', ..] => 2,
             _ => 0,
         };
-        let buf = &buf[skipped..];
-        if !self.0.advance(buf, limits)? {
-            return Ok(Progress::Incomplete);
-        }
-        let (line, fields, len) = self.0.split(buf)?;
+        Ok(self.0.advance(&buf[skipped..], limits)?.then(|| (skipped, self.0.len())))
+    }
+
+    fn request(&self, head: Bytes, skipped: usize) -> Result<Progress<RequestHead>, HeadError> {
+        let (line_end, fields) = self.0.start_line()?;
+        let line = &head[..line_end];
         if line == b"PRI * HTTP/2.0" {
             return Err(HeadError::Http2Preface);
         }
-        // From here on everything borrows from one copy.
-        let head = Bytes::copy_from_slice(&buf[..len]);
-
         let mut words = line.split(|&byte| byte == b' ');
         let (Some(method), Some(raw_target), Some(version), None) =
             (words.next(), words.next(), words.next(), words.next())
@@ -149,23 +174,26 @@ impl HeadScan {
             return Err(HeadError::RequestLine);
         };
         let version = parse_version(version).ok_or(HeadError::RequestLine)??;
+        let from = method.len() + 1;
         let method = Method::from_bytes(method).map_err(|_| HeadError::Method)?;
-        let from = method.as_str().len() + 1;
         let uri = target::parse(head.slice(from..from + raw_target.len()), &method)?;
-        let headers = parse_fields(&head.slice(fields..), self.0.fields())?;
+        let Fields { headers, framing, connection } = parse_fields(&head.slice(fields..), self.0.fields())?;
 
         target::check_host(&uri, &method, version, &headers)?;
-        let body = length::of_request(&method, version, &headers)?;
-        let expect_continue = version == Version::HTTP_11 && hygiene::lists(&headers, &EXPECT, "100-continue");
+        let declared = if framing { length::declared(version, &headers)? } else { None };
+        let body = length::of_request(&method, declared)?;
+        // What an HTTP/1.0 client says of 1.1's means nothing.
+        let may_ask = connection && version == Version::HTTP_11;
+        let expect_continue = may_ask && hygiene::lists(&headers, &EXPECT, "100-continue");
         let upgrade = if method == Method::CONNECT {
             Some(Upgrade::Connect)
-        } else if version == Version::HTTP_11 {
+        } else if may_ask {
             hygiene::upgrade_protocol(&headers).cloned().map(Upgrade::Protocol)
         } else {
             None
         };
-        let keep_alive = hygiene::keep_alive(version, &headers);
-        let len = skipped + len;
+        let keep_alive = if connection { hygiene::keep_alive(version, &headers) } else { version == Version::HTTP_11 };
+        let len = skipped + head.len();
         Ok(Progress::Complete(RequestHead {
             method,
             uri,
@@ -192,27 +220,47 @@ impl HeadScan {
         if !self.0.advance(buf, limits)? {
             return Ok(Progress::Incomplete);
         }
-        let (line, fields, len) = self.0.split(buf)?;
-        let head = Bytes::copy_from_slice(&buf[..len]);
+        self.response(Bytes::copy_from_slice(&buf[..self.0.len()]), request_method)
+    }
 
-        let (version, rest) = line.split_at_checked(b"HTTP/1.1".len()).ok_or(HeadError::StatusLine)?;
+    /// The same; a complete head is taken off the buffer and keeps its bytes, without a copy.
+    ///
+    /// # Errors
+    /// As [`read_response`]. What the buffer then holds means nothing.
+    pub fn take_response(
+        &mut self,
+        buf: &mut BytesMut,
+        request_method: &Method,
+        limits: &HeadLimits,
+    ) -> Result<Progress<ResponseHead>, HeadError> {
+        if !self.0.advance(buf, limits)? {
+            return Ok(Progress::Incomplete);
+        }
+        self.response(buf.split_to(self.0.len()).freeze(), request_method)
+    }
+
+    fn response(&self, head: Bytes, request_method: &Method) -> Result<Progress<ResponseHead>, HeadError> {
+        let (line_end, fields) = self.0.start_line()?;
+        let (version, rest) = head[..line_end].split_at_checked(b"HTTP/1.1".len()).ok_or(HeadError::StatusLine)?;
         let version = parse_version(version).ok_or(HeadError::StatusLine)??;
         // The space after the status belongs there even before an empty reason (RFC 9112 §4); so many servers leave it
         // out, and nothing is ambiguous without it, that it is not insisted on.
-        let (status, reason_len) = match rest {
-            [b' ', a, b, c] => ([*a, *b, *c], 0),
-            [b' ', a, b, c, b' ', reason @ ..] => ([*a, *b, *c], reason.len()),
+        let (status, reason) = match rest {
+            [b' ', a, b, c] => ([*a, *b, *c], &[][..]),
+            [b' ', a, b, c, b' ', reason @ ..] => ([*a, *b, *c], reason),
             _ => return Err(HeadError::StatusLine),
         };
         let status = StatusCode::from_bytes(&status).map_err(|_| HeadError::StatusLine)?;
-        let reason = (reason_len > 0).then(|| ReasonPhrase(head.slice(line.len() - reason_len..line.len())));
-        let headers = parse_fields(&head.slice(fields..), self.0.fields())?;
+        let reason = (!reason.is_empty()).then(|| ReasonPhrase(head.slice(line_end - reason.len()..line_end)));
+        let Fields { headers, framing, connection } = parse_fields(&head.slice(fields..), self.0.fields())?;
 
-        let body = length::of_response(request_method, status, version, &headers)?;
+        let declared = if framing { length::declared(version, &headers)? } else { None };
+        let body = length::of_response(request_method, status, declared);
+        let keeps_alive = if connection { hygiene::keep_alive(version, &headers) } else { version == Version::HTTP_11 };
         let keep_alive = body != BodyLength::UntilClose
-            && hygiene::keep_alive(version, &headers)
-            && !length::says_more_than_it_may(status, &headers);
-        Ok(Progress::Complete(ResponseHead { status, reason, version, headers, body, keep_alive, len }))
+            && keeps_alive
+            && !(framing && length::says_more_than_it_may(status, &headers));
+        Ok(Progress::Complete(ResponseHead { status, reason, version, headers, body, keep_alive, len: head.len() }))
     }
 }
 

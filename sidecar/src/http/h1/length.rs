@@ -32,12 +32,9 @@ pub enum BodyLength {
 //
 // Steps 3 to 5 are checked before step 1 and 2 answer: such fields would be passed on, and the next parser might look.
 
-pub(super) fn of_request(method: &Method, version: Version, headers: &HeaderMap) -> Result<BodyLength, HeadError> {
-    let body = match declared(version, headers)? {
-        Some(body) => body,
-        None => BodyLength::None,
-    };
-    match body {
+/// Steps 1, 2 and 6 to 8 for a request, of what it [`declared`].
+pub(super) fn of_request(method: &Method, declared: Option<BodyLength>) -> Result<BodyLength, HeadError> {
+    match declared.unwrap_or(BodyLength::None) {
         // RFC 9110 §9.3.6: CONNECT has no content; bytes that follow belong to the tunnel.
         BodyLength::None | BodyLength::Length(0) if *method == Method::CONNECT => Ok(BodyLength::None),
         _ if *method == Method::CONNECT => Err(HeadError::ConnectWithBody),
@@ -45,17 +42,12 @@ pub(super) fn of_request(method: &Method, version: Version, headers: &HeaderMap)
     }
 }
 
-pub(super) fn of_response(
-    request_method: &Method,
-    status: StatusCode,
-    version: Version,
-    headers: &HeaderMap,
-) -> Result<BodyLength, HeadError> {
-    let declared = declared(version, headers)?;
+/// The same for a response.
+pub(super) fn of_response(request_method: &Method, status: StatusCode, declared: Option<BodyLength>) -> BodyLength {
     if has_no_body(request_method, status) {
-        return Ok(BodyLength::None);
+        return BodyLength::None;
     }
-    Ok(declared.unwrap_or(BodyLength::UntilClose))
+    declared.unwrap_or(BodyLength::UntilClose)
 }
 
 /// Steps 1 and 2: whether no body follows this status, whatever the fields say.
@@ -74,7 +66,7 @@ pub(super) fn says_more_than_it_may(status: StatusCode, headers: &HeaderMap) -> 
 }
 
 /// Steps 3 to 6.
-fn declared(version: Version, headers: &HeaderMap) -> Result<Option<BodyLength>, HeadError> {
+pub(super) fn declared(version: Version, headers: &HeaderMap) -> Result<Option<BodyLength>, HeadError> {
     let chunked = chunked(headers)?;
     let length = content_length(headers)?;
     match (chunked, length) {

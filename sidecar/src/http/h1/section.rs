@@ -7,7 +7,7 @@
 
 use bytes::Bytes;
 use http::HeaderMap;
-use http::header::{HeaderName, HeaderValue};
+use http::header::{CONNECTION, CONTENT_LENGTH, EXPECT, HeaderName, HeaderValue, TRANSFER_ENCODING, UPGRADE};
 
 use super::error::HeadError;
 
@@ -116,20 +116,30 @@ impl Section {
         if buf.len() >= limits.max_bytes { Err(too_large) } else { Ok(false) }
     }
 
-    /// The start line, where the fields start, and where the head ends.
-    pub(super) fn split<'b>(&self, buf: &'b [u8]) -> Result<(&'b [u8], usize, usize), HeadError> {
+    /// Of a head: where its start line ends, and where its fields start.
+    pub(super) fn start_line(&self) -> Result<(usize, usize), HeadError> {
         if self.lines == 0 {
             return Err(HeadError::LeadingEmptyLine);
         }
-        Ok((&buf[..self.first], self.first + 2, self.at))
+        Ok((self.first, self.first + 2))
     }
 }
 
 /// Most heads have no more fields than this.
 const FEW: usize = 16;
 
+/// A section's fields, and what was noticed while they were read: most heads have nothing of the kind, and then nobody needs
+/// to look.
+pub(super) struct Fields {
+    pub(super) headers: HeaderMap,
+    /// Some of them say how long the body is: Content-Length, Transfer-Encoding.
+    pub(super) framing: bool,
+    /// Some of them are about the connection: Connection, Upgrade, Expect.
+    pub(super) connection: bool,
+}
+
 /// Field lines up to and with the empty line, already walked by a [`Section`] that counted `count` of them.
-pub(super) fn parse_fields(lines: &Bytes, count: usize) -> Result<HeaderMap, HeadError> {
+pub(super) fn parse_fields(lines: &Bytes, count: usize) -> Result<Fields, HeadError> {
     let (mut few, mut many);
     let room: &mut [httparse::Header<'_>] = if count <= FEW {
         few = [httparse::EMPTY_HEADER; FEW];
@@ -143,15 +153,18 @@ pub(super) fn parse_fields(lines: &Bytes, count: usize) -> Result<HeaderMap, Hea
         _ => return Err(HeadError::Field),
     };
     let mut headers = HeaderMap::try_with_capacity(count).map_err(|_| HeadError::Field)?;
+    let (mut framing, mut connection) = (false, false);
     for field in fields {
         let name = HeaderName::from_bytes(field.name.as_bytes()).map_err(|_| HeadError::Field)?;
+        framing |= name == CONTENT_LENGTH || name == TRANSFER_ENCODING;
+        connection |= name == CONNECTION || name == UPGRADE || name == EXPECT;
         let value = trim_blanks(field.value);
         // `slice_ref` wants a slice of `lines`; an empty one may point anywhere.
         let value = if value.is_empty() { Bytes::new() } else { lines.slice_ref(value) };
         let value = HeaderValue::from_maybe_shared(value).map_err(|_| HeadError::Field)?;
         headers.try_append(name, value).map_err(|_| HeadError::Field)?;
     }
-    Ok(headers)
+    Ok(Fields { headers, framing, connection })
 }
 
 fn trim_blanks(mut value: &[u8]) -> &[u8] {

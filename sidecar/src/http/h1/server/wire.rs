@@ -69,11 +69,8 @@ impl<IO: Io> Wire<IO> {
         draining: bool,
     ) -> Poll<NextHead> {
         loop {
-            match scan.read_request(&self.read, &settings.head) {
-                Ok(Progress::Complete(head)) => {
-                    let _ = self.read.split_to(head.len);
-                    return Poll::Ready(NextHead::Request(head));
-                }
+            match scan.take_request(&mut self.read, &settings.head) {
+                Ok(Progress::Complete(head)) => return Poll::Ready(NextHead::Request(head)),
                 Ok(Progress::Incomplete) => {}
                 Err(error) => return Poll::Ready(NextHead::Refused(error)),
             }
