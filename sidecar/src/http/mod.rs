@@ -45,10 +45,9 @@ pub type Response = ::http::Response<Body>;
 /// A request about to be sent: given away, or lent by whoever may have to send it again. HTTP/1 writes a head from where it
 /// is; only HTTP/2, whose streams own theirs, has to copy a lent one.
 #[derive(Debug)]
-#[expect(clippy::large_enum_variant, reason = "it lives for the call that takes it apart")]
 pub enum Outgoing<'r> {
-    /// Given away.
-    Owned(Request),
+    /// Given away. Boxed: each future it passes through would have room for it.
+    Owned(Box<Request>),
     /// Lent. Its extensions are not sent.
     Lent(&'r request::Parts, Body),
 }
@@ -73,7 +72,7 @@ impl Outgoing<'_> {
     /// The request itself: a copy, if it was lent.
     pub fn into_owned(self) -> Request {
         match self {
-            Self::Owned(request) => request,
+            Self::Owned(request) => *request,
             Self::Lent(parts, body) => {
                 let mut request = Request::new(body);
                 request.method_mut().clone_from(&parts.method);
@@ -88,7 +87,7 @@ impl Outgoing<'_> {
 
 impl From<Request> for Outgoing<'_> {
     fn from(request: Request) -> Self {
-        Self::Owned(request)
+        Self::Owned(Box::new(request))
     }
 }
 

@@ -59,20 +59,21 @@ enum Failure {
 }
 
 impl RequestHandler {
-    async fn answer(&self, mut request: Request) -> Answer {
+    async fn answer(&self, request: Request) -> Answer {
         let inbound = &self.inbound;
+        let (mut parts, body) = request.into_parts();
         if !self.sidecar {
             // Of a meshed app its deadline counts, as it would have outbound; of a stranger nothing.
-            hygiene::strip_untrusted(request.headers_mut(), self.peer.is_some());
+            hygiene::strip_untrusted(&mut parts.headers, self.peer.is_some());
         }
-        inbound.settings.args.panic_if_asked(request.uri().path());
+        inbound.settings.args.panic_if_asked(parts.uri.path());
         // The client's sidecar decides whether to sample; a plain client's request begins here.
         let per_10000 = if self.sidecar { 0 } else { inbound.config.settings().tracing_sample_per_10000 };
-        let mut record = Record::of(&inbound.telemetry, Direction::Inbound, &mut request, per_10000);
+        let mut record = Record::of(&inbound.telemetry, Direction::Inbound, &mut parts, per_10000);
         record.mtls = self.peer.is_some();
         record.tries = 1;
         record.peer(self.peer.as_ref());
-        match self.deliver(request).await {
+        match self.deliver(Request::from_parts(parts, body)).await {
             Ok(response) => {
                 record.status = response.status();
                 let (parts, body) = response.into_parts();

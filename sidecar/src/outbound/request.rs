@@ -10,6 +10,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use http::request::Parts;
 use parking_lot::Mutex;
 use weft_proto::headers;
 
@@ -17,7 +18,7 @@ use super::Outbound;
 use super::tries::{Kept, Plan, Tries};
 use crate::answer::OwnAnswer;
 use crate::config::{Backend, Destination, LOOKUP_TIMEOUT, Protocol};
-use crate::http::{Answer, Handler, Request, Response, host, hygiene};
+use crate::http::{Answer, Body, Handler, Request, Response, host, hygiene};
 use crate::reason::Reason;
 use crate::resilience::Deadline;
 use crate::route::{RequestView, RouteTable, Rule, Target};
@@ -67,13 +68,14 @@ impl Handler for RequestHandler {
 }
 
 impl RequestHandler {
-    async fn answer(&self, mut request: Request) -> Response {
+    async fn answer(&self, request: Request) -> Response {
+        let (mut parts, body) = request.into_parts();
         // From the local app only the deadline is believed (SEMANTICS.md §6).
-        hygiene::strip_untrusted(request.headers_mut(), true);
-        self.outbound.settings.args.panic_if_asked(request.uri().path());
+        hygiene::strip_untrusted(&mut parts.headers, true);
+        self.outbound.settings.args.panic_if_asked(parts.uri.path());
         let per_10000 = self.outbound.config.settings().tracing_sample_per_10000;
-        let mut record = Record::of(&self.outbound.telemetry, Direction::Outbound, &mut request, per_10000);
-        match self.forward(request, &mut record).await {
+        let mut record = Record::of(&self.outbound.telemetry, Direction::Outbound, &mut parts, per_10000);
+        match self.forward(&mut parts, body, &mut record).await {
             Ok(Kept { response, guards }) => {
                 record.status = response.status();
                 let (parts, body) = response.into_parts();
@@ -91,13 +93,13 @@ impl RequestHandler {
         }
     }
 
-    async fn forward(&self, mut request: Request, record: &mut Record) -> Result<Kept, OwnAnswer> {
+    async fn forward(&self, request: &mut Parts, body: Body, record: &mut Record) -> Result<Kept, OwnAnswer> {
         if let Some(own) = self.refused.lock().take() {
             return Err(own);
         }
         let address = self.by.address();
         let host = match self.by {
-            By::Host(_) => host::of_request(request.method(), request.uri(), request.version(), request.headers()),
+            By::Host(_) => host::of_request(&request.method, &request.uri, request.version, &request.headers),
             By::Address(_) => None,
         };
         let host = host.map(str::to_owned);
@@ -113,15 +115,15 @@ impl RequestHandler {
                 match &port.routes {
                     None => Arc::clone(&port.backend),
                     Some(routes) => {
-                        let rule = find(routes, &request).ok_or_else(|| {
+                        let rule = find(routes, request).ok_or_else(|| {
                             let detail =
                                 format!("no rule of the routes attached to {} matches this request", service.name);
                             OwnAnswer::new(Reason::NoRoute, detail)
                         })?;
                         record.route = (&rule.route).into();
-                        rule.filters.apply_request(request.headers_mut());
+                        rule.filters.apply_request(&mut request.headers);
                         let (target, filters) = rule.choose(&mut rand::rng());
-                        filters.apply_request(request.headers_mut());
+                        filters.apply_request(&mut request.headers);
                         chosen = Some((rule, filters));
                         match target {
                             Target::Backend(backend) => Arc::clone(backend),
@@ -155,11 +157,11 @@ impl RequestHandler {
         let plan = Plan {
             backend: &backend,
             called,
-            deadline: request_deadline(&request, rule.and_then(|rule| rule.request_timeout), record.started())?,
+            deadline: request_deadline(request, rule.and_then(|rule| rule.request_timeout), record.started())?,
             per_try: rule.and_then(|rule| rule.backend_request_timeout),
             retry: rule.and_then(|rule| rule.retry.as_ref()),
         };
-        let mut kept = match (self.try_backend(plan, request, record).await, rule) {
+        let mut kept = match (self.try_backend(plan, request, body, record).await, rule) {
             (Ok(kept), _) => for_the_app(kept),
             (Err(own), Some(rule)) => return Err(own.with_context(name_of(rule))),
             (Err(own), None) => return Err(own),
@@ -181,7 +183,13 @@ impl RequestHandler {
         self.outbound.config.destination(address).await
     }
 
-    async fn try_backend(&self, plan: Plan<'_>, request: Request, record: &mut Record) -> Result<Kept, OwnAnswer> {
+    async fn try_backend(
+        &self,
+        plan: Plan<'_>,
+        request: &mut Parts,
+        body: Body,
+        record: &mut Record,
+    ) -> Result<Kept, OwnAnswer> {
         if record.backend.is_empty() {
             record.backend = (&plan.backend.label).into();
         }
@@ -190,7 +198,7 @@ impl RequestHandler {
             let detail = format!("the control plane did not say in time which endpoints {} has", plan.backend.name);
             return Err(OwnAnswer::new(Reason::ConfigUnavailable, detail));
         }
-        Tries { outbound: &self.outbound, client: self.client, plan }.run(request, record).await
+        Tries { outbound: &self.outbound, client: self.client, plan }.run(request, body, record).await
     }
 }
 
@@ -210,23 +218,23 @@ fn for_the_app(mut kept: Kept) -> Kept {
     kept
 }
 
-fn find<'a>(routes: &'a RouteTable<Arc<Backend>>, request: &Request) -> Option<&'a Rule<Arc<Backend>>> {
+fn find<'a>(routes: &'a RouteTable<Arc<Backend>>, request: &Parts) -> Option<&'a Rule<Arc<Backend>>> {
     routes.find(&RequestView {
-        method: request.method(),
-        path: request.uri().path(),
-        query: request.uri().query(),
-        headers: request.headers(),
+        method: &request.method,
+        path: request.uri.path(),
+        query: request.uri.query(),
+        headers: &request.headers,
     })
 }
 
 /// The earlier of the route's request timeout and what the client is willing to wait. Spent already: 504 without calling.
 fn request_deadline(
-    request: &Request,
+    request: &Parts,
     timeout: Option<std::time::Duration>,
     now: std::time::Instant,
 ) -> Result<Deadline, OwnAnswer> {
     let timeout = timeout.filter(|timeout| !timeout.is_zero());
-    let deadline = Deadline::of_request(now, timeout, request.headers());
+    let deadline = Deadline::of_request(now, timeout, &request.headers);
     if deadline.is_spent(now) {
         return Err(OwnAnswer::new(Reason::Timeout, "the client's deadline had passed when the request arrived"));
     }

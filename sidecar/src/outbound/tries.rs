@@ -20,7 +20,7 @@ use crate::config::{Backend, Protocol};
 use crate::http::error::{Processed, SendError, SendErrorKind};
 use crate::http::pool::Wait;
 use crate::http::replay::Replay;
-use crate::http::{Body, Outgoing, Request, Response, hygiene};
+use crate::http::{Body, Outgoing, Response, hygiene};
 use crate::reason::Reason;
 use crate::resilience::{ActiveGuard, Deadline, NextTry, Outcome, RequestGuard, Retry, RetryOverride, RetryPolicy};
 use crate::telemetry::record::Record;
@@ -68,8 +68,8 @@ struct Judged {
 }
 
 impl Tries<'_> {
-    pub(super) async fn run(self, request: Request, record: &mut Record) -> Result<Kept, OwnAnswer> {
-        let mut tries = pin!(self.tries(request, record));
+    pub(super) async fn run(self, parts: &mut Parts, body: Body, record: &mut Record) -> Result<Kept, OwnAnswer> {
+        let mut tries = pin!(self.tries(parts, body, record));
         let Some(at) = self.plan.deadline.at() else { return tries.as_mut().await };
         match tokio::time::timeout_at(at.into(), tries.as_mut()).await {
             // The deadline is that of the whole response (GEP-1742): from the head on, what is late is cut.
@@ -82,7 +82,7 @@ impl Tries<'_> {
         }
     }
 
-    async fn tries(&self, request: Request, record: &mut Record) -> Result<Kept, OwnAnswer> {
+    async fn tries(&self, parts: &mut Parts, body: Body, record: &mut Record) -> Result<Kept, OwnAnswer> {
         let backend = self.plan.backend;
         let settings = &self.outbound.settings.args;
         let request_guard = backend
@@ -90,13 +90,7 @@ impl Tries<'_> {
             .request()
             .map_err(|full| OwnAnswer::new(Reason::Overflow, format!("{}: {full}", backend.name)))?;
         let active = backend.budget.begin();
-        let policy = match self.plan.retry {
-            _ if !settings.retries.is_on() => RetryPolicy { max_retries: 0, ..backend.retry.clone() },
-            Some(rule) => backend.retry.with(rule),
-            None => backend.retry.clone(),
-        };
-        let mut retry = Retry::new(&policy, request.method(), record.is_grpc());
-        let (mut parts, body) = request.into_parts();
+        let mut retry = Retry::new(self.retry_policy(), &parts.method, record.is_grpc());
         // In HTTP/2 a CONNECT is a stream like any other, and is carried as one.
         let tunnels = parts.version != Version::HTTP_2
             && (parts.method == Method::CONNECT || hygiene::is_upgrade(&parts.headers));
@@ -123,7 +117,7 @@ impl Tries<'_> {
                 replay = None;
             }
             let wait = Wait::default();
-            let judged = self.once(&pick, &parts, body, tunnels, now, &wait).await;
+            let judged = self.once(&pick, parts, body, tunnels, now, &wait).await;
             let ended = tokio::time::Instant::now().into_std();
             let sent = wait.over().map_or(now, tokio::time::Instant::into_std);
             if judged.result == TryResult::Silent {
@@ -156,6 +150,17 @@ impl Tries<'_> {
         }
     }
 
+    fn retry_policy(&self) -> RetryPolicy {
+        let Plan { backend, retry, .. } = &self.plan;
+        match retry {
+            _ if !self.outbound.settings.args.retries.is_on() => {
+                RetryPolicy { max_retries: 0, ..backend.retry.clone() }
+            }
+            Some(rule) => backend.retry.with(rule),
+            None => backend.retry.clone(),
+        }
+    }
+
     fn describe(&self, pick: &Pick, record: &mut Record) {
         record.tries += 1;
         record.endpoint = Some(pick.endpoint().addr());
@@ -170,7 +175,7 @@ impl Tries<'_> {
         if self.plan.deadline.at().is_some() {
             let mut own = request.into_owned();
             self.plan.deadline.shorten_headers(now, own.headers_mut());
-            request = Outgoing::Owned(own);
+            request = own.into();
         }
         let endpoint = pick.endpoint().addr();
         let Plan { backend, called, .. } = self.plan;

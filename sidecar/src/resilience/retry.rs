@@ -132,8 +132,8 @@ pub struct Retry {
 
 impl Retry {
     /// For a request of `method`, before its first try.
-    pub fn new(policy: &RetryPolicy, method: &Method, is_grpc: bool) -> Self {
-        Self { policy: policy.clone(), idempotent: !is_grpc && is_idempotent(method), retries: 0, permit: None }
+    pub fn new(policy: RetryPolicy, method: &Method, is_grpc: bool) -> Self {
+        Self { policy, idempotent: !is_grpc && is_idempotent(method), retries: 0, permit: None }
     }
 
     /// A try has ended. `body_replayable`: everything sent of the body is still held, or nothing was sent.
@@ -205,7 +205,7 @@ mod tests {
     }
 
     fn retried(policy: &RetryPolicy, method: &Method, is_grpc: bool, outcome: Outcome, replayable: bool) -> bool {
-        let mut retry = Retry::new(policy, method, is_grpc);
+        let mut retry = Retry::new(policy.clone(), method, is_grpc);
         let next = retry.next_try(&outcome, replayable, &Budget::default(), Instant::now(), &mut rng());
         next != NextTry::Return
     }
@@ -256,7 +256,7 @@ mod tests {
     fn zero_switches_retries_off() {
         let policy = RetryPolicy { max_retries: 0, ..RetryPolicy::default() };
         assert!(!retried(&policy, &Method::GET, false, NotProcessed, true));
-        assert!(!Retry::new(&policy, &Method::GET, false).may_retry());
+        assert!(!Retry::new(policy.clone(), &Method::GET, false).may_retry());
     }
 
     #[test]
@@ -281,7 +281,7 @@ mod tests {
         let mut longest = [Duration::ZERO; 6];
         let mut rng = rng();
         for _ in 0..500 {
-            let mut retry = Retry::new(&policy, &Method::GET, false);
+            let mut retry = Retry::new(policy.clone(), &Method::GET, false);
             for longest in &mut longest {
                 match retry.next_try(&NotProcessed, true, &Budget::default(), now, &mut rng) {
                     NextTry::At { when } => *longest = (*longest).max(when - now),
@@ -300,7 +300,7 @@ mod tests {
         let now = Instant::now();
         let policy = RetryPolicy::default()
             .with(&RetryOverride { backoff: Some(Duration::from_millis(400)), ..RetryOverride::default() });
-        let mut retry = Retry::new(&policy, &Method::GET, false);
+        let mut retry = Retry::new(policy.clone(), &Method::GET, false);
         match retry.next_try(&NotProcessed, true, &Budget::default(), now, &mut rng()) {
             NextTry::At { when } => assert!(when - now >= Duration::from_millis(400)),
             NextTry::Return => panic!("a retry is left"),
@@ -311,7 +311,7 @@ mod tests {
     fn a_spent_budget_returns_the_last_answer_and_a_request_gives_its_permit_back() {
         let budget = Budget::new(BudgetPolicy { percent: 20, min_concurrent: 3 });
         let now = Instant::now();
-        let mut held: Vec<Retry> = (0..4).map(|_| Retry::new(&RetryPolicy::default(), &Method::GET, false)).collect();
+        let mut held: Vec<Retry> = (0..4).map(|_| Retry::new(RetryPolicy::default(), &Method::GET, false)).collect();
         let next: Vec<bool> = held
             .iter_mut()
             .map(|retry| retry.next_try(&LostBeforeHead, true, &budget, now, &mut rng()) != NextTry::Return)
@@ -332,8 +332,7 @@ mod tests {
     fn what_provably_did_nothing_spends_no_budget() {
         let budget = Budget::default();
         let now = Instant::now();
-        let mut many: Vec<Retry> =
-            (0..100).map(|_| Retry::new(&RetryPolicy::default(), &Method::POST, false)).collect();
+        let mut many: Vec<Retry> = (0..100).map(|_| Retry::new(RetryPolicy::default(), &Method::POST, false)).collect();
         for retry in &mut many {
             assert_ne!(retry.next_try(&NotProcessed, true, &budget, now, &mut rng()), NextTry::Return);
         }
@@ -365,7 +364,7 @@ mod tests {
             let policy = RetryPolicy { max_retries, ..RetryPolicy::default() };
             let budget = Budget::default();
             let mut rng = SmallRng::seed_from_u64(seed);
-            let mut retry = Retry::new(&policy, &method, is_grpc);
+            let mut retry = Retry::new(policy.clone(), &method, is_grpc);
             let now = Instant::now();
             let mut made = 0;
             for (outcome, replayable) in outcomes {

@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::time::Instant;
 
 use http::header::{HOST, HeaderValue};
+use http::request::Parts;
 use http::{StatusCode, Version};
 use time::format_description::well_known::Rfc3339;
 use weft_proto::SpiffeId;
@@ -15,7 +16,7 @@ use super::metrics::OutboundLabels;
 use super::{Label, Telemetry, trace};
 use crate::http::body::Observer;
 use crate::http::error::BodyError;
-use crate::http::{Request, hygiene};
+use crate::http::hygiene;
 use crate::reason::Reason;
 
 /// Which way a request went, seen from the pod.
@@ -43,23 +44,29 @@ pub struct Record {
     direction: Direction,
     started: Instant,
     span: Option<tracing::Span>,
-    /// This and what follows it up to the authority: only when the access log is on; empty otherwise.
-    pub(crate) method: String,
-    pub(crate) path: String,
-    pub(crate) authority: String,
+    /// Only when the access log is on.
+    logged: Option<Box<Logged>>,
     pub(crate) protocol: &'static str,
     pub(crate) service: Label,
     pub(crate) backend: Label,
     pub(crate) route: Label,
     /// The endpoint tried last.
     pub(crate) endpoint: Option<SocketAddr>,
-    /// Set by [`Record::peer`].
-    peer: String,
     pub(crate) mtls: bool,
     pub(crate) tries: u32,
     pub(crate) reason: Option<Reason>,
     pub(crate) status: StatusCode,
     done: bool,
+}
+
+/// What the log says beyond the metrics.
+#[derive(Default)]
+struct Logged {
+    method: String,
+    path: String,
+    authority: String,
+    /// Set by [`Record::peer`].
+    peer: String,
 }
 
 impl Record {
@@ -74,15 +81,12 @@ impl Record {
             direction,
             started: tokio::time::Instant::now().into_std(),
             span,
-            method: String::new(),
-            path: String::new(),
-            authority: String::new(),
+            logged: None,
             protocol,
             service: Label::default(),
             backend: Label::default(),
             route: Label::default(),
             endpoint: None,
-            peer: String::new(),
             mtls: false,
             tries: 0,
             reason: None,
@@ -93,29 +97,27 @@ impl Record {
     }
 
     /// Starts the record of `request` and, where one is due, its span.
-    pub(crate) fn of(
-        telemetry: &Telemetry,
-        direction: Direction,
-        request: &mut Request,
-        sample_per_10000: u32,
-    ) -> Self {
-        let grpc = hygiene::is_grpc(request.headers());
+    pub(crate) fn of(telemetry: &Telemetry, direction: Direction, request: &mut Parts, sample_per_10000: u32) -> Self {
+        let grpc = hygiene::is_grpc(&request.headers);
         let mut span = None;
         if telemetry.spans {
-            let incoming = trace::read(request.headers());
-            let declined = incoming.is_none() && trace::is_declined(request.headers());
+            let incoming = trace::read(&request.headers);
+            let declined = incoming.is_none() && trace::is_declined(&request.headers);
             if !declined && trace::sample(incoming.as_ref(), sample_per_10000, &mut rand::rng()) {
-                let started = trace::start(direction.name(), incoming.as_ref(), request.headers_mut());
-                started.record("http.request.method", request.method().as_str());
-                started.record("url.path", request.uri().path());
+                let started = trace::start(direction.name(), incoming.as_ref(), &mut request.headers);
+                started.record("http.request.method", request.method.as_str());
+                started.record("url.path", request.uri.path());
                 span = Some(started);
             }
         }
-        let mut record = Self::new(telemetry, direction, protocol_label(request.version(), grpc), span);
+        let mut record = Self::new(telemetry, direction, protocol_label(request.version, grpc), span);
         if telemetry.access_log.is_some() {
-            record.method = request.method().to_string();
-            record.path = request.uri().path().to_owned();
-            record.authority = authority(request);
+            record.logged = Some(Box::new(Logged {
+                method: request.method.to_string(),
+                path: request.uri.path().to_owned(),
+                authority: authority(request),
+                peer: String::new(),
+            }));
         }
         record
     }
@@ -132,8 +134,8 @@ impl Record {
 
     /// The other end proved to be `identity`; nobody without one.
     pub(crate) fn peer(&mut self, identity: Option<&SpiffeId>) {
-        if self.telemetry.access_log.is_some() {
-            identity.map_or("", SpiffeId::as_str).clone_into(&mut self.peer);
+        if let Some(logged) = &mut self.logged {
+            identity.map_or("", SpiffeId::as_str).clone_into(&mut logged.peer);
         }
     }
 
@@ -173,14 +175,15 @@ impl Record {
             }
         }
         if let Some(log) = &self.telemetry.access_log {
+            let Logged { method, path, authority, peer } = self.logged.take().map(|logged| *logged).unwrap_or_default();
             log.log(Entry {
                 time: time::OffsetDateTime::from(std::time::SystemTime::now() - elapsed)
                     .format(&Rfc3339)
                     .unwrap_or_default(),
                 direction: self.direction.name(),
-                method: std::mem::take(&mut self.method),
-                path: std::mem::take(&mut self.path),
-                authority: std::mem::take(&mut self.authority),
+                method,
+                path,
+                authority,
                 protocol: self.protocol,
                 status: self.status.as_u16(),
                 reason: self.reason.map(Reason::code),
@@ -188,7 +191,7 @@ impl Record {
                 service: std::mem::take(&mut self.service),
                 route: std::mem::take(&mut self.route),
                 endpoint: self.endpoint(),
-                peer: std::mem::take(&mut self.peer),
+                peer,
                 tries: self.tries,
                 mtls: self.mtls,
                 trace_id: self.span.as_ref().map(trace::id_of).unwrap_or_default(),
@@ -234,11 +237,11 @@ fn protocol_label(version: Version, grpc: bool) -> &'static str {
 }
 
 /// `:authority`, or Host.
-fn authority(request: &Request) -> String {
-    match request.uri().authority() {
+fn authority(request: &Parts) -> String {
+    match request.uri.authority() {
         Some(authority) => authority.to_string(),
         None => {
-            let host = request.headers().get(HOST).map(HeaderValue::as_bytes);
+            let host = request.headers.get(HOST).map(HeaderValue::as_bytes);
             String::from_utf8_lossy(host.unwrap_or_default()).into_owned()
         }
     }

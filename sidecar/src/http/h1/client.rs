@@ -27,7 +27,7 @@ use tokio::time::Sleep;
 use super::encode::{self, Framing, encode_request};
 use super::reader::{BODY_READ, HEAD_READ, poll_read};
 use super::writer::{Queue, WriteError, Writer};
-use super::{BodyLength, Decoded, Decoder, FramingError, HeadLimits, HeadScan, Progress, ResponseHead};
+use super::{BodyLength, Decoded, Decoder, FramingError, HeadLimits, HeadScan, Progress, ResponseHead, spare};
 use crate::http::body::{Body, PollFrame, Source};
 use crate::http::error::{BodyError, SendError, SendErrorKind};
 use crate::http::h2::client::CONTINUE_WAIT;
@@ -73,8 +73,10 @@ impl Place {
     }
 }
 
-/// An upstream connection that is not in use.
-pub struct Connection {
+/// An upstream connection that is not in use. A pointer: it is handed on several times for each request.
+pub struct Connection(Box<Open>);
+
+struct Open {
     io: BoxedIo,
     read: BytesMut,
     queue: Queue,
@@ -87,7 +89,7 @@ pub struct Connection {
 impl Connection {
     /// A fresh connection.
     pub fn new(io: impl Io, limits: HeadLimits) -> Self {
-        Self {
+        Self(Box::new(Open {
             io: Box::new(io),
             read: BytesMut::new(),
             queue: Queue::default(),
@@ -95,38 +97,38 @@ impl Connection {
             served: 0,
             thread: std::thread::current().id(),
             place: None,
-        }
+        }))
     }
 
     /// `home` gets it back after each exchange that leaves it usable, and hears of its end. Set before the first one.
     pub(crate) fn at_home(mut self, home: Weak<dyn Home>, place: ConnectionGuard) -> Self {
-        self.place = Some(Place { home: Some(home), _backend: place });
+        self.0.place = Some(Place { home: Some(home), _backend: place });
         self
     }
 
     /// Nobody's: it keeps its backend's place to its end.
     pub(crate) fn on_its_own(mut self, place: ConnectionGuard) -> Self {
-        self.place = Some(Place { home: None, _backend: place });
+        self.0.place = Some(Place { home: None, _backend: place });
         self
     }
 
     /// Whose runtime hears of its events.
     pub(crate) fn thread(&self) -> ThreadId {
-        self.thread
+        self.0.thread
     }
 
     /// Requests it has served.
     pub fn served(&self) -> u64 {
-        self.served
+        self.0.served
     }
 
     /// Whether it can take another request: the server has neither closed it nor said anything meanwhile. `idle`: for how
     /// long it has not been used.
     pub fn is_reusable(&mut self, idle: Duration) -> bool {
-        self.read.is_empty()
-            && self.queue.is_empty()
-            && is_quiet(&mut self.io)
-            && (idle < JUST_USED || self.io.is_silent())
+        self.0.read.is_empty()
+            && self.0.queue.is_empty()
+            && is_quiet(&mut self.0.io)
+            && (idle < JUST_USED || self.0.io.is_silent())
     }
 
     /// Sends a request and waits for the response's head. An `Upgrade` field in the request is an offer to change the
@@ -139,7 +141,7 @@ impl Connection {
     /// # Cancel safety
     /// Dropping the future closes the connection.
     pub async fn send(self, request: impl Into<Outgoing<'_>>) -> Result<Response, SendError> {
-        let reused = self.served > 0;
+        let reused = self.0.served > 0;
         let opening = match request.into() {
             Outgoing::Owned(request) => {
                 let (parts, body) = request.into_parts();
@@ -164,7 +166,7 @@ impl Connection {
 
 impl std::fmt::Debug for Connection {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("h1::Connection").field("served", &self.served).finish_non_exhaustive()
+        f.debug_struct("h1::Connection").field("served", &self.0.served).finish_non_exhaustive()
     }
 }
 
@@ -201,13 +203,13 @@ impl Opening {
         };
         let framing = Framing::for_request(&parts.method, version, declared, body.is_end_stream())
             .and_then(|framing| {
-                connection.queue.write(|dst| encode_request(dst, parts, framing, become_)).map(|()| framing)
+                connection.0.queue.write(|dst| encode_request(dst, parts, framing, become_)).map(|()| framing)
             })
             .map_err(|error| SendErrorKind::Unsendable(error.to_string().into()))?;
         let mut writer = Writer::for_request(body, framing);
         writer.hold(expects);
         Ok(Self {
-            written_before: connection.queue.written(),
+            written_before: connection.0.queue.written(),
             connection: Some(connection),
             writer: Some(writer),
             hold: expects.then(|| Box::pin(tokio::time::sleep(CONTINUE_WAIT))),
@@ -221,7 +223,7 @@ impl Opening {
     }
 
     fn written(&self) -> u64 {
-        self.connection.as_ref().map_or(u64::MAX, |connection| connection.queue.written() - self.written_before)
+        self.connection.as_ref().map_or(u64::MAX, |connection| connection.0.queue.written() - self.written_before)
     }
 
     fn release(&mut self) {
@@ -242,12 +244,12 @@ impl Opening {
                 return Poll::Ready(Err(SendErrorKind::Lost(io::ErrorKind::NotConnected.into())));
             };
             if let Some(writer) = &mut self.writer {
-                match writer.poll(&mut connection.queue, &mut connection.io, cx) {
+                match writer.poll(&mut connection.0.queue, &mut connection.0.io, cx) {
                     Poll::Pending => {}
                     Poll::Ready(Ok(())) => self.writer = None,
                     Poll::Ready(Err(WriteError::Body(error))) => {
                         // A reader of what was sent so far must not take it for the whole.
-                        connection.io.abort_on_drop();
+                        connection.0.io.abort_on_drop();
                         return Poll::Ready(Err(SendErrorKind::RequestBody(error)));
                     }
                     Poll::Ready(Err(WriteError::Io(error))) => {
@@ -260,7 +262,7 @@ impl Opening {
             }
             let head = self
                 .scan
-                .take_response(&mut connection.read, &self.method, &connection.limits)
+                .take_response(&mut connection.0.read, &self.method, &connection.0.limits)
                 .map_err(|error| SendErrorKind::Protocol(error.to_string().into()));
             match head? {
                 Progress::Complete(head) if is_interim(&head, self.upgrades) => {
@@ -278,7 +280,7 @@ impl Opening {
                 }
                 Progress::Complete(head) => return Poll::Ready(Ok(head)),
                 Progress::Incomplete => {
-                    match ready!(poll_read(&mut connection.io, &mut connection.read, HEAD_READ, cx)) {
+                    match ready!(poll_read(&mut connection.0.io, &mut connection.0.read, HEAD_READ, cx)) {
                         Ok(0) => return Poll::Ready(Err(SendErrorKind::Lost(io::ErrorKind::UnexpectedEof.into()))),
                         Ok(_) => {}
                         Err(error) => return Poll::Ready(Err(SendErrorKind::Lost(error))),
@@ -295,7 +297,7 @@ impl Opening {
         let Some(mut connection) = self.connection else {
             return Err(SendErrorKind::Lost(io::ErrorKind::NotConnected.into()));
         };
-        connection.served += 1;
+        connection.0.served += 1;
         let mut response = http::Response::new(Body::empty());
         *response.status_mut() = head.status;
         *response.version_mut() = head.version;
@@ -309,7 +311,7 @@ impl Opening {
             if self.writer.is_some() {
                 return Err(SendErrorKind::Protocol("the protocol changed in the middle of a request body".into()));
             }
-            let Connection { io, read, place, .. } = connection;
+            let Open { io, read, place, .. } = *connection.0;
             let guard = place.map(|place| Box::new(place) as Box<dyn Send>);
             response.extensions_mut().insert(Tunnel::guarded(io, read.freeze(), guard));
             return Ok(response);
@@ -354,10 +356,10 @@ impl Exchange {
     fn into_body(mut self) -> Body {
         if self.writer.is_none()
             && let Some(connection) = &mut self.connection
-            && !connection.read.is_empty()
+            && !connection.0.read.is_empty()
             && !self.decoder.is_end()
-            && self.length.is_some_and(|length| length <= connection.read.len() as u64)
-            && let Ok(Decoded::Data(data)) = self.decoder.decode(&mut connection.read, false)
+            && self.length.is_some_and(|length| length <= connection.0.read.len() as u64)
+            && let Ok(Decoded::Data(data)) = self.decoder.decode(&mut connection.0.read, false)
         {
             self.settle();
             return Body::full(data);
@@ -372,7 +374,7 @@ impl Exchange {
     /// Carries the request on.
     fn push(&mut self, cx: &mut Context<'_>) {
         let (Some(writer), Some(connection)) = (&mut self.writer, &mut self.connection) else { return };
-        match writer.poll(&mut connection.queue, &mut connection.io, cx) {
+        match writer.poll(&mut connection.0.queue, &mut connection.0.io, cx) {
             Poll::Pending => return,
             Poll::Ready(Ok(())) => {}
             Poll::Ready(Err(WriteError::Io(error))) => {
@@ -380,7 +382,7 @@ impl Exchange {
                 self.keep_alive = false;
             }
             Poll::Ready(Err(WriteError::Body(error))) => {
-                connection.io.abort_on_drop();
+                connection.0.io.abort_on_drop();
                 self.keep_alive = false;
                 self.failed = Some(error);
             }
@@ -404,12 +406,13 @@ impl Exchange {
         let Some(mut connection) = self.connection.take() else { return };
         if self.keep_alive
             && !self.eof
-            && connection.read.is_empty()
-            && let Some(home) = connection.place.as_ref().and_then(Place::home)
+            && connection.0.read.is_empty()
+            && let Some(home) = connection.0.place.as_ref().and_then(Place::home)
         {
             // Idle connections hold no buffers worth the name.
-            connection.queue.release();
-            home.give_back(Connection { read: BytesMut::new(), ..connection });
+            connection.0.queue.release();
+            spare::give(&mut connection.0.read);
+            home.give_back(connection);
         }
     }
 
@@ -417,7 +420,7 @@ impl Exchange {
         loop {
             // Without a connection both directions are over.
             let Some(connection) = &mut self.connection else { return Poll::Ready(None) };
-            match self.decoder.decode(&mut connection.read, self.eof) {
+            match self.decoder.decode(&mut connection.0.read, self.eof) {
                 Ok(Decoded::Data(data)) => {
                     if let Some(length) = &mut self.length {
                         *length -= data.len() as u64;
@@ -434,7 +437,7 @@ impl Exchange {
                     return Poll::Ready(None);
                 }
                 Ok(Decoded::NeedMore) => {
-                    match ready!(poll_read(&mut connection.io, &mut connection.read, BODY_READ, cx)) {
+                    match ready!(poll_read(&mut connection.0.io, &mut connection.0.read, BODY_READ, cx)) {
                         Ok(0) => self.eof = true,
                         Ok(_) => {}
                         Err(error) => return Poll::Ready(Some(Err(error.into()))),

@@ -10,7 +10,7 @@
 //! * [`length`]: how long the body is (RFC 9112 §6.3)
 //! * [`body`]: the body's bytes, out of their framing
 //! * [`encode`]: heads, chunks and trailers, into their framing
-//! * [`server`], [`client`]: a downstream and an upstream connection, with their shared `writer`
+//! * [`server`], [`client`]: a downstream and an upstream connection, with their shared `writer`, and `spare` buffers
 //!
 //! Not here: pools (`pool`), which headers may pass (`hygiene`), HTTP/2 (`translate`).
 
@@ -25,6 +25,7 @@ pub mod length;
 pub(crate) mod reader;
 mod section;
 pub(crate) mod server;
+mod spare;
 pub mod target;
 pub(crate) mod writer;
 

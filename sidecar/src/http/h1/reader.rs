@@ -8,8 +8,10 @@ use std::task::{Context, Poll};
 use bytes::BytesMut;
 use tokio::io::{AsyncRead, AsyncReadExt};
 
-/// Room for heads: most fit at once, and an idle connection holds no more.
-pub(crate) const HEAD_READ: usize = 4 * 1024;
+use super::spare;
+
+/// Room for heads: most fit at once.
+pub(crate) const HEAD_READ: usize = spare::ROOM;
 /// Room for bodies: two TLS records.
 pub(crate) const BODY_READ: usize = 32 * 1024;
 
@@ -20,7 +22,9 @@ pub(crate) fn poll_read<IO: AsyncRead + Unpin>(
     room: usize,
     cx: &mut Context<'_>,
 ) -> Poll<io::Result<usize>> {
-    if buf.capacity() - buf.len() < room / 4 {
+    if buf.capacity() == 0 && room == HEAD_READ {
+        *buf = spare::take();
+    } else if buf.capacity() - buf.len() < room / 4 {
         buf.reserve(room);
     }
     // The future holds nothing of its own between polls.

@@ -11,6 +11,7 @@ mod wire;
 use std::future::Future;
 use std::pin::pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use bytes::BytesMut;
@@ -44,8 +45,11 @@ pub(crate) async fn serve<IO: Io, H: Handler>(
             let mut scan = HeadScan::default();
             let mut waiting = Waiting { since: Instant::now(), started: !wire.read.is_empty(), first };
             std::future::poll_fn(|cx| {
+                if let Poll::Ready(head) = wire.poll_head(cx, settings, &mut scan, &mut waiting) {
+                    return Poll::Ready(head);
+                }
                 let draining = drain.is_draining() || draining.as_mut().poll(cx).is_ready();
-                wire.poll_head(cx, settings, &mut scan, &mut waiting, draining)
+                wire.poll_patience(cx, settings, &waiting, draining)
             })
             .await
         };

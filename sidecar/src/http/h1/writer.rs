@@ -18,13 +18,15 @@ use http_body::{Body as _, Frame};
 use tokio::io::AsyncWrite;
 
 use super::encode::{CHUNK_END, Framing, encode_chunk_head, encode_last_chunk};
+use super::spare;
 use crate::http::body::Body;
 use crate::http::error::BodyError;
 
 /// No further frame is taken from a body while this many bytes wait to be written.
 pub(crate) const HIGH_WATER: usize = 64 * 1024;
-/// Pieces shorter than this are copied together; longer ones are written from where they are.
-const COPY_BELOW: usize = 1024;
+/// Pieces shorter than this are copied together, which costs less than a vectored write; longer ones are written from where
+/// they are.
+const COPY_BELOW: usize = 2 * 1024;
 /// Pieces in one vectored write.
 const MAX_SLICES: usize = 16;
 
@@ -42,6 +44,9 @@ pub(crate) struct Queue {
 impl Queue {
     /// Lets `write` append.
     pub(crate) fn write<T>(&mut self, write: impl FnOnce(&mut BytesMut) -> T) -> T {
+        if self.tail.capacity() == 0 {
+            self.tail = spare::take();
+        }
         let before = self.tail.len();
         let result = write(&mut self.tail);
         self.len += self.tail.len() - before;
@@ -64,7 +69,7 @@ impl Queue {
     pub(crate) fn release(&mut self) {
         if self.len == 0 {
             self.pieces = VecDeque::new();
-            self.tail = BytesMut::new();
+            spare::give(&mut self.tail);
         }
     }
 

@@ -17,7 +17,7 @@ use tokio::time::Instant;
 use crate::http::h1::encode::{self, Framing, encode_response};
 use crate::http::h1::reader::{HEAD_READ, poll_read};
 use crate::http::h1::writer::Queue;
-use crate::http::h1::{HeadError, HeadScan, Progress, RequestHead};
+use crate::http::h1::{HeadError, HeadScan, Progress, RequestHead, spare};
 use crate::http::io::Io;
 use crate::http::server::shared::{ServerSettings, own_answer};
 use crate::http::timer::Timer;
@@ -59,14 +59,13 @@ pub(super) struct Waiting {
 }
 
 impl<IO: Io> Wire<IO> {
-    /// Reads the next head; the timeouts are those of an idle connection until its first byte.
+    /// Reads the next head. While there is none, [`Self::poll_patience`] is to be asked.
     pub(super) fn poll_head(
         &mut self,
         cx: &mut Context<'_>,
         settings: &ServerSettings,
         scan: &mut HeadScan,
         waiting: &mut Waiting,
-        draining: bool,
     ) -> Poll<NextHead> {
         loop {
             match scan.take_request(&mut self.read, &settings.head) {
@@ -88,13 +87,23 @@ impl<IO: Io> Wire<IO> {
                     // A reset between requests is how many clients close.
                     return Poll::Ready(if waiting.started { NextHead::Gone(error) } else { NextHead::Closed });
                 }
-                Poll::Pending => break,
+                Poll::Pending => return Poll::Pending,
             }
         }
+    }
+
+    /// How long a head is waited for: as long as a connection may be idle, until its first byte.
+    pub(super) fn poll_patience(
+        &mut self,
+        cx: &mut Context<'_>,
+        settings: &ServerSettings,
+        waiting: &Waiting,
+        draining: bool,
+    ) -> Poll<NextHead> {
         let idle = !waiting.started;
         if self.read.is_empty() {
-            // Most of what an idle connection would hold, and the next request's is as quickly had.
-            self.read = BytesMut::new();
+            // Most of what an idle connection would hold.
+            spare::give(&mut self.read);
             self.queue.release();
         }
         // A connection that has not been used yet has its first request on the way: it may not be told to go away.
