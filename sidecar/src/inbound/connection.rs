@@ -12,7 +12,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 use weft_proto::SpiffeId;
 
 use super::Inbound;
-use super::request::RequestHandler;
+use super::request::{RequestHandler, client_cert};
 use crate::balance::PlainAddr;
 use crate::config::{Config, MtlsMode, Protocol};
 use crate::http::server::{ServerSettings, serve};
@@ -281,6 +281,7 @@ impl Inbound {
         let handler = RequestHandler {
             inbound: Arc::clone(&self),
             destination: visit.destination,
+            client_cert: visit.peer.as_ref().and_then(|peer| client_cert(&self.settings.identity, peer)),
             peer: visit.peer.clone(),
             sidecar: visit.sidecar,
         };

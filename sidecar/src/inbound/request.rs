@@ -28,6 +28,12 @@ use crate::telemetry::record::{Direction, Record, Riding};
 
 const CLIENT_CERT: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
 
+/// The app may know its client: `x-forwarded-client-cert`, as Envoy writes it.
+pub(super) fn client_cert(own: &SpiffeId, peer: &SpiffeId) -> Option<HeaderValue> {
+    // SPIFFE IDs hold only visible ASCII.
+    HeaderValue::try_from(format!("By={own};URI={peer}")).ok()
+}
+
 /// Serves one downstream connection's requests.
 #[derive(Clone)]
 pub(super) struct RequestHandler {
@@ -35,6 +41,8 @@ pub(super) struct RequestHandler {
     pub(super) destination: SocketAddr,
     /// The verified other end; `None` for plain text.
     pub(super) peer: Option<SpiffeId>,
+    /// What the app is told of it.
+    pub(super) client_cert: Option<HeaderValue>,
     /// A sidecar speaks, and not an app through an opaque mesh connection.
     pub(super) sidecar: bool,
 }
@@ -96,14 +104,17 @@ impl RequestHandler {
         }
     }
 
-    async fn deliver(&self, request: Request) -> Result<Response, Failure> {
+    async fn deliver(&self, mut request: Request) -> Result<Response, Failure> {
         let now = tokio::time::Instant::now().into_std();
         let deadline = Deadline::of_request(now, None, request.headers());
         if deadline.is_spent(now) {
             let detail = "the client's deadline had passed when the request arrived";
             return Err(Failure::Own(OwnAnswer::new(Reason::Timeout, detail)));
         }
-        let request = self.with_client_cert(request);
+        match &self.client_cert {
+            Some(client_cert) => _ = request.headers_mut().insert(CLIENT_CERT, client_cert.clone()),
+            None => _ = request.headers_mut().remove(CLIENT_CERT),
+        }
         let sent = match deadline.at() {
             None => to_app(&self.inbound, self.destination, request).await,
             Some(at) => {
@@ -117,19 +128,6 @@ impl RequestHandler {
             }
         };
         sent.map_err(|error| self.failure(&error))
-    }
-
-    /// The app may know its client: `x-forwarded-client-cert`, as Envoy writes it.
-    fn with_client_cert(&self, mut request: Request) -> Request {
-        request.headers_mut().remove(CLIENT_CERT);
-        if let Some(peer) = &self.peer {
-            let text = format!("By={};URI={}", self.inbound.settings.identity, peer);
-            // SPIFFE IDs hold only visible ASCII.
-            if let Ok(value) = HeaderValue::try_from(text) {
-                request.headers_mut().insert(CLIENT_CERT, value);
-            }
-        }
-        request
     }
 
     fn failure(&self, error: &SendError) -> Failure {

@@ -142,8 +142,11 @@ pub fn encode_request(
         // RFC 9110 §7.2: Host first.
         put_field(dst, &HOST, host);
     }
-    let te = parts.headers.contains_key(TE);
-    put_fields(dst, &parts.headers, connection, |name| *name != HOST && *name != CONTENT_LENGTH);
+    let mut te = false;
+    put_fields(dst, &parts.headers, connection, |name| {
+        te |= *name == TE;
+        *name != HOST && *name != CONTENT_LENGTH
+    });
     put_connection(dst, version, connection, te);
     put_framing(dst, framing);
     dst.put_slice(b"\r\n");
@@ -234,7 +237,12 @@ fn put_path(dst: &mut BytesMut, uri: &http::Uri) {
 }
 
 /// All fields but those that are written from arguments, and those `keep` refuses.
-fn put_fields(dst: &mut BytesMut, headers: &HeaderMap, connection: Connection, keep: impl Fn(&HeaderName) -> bool) {
+fn put_fields(
+    dst: &mut BytesMut,
+    headers: &HeaderMap,
+    connection: Connection,
+    mut keep: impl FnMut(&HeaderName) -> bool,
+) {
     for (name, value) in headers {
         let ours = *name == CONNECTION
             || *name == TRANSFER_ENCODING

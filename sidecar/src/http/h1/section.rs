@@ -42,19 +42,34 @@ pub(super) struct Section {
     trailers: bool,
 }
 
-/// Whether a byte may stand anywhere in a line: tab, space, what is visible, and what is not ASCII. Without a branch, so
-/// that sixteen at a time become vectors.
+/// Whether a byte may stand anywhere in a line: tab, space, what is visible, and what is not ASCII.
 const fn is_plain(byte: u8) -> bool {
-    ((byte >= 0x20) | (byte == b'\t')) & (byte != 0x7f)
+    (byte >= 0x20 || byte == b'\t') && byte != 0x7f
 }
 
-/// How many plain bytes `bytes` begins with.
+/// The first of eight bytes that is a control character, if any is: below 0x20 or 0x7f. Each byte's high bit in `below` and
+/// `delete` says so; a borrow may set a wrong one, but only above the first right one.
+const fn first_control(word: [u8; 8]) -> Option<usize> {
+    const EACH: u64 = u64::from_ne_bytes([1; 8]);
+    let word = u64::from_le_bytes(word);
+    let below = word.wrapping_sub(0x20 * EACH) & !word;
+    let delete = (word ^ (0x7f * EACH)).wrapping_sub(EACH) & !(word ^ (0x7f * EACH));
+    let found = (below | delete) & (0x80 * EACH);
+    if found == 0 { None } else { Some(found.trailing_zeros() as usize / 8) }
+}
+
+/// How many plain bytes `bytes` begins with: eight at a time, since lines are short.
 fn plain_prefix(bytes: &[u8]) -> usize {
-    let (blocks, _) = bytes.as_chunks::<16>();
-    let all_plain = |block: &[u8; 16]| block.iter().fold(true, |plain, &byte| plain & is_plain(byte));
-    let known = 16 * blocks.iter().position(|block| !all_plain(block)).unwrap_or(blocks.len());
-    let rest = &bytes[known..];
-    known + rest.iter().position(|&byte| !is_plain(byte)).unwrap_or(rest.len())
+    let (words, _) = bytes.as_chunks::<8>();
+    for (n, word) in words.iter().enumerate() {
+        let Some(control) = first_control(*word) else { continue };
+        // A tab is plain all the same; there is hardly ever one.
+        if let Some(end) = (control..8).find(|&at| !is_plain(word[at])) {
+            return 8 * n + end;
+        }
+    }
+    let known = 8 * words.len();
+    known + bytes[known..].iter().position(|&byte| !is_plain(byte)).unwrap_or(bytes.len() - known)
 }
 
 impl Section {
@@ -184,13 +199,20 @@ mod tests {
     #[test]
     fn every_byte_is_plain_or_not_wherever_it_stands() {
         for byte in 0..=u8::MAX {
-            for length in [1, 15, 16, 17, 40] {
+            for length in [1, 7, 8, 9, 15, 16, 17, 40] {
                 for at in 0..length {
                     let mut line = vec![b'a'; length];
                     line[at] = byte;
                     let plain = matches!(byte, b'\t' | b' '..=b'~' | 0x80..);
                     let expected = if plain { length } else { at };
                     assert_eq!(plain_prefix(&line), expected, "{byte:#x} at {at} of {length}");
+                    // The first of two counts, and what comes after it borrows from nobody.
+                    for other in [0x00, 0x1f, 0x7f, 0x80, b' ', b'!'] {
+                        let mut line = line.clone();
+                        line[length - 1] = other;
+                        let expected = line.iter().position(|&byte| !is_plain(byte)).unwrap_or(length);
+                        assert_eq!(plain_prefix(&line), expected, "{byte:#x} at {at} of {length}, {other:#x} last");
+                    }
                 }
             }
         }

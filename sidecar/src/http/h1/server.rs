@@ -43,13 +43,14 @@ pub(crate) async fn serve<IO: Io, H: Handler>(
     loop {
         let head = {
             let mut scan = HeadScan::default();
-            let mut waiting = Waiting { since: Instant::now(), started: !wire.read.is_empty(), first };
+            let started = !wire.read.is_empty();
+            let mut waiting = Waiting { since: Instant::now(), started, was_idle: !started && !first, first };
             std::future::poll_fn(|cx| {
                 if let Poll::Ready(head) = wire.poll_head(cx, settings, &mut scan, &mut waiting) {
                     return Poll::Ready(head);
                 }
                 let draining = drain.is_draining() || draining.as_mut().poll(cx).is_ready();
-                wire.poll_patience(cx, settings, &waiting, draining)
+                wire.poll_patience(cx, settings, &mut waiting, draining)
             })
             .await
         };

@@ -54,6 +54,8 @@ pub(super) struct Waiting {
     pub(super) since: Instant,
     /// Whether its first byte is here.
     pub(super) started: bool,
+    /// Whether `since` is from before that byte: the connection has been idle. Of its first head it has not.
+    pub(super) was_idle: bool,
     /// Whether it is the connection's first.
     pub(super) first: bool,
 }
@@ -78,11 +80,7 @@ impl<IO: Io> Wire<IO> {
             }
             match poll_read(&mut self.io, &mut self.read, HEAD_READ, cx) {
                 Poll::Ready(Ok(0)) => self.eof = true,
-                Poll::Ready(Ok(_)) => {
-                    if !std::mem::replace(&mut waiting.started, true) && !waiting.first {
-                        waiting.since = Instant::now();
-                    }
-                }
+                Poll::Ready(Ok(_)) => waiting.started = true,
                 Poll::Ready(Err(error)) => {
                     // A reset between requests is how many clients close.
                     return Poll::Ready(if waiting.started { NextHead::Gone(error) } else { NextHead::Closed });
@@ -92,15 +90,19 @@ impl<IO: Io> Wire<IO> {
         }
     }
 
-    /// How long a head is waited for: as long as a connection may be idle, until its first byte.
+    /// How long a head is waited for: as long as a connection may be idle until its first byte, then as long as a head may
+    /// take.
     pub(super) fn poll_patience(
         &mut self,
         cx: &mut Context<'_>,
         settings: &ServerSettings,
-        waiting: &Waiting,
+        waiting: &mut Waiting,
         draining: bool,
     ) -> Poll<NextHead> {
         let idle = !waiting.started;
+        if waiting.was_idle && !idle {
+            (waiting.was_idle, waiting.since) = (false, Instant::now());
+        }
         if self.read.is_empty() {
             // Most of what an idle connection would hold.
             spare::give(&mut self.read);
