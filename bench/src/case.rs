@@ -10,6 +10,8 @@ use crate::subject::{ENVOY, Family, NO_PROXY, Subject, Variant, WEFT};
 pub(crate) enum Case {
     /// HTTP/1.1 keep-alive through the client's sidecar.
     H1,
+    /// The same with two workers beside one: two have both cores, which they share with the load.
+    Workers,
     /// HTTP/2 without TLS through the client's sidecar.
     H2,
     /// HTTP/2 from the client, HTTP/1.1 to the server: a Service that speaks h2c, whose route leads to one that says `http`.
@@ -116,6 +118,13 @@ const HANDSHAKE: &[Subject] = &[
     Subject::with(Family::Envoy, Variant::Hybrid),
     Subject::with(Family::Envoy, Variant::Resumed),
 ];
+const WORKERS: &[Subject] = &[
+    NO_PROXY,
+    WEFT,
+    ENVOY,
+    Subject::with(Family::Weft, Variant::TwoWorkers),
+    Subject::with(Family::Envoy, Variant::TwoWorkers),
+];
 const MESH_CONN: &[Subject] = &[
     NO_PROXY,
     WEFT,
@@ -136,6 +145,7 @@ impl Case {
     pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::H1 => "h1",
+            Self::Workers => "workers",
             Self::H2 => "h2",
             Self::H2ToH1 => "h2-to-h1",
             Self::H1ToH2 => "h1-to-h2",
@@ -160,6 +170,7 @@ impl Case {
         use Way::{ClientSidecar, Mesh, ServerSidecar};
         let (way, client, server, load, unit, subjects) = match self {
             Self::H1 => (ClientSidecar, Http1, Http1, Load::Wrk, Unit::Request, ALL),
+            Self::Workers => (ClientSidecar, Http1, Http1, Load::Wrk, Unit::Request, WORKERS),
             Self::H2 => (ClientSidecar, Http2, Http2, Load::H2load, Unit::Request, WITH_HAPROXY),
             Self::H2ToH1 => (ClientSidecar, Http2, Http1, Load::H2load, Unit::Request, ALL),
             Self::H1ToH2 => (ClientSidecar, Http1, Http2, Load::Wrk, Unit::Request, WITH_HAPROXY),

@@ -30,23 +30,27 @@ pub(crate) fn leave_the_proxy_core() -> Result<()> {
             "the benchmark needs two cores to itself, one for the proxy and one for the load; there is {cores}"
         )));
     }
-    pin_thread(Pid::from_raw(0), LOAD_CORE)
+    pin_thread(Pid::from_raw(0), &[LOAD_CORE])
 }
 
-/// Moves every thread of a process to `core`; threads it starts later follow the one that starts them.
+/// Moves every thread of a process to `cores`; threads it starts later follow the one that starts them.
 ///
 /// # Errors
 /// When it has ended.
-pub(crate) fn pin(process: Pid, core: usize) -> Result<()> {
+pub(crate) fn pin(process: Pid, cores: &[usize]) -> Result<()> {
     for thread in threads(process) {
-        pin_thread(thread, core)?;
+        pin_thread(thread, cores)?;
     }
     Ok(())
 }
 
-fn pin_thread(thread: Pid, core: usize) -> Result<()> {
+fn pin_thread(thread: Pid, cores: &[usize]) -> Result<()> {
     let mut set = CpuSet::new();
-    set.set(core).and_then(|()| sched_setaffinity(thread, &set)).context(|| format!("moving {thread} to core {core}"))
+    cores
+        .iter()
+        .try_for_each(|core| set.set(*core))
+        .and_then(|()| sched_setaffinity(thread, &set))
+        .context(|| format!("moving {thread} to the cores {cores:?}"))
 }
 
 /// A process's resident memory in KiB; 0 when it has ended.

@@ -4,6 +4,8 @@ use std::fmt;
 
 use serde::{Serialize, Serializer};
 
+use crate::cpu::{LOAD_CORE, PROXY_CORE};
+
 /// Whose program it is. `--subjects` chooses among these.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, clap::ValueEnum)]
 pub(crate) enum Family {
@@ -30,6 +32,26 @@ pub(crate) enum Variant {
     Hybrid,
     /// TLS sessions are resumed.
     Resumed,
+    /// Two workers, on both cores, which they share with the load.
+    TwoWorkers,
+}
+
+impl Variant {
+    /// How many workers the proxies have.
+    pub(crate) const fn workers(self) -> usize {
+        match self {
+            Self::TwoWorkers => 2,
+            _ => 1,
+        }
+    }
+
+    /// Where the proxies run.
+    pub(crate) const fn cores(self) -> &'static [usize] {
+        match self {
+            Self::TwoWorkers => &[PROXY_CORE, LOAD_CORE],
+            _ => &[PROXY_CORE],
+        }
+    }
 }
 
 /// A row of the tables.
@@ -55,10 +77,10 @@ impl Subject {
         Self { family, variant }
     }
 
-    /// Whom its ratios refer to: Envoy set up the same way where a hybrid row has one, else Envoy as the case says.
+    /// Whom its ratios refer to: Envoy set up the same way where there is one, else Envoy as the case says.
     pub(crate) fn reference(self) -> Self {
         match self.variant {
-            Variant::Hybrid => Self { family: Family::Envoy, ..self },
+            Variant::Hybrid | Variant::TwoWorkers => Self { family: Family::Envoy, ..self },
             _ => ENVOY,
         }
     }
@@ -78,6 +100,7 @@ impl fmt::Display for Subject {
             Variant::X25519 => "-x25519",
             Variant::Hybrid => "-hybrid",
             Variant::Resumed => "-resumed",
+            Variant::TwoWorkers => "-2-workers",
         })
     }
 }

@@ -11,7 +11,6 @@ use crate::apps::handshakes::Group;
 use crate::case::{App, Case, Way};
 use crate::config::envoy::{Cluster, Inbound, Outbound, Tls, Wire};
 use crate::config::{haproxy, nginx};
-use crate::cpu::PROXY_CORE;
 use crate::error::{Error, Result};
 use crate::subject::{Family, Variant};
 
@@ -27,13 +26,17 @@ pub(super) fn start(pair: &Pair<'_>) -> Result<Vec<Process>> {
             let text = haproxy::text(app(pair)?, wire(pair.plan.client), wire(pair.plan.server));
             let file = pair.world.config(&format!("{}.cfg", pair.name), &text)?;
             let program = installed("haproxy")?;
-            Ok(vec![sidecar(pair.client, &[&program, "-db", "-f", &file])?])
+            Ok(vec![sidecar(pair.client, Variant::Usual, &[&program, "-db", "-f", &file])?])
         }
         Family::Nginx => {
             let text = nginx::text(app(pair)?, wire(pair.plan.client), "/run/weft/tmp");
             let file = pair.world.config(&format!("{}.conf", pair.name), &text)?;
             let program = installed("nginx")?;
-            Ok(vec![sidecar(pair.client, &[&program, "-e", "stderr", "-p", "/run/weft/tmp", "-c", &file])?])
+            Ok(vec![sidecar(
+                pair.client,
+                Variant::Usual,
+                &[&program, "-e", "stderr", "-p", "/run/weft/tmp", "-c", &file],
+            )?])
         }
     }
 }
@@ -81,14 +84,18 @@ fn start_envoy(pair: &Pair<'_>) -> Result<Vec<Process>> {
 fn envoy(pair: &Pair<'_>, pod: &Pod, role: &str, config: &serde_json::Value) -> Result<Process> {
     let file = pair.world.config(&format!("{}-{role}.json", pair.name), &format!("{config:#}"))?;
     let program = format!("{BIN}/envoy");
-    sidecar(pod, &[&program, "--concurrency", "1", "--disable-hot-restart", "--log-level", "warn", "-c", &file])
+    let variant = pair.spec.subject.variant;
+    let workers = variant.workers().to_string();
+    let command = [&*program, "--concurrency", &workers, "--disable-hot-restart", "--log-level", "warn", "-c", &file];
+    sidecar(pod, variant, &command)
 }
 
-fn sidecar(pod: &Pod, command: &[&str]) -> Result<Process> {
+fn sidecar(pod: &Pod, variant: Variant, command: &[&str]) -> Result<Process> {
     pod.redirect()?;
-    let core = PROXY_CORE.to_string();
+    let cores: Vec<_> = variant.cores().iter().map(ToString::to_string).collect();
+    let cores = cores.join(",");
     // From its first instruction: some count the cores they may use.
-    let mut pinned = vec!["taskset", "-c", &core];
+    let mut pinned = vec!["taskset", "-c", &cores];
     pinned.extend_from_slice(command);
     Ok(pod.spawn("sidecar", SIDECAR_UID, &pinned)?)
 }

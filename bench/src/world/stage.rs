@@ -9,7 +9,7 @@ use weft_e2e::{APP_UID, Pod, PodSpec, Process, probe};
 
 use super::{APP_PORT, BIN, NAMESPACE, SERVICE_PORT, World, many, peers};
 use crate::case::{App, Case, Plan, Way};
-use crate::cpu::{self, PROXY_CORE};
+use crate::cpu;
 use crate::error::{Error, Result};
 use crate::load;
 use crate::subject::{Family, Subject, Variant};
@@ -103,7 +103,7 @@ impl Stage {
         proxies.extend(started.iter().map(Process::pid));
         processes.extend(started);
         for proxy in &proxies {
-            cpu::pin(*proxy, PROXY_CORE)?;
+            cpu::pin(*proxy, subject.variant.cores())?;
         }
 
         let IpAddr::V4(server_v4) = server.v4() else { return Err(no_v4(&server)) };
@@ -171,8 +171,10 @@ pub(crate) fn group(way: Way, variant: Variant) -> crate::apps::handshakes::Grou
 fn pod(name: &str, role: &str, subject: Subject, sidecar: bool) -> PodSpec {
     let name = format!("{name}-{role}");
     let spec = match subject.family {
-        // As shipped but for the number of workers: one core each, for everybody.
-        Family::Weft if sidecar => PodSpec::meshed(&name, &name).env("WEFT_WORKERS", "1"),
+        // As shipped but for the number of workers: the same for everybody.
+        Family::Weft if sidecar => {
+            PodSpec::meshed(&name, &name).env("WEFT_WORKERS", &subject.variant.workers().to_string())
+        }
         _ => PodSpec::plain(&name, &name),
     };
     PodSpec { namespace: NAMESPACE.to_owned(), ..spec }

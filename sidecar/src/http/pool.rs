@@ -33,6 +33,7 @@ use std::time::Duration;
 use parking_lot::{Mutex, MutexGuard};
 use tokio::time::Instant;
 
+pub use self::state::IN_USE;
 use self::state::{Choice, Left, State, Worker};
 use super::error::{ConnectError, SendError, SendErrorKind};
 use super::h1::HeadLimits;
@@ -217,6 +218,23 @@ impl Pool {
             Lease::H1(connection) => connection.send(request).await,
             Lease::H2(handle, permit) => handle.send(permit, request).await,
         }
+    }
+
+    /// Opens a connection of this worker's before there is a request for it, unless it has one, or limits leave no room. It
+    /// idles away like any other.
+    pub fn warm<F>(&self, connect: impl FnOnce() -> F)
+    where
+        F: Future<Output = Result<Connected, ConnectError>> + Send + 'static,
+    {
+        let place = self.0.state.lock().begin_unasked(Worker::current());
+        if let Some(place) = place {
+            tokio::spawn(Attempt(Some((Arc::clone(&self.0), place))).run(connect()));
+        }
+    }
+
+    /// Whether HTTP/2 connections of this worker carry requests, or did in the last [`IN_USE`].
+    pub fn is_in_use(&self) -> bool {
+        self.0.state.lock().is_in_use(Worker::current(), Instant::now())
     }
 
     /// Closes every connection without a request.

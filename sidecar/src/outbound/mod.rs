@@ -23,6 +23,7 @@
 //! | `request.rs` | one request: match, filters, answer, what is counted |
 //! | `tries.rs` | one backend's tries: pick, send, judge, retry |
 //! | `upstream.rs` | connections to endpoints: dialling, mesh TLS, pools |
+//! | `warm.rs` | connections to new endpoints of busy backends, before their first request |
 //! | `opaque.rs` | bytes we do not understand |
 //!
 //! Decisions are in `route/`, `balance/` and `resilience/`; this room acts on them.
@@ -35,6 +36,7 @@ mod opaque;
 mod request;
 mod tries;
 pub mod upstream;
+mod warm;
 
 use std::net::SocketAddr;
 use std::sync::Arc;

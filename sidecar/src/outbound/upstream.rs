@@ -179,6 +179,18 @@ impl Upstreams {
         pool
     }
 
+    /// Whether this worker has lately sent requests to the backend by the mesh.
+    pub(super) fn is_in_use(&self, backend: &EndpointsName) -> bool {
+        let pools = self.pools.lock();
+        pools.iter().any(|(key, entry)| key.proto == Proto::H2 && entry.backend == *backend && entry.pool.is_in_use())
+    }
+
+    /// Connects to a meshed endpoint before there is a request for it, unless this worker is connected to it already.
+    pub(super) fn warm(outbound: &Arc<Outbound>, backend: &Arc<Backend>, endpoint: &Arc<Endpoint>) {
+        let pool = outbound.upstreams.pool(backend, endpoint, Proto::H2);
+        pool.warm(|| connect(outbound, backend, endpoint, Proto::H2));
+    }
+
     /// Takes an endpoint's connections out of use: one of them has gone silent, and the others lead the same way, whether
     /// they have noticed yet or not. What is in flight on them ends by itself; the next request dials anew.
     pub(super) fn suspect(&self, endpoint: &Endpoint) {
@@ -229,6 +241,21 @@ impl Upstreams {
         for entry in gone {
             entry.pool.drain();
         }
+    }
+}
+
+/// Opens a connection for a pool. It holds what it needs: whoever asked for it may be gone before it is there.
+fn connect(
+    outbound: &Arc<Outbound>,
+    backend: &Arc<Backend>,
+    endpoint: &Arc<Endpoint>,
+    proto: Proto,
+) -> impl Future<Output = Result<Connected, ConnectError>> + Send + use<> {
+    let (outbound, backend, endpoint) = (Arc::clone(outbound), Arc::clone(backend), Arc::clone(endpoint));
+    async move {
+        let dialled = outbound.upstreams.dial(&endpoint, MeshProtocol::H2, &backend).await;
+        let Dialled { io, expires, .. } = dialled.map_err(ConnectError::new)?;
+        Ok(Connected { io, proto, expires })
     }
 }
 
@@ -322,16 +349,7 @@ impl Exchange<'_> {
         request: Outgoing<'_>,
     ) -> Result<Response, SendError> {
         let pool = self.outbound.upstreams.pool(self.backend, endpoint, proto);
-        let connect = || {
-            let (outbound, backend, endpoint) =
-                (Arc::clone(self.outbound), Arc::clone(self.backend), Arc::clone(endpoint));
-            async move {
-                let dialled = outbound.upstreams.dial(&endpoint, MeshProtocol::H2, &backend).await;
-                let Dialled { io, expires, .. } = dialled.map_err(ConnectError::new)?;
-                Ok(Connected { io, proto, expires })
-            }
-        };
-        pool.send_noting(request, connect, self.wait).await
+        pool.send_noting(request, || connect(self.outbound, self.backend, endpoint, proto), self.wait).await
     }
 
     /// Upgrades and CONNECT: a connection of their own, HTTP/1 all the way.

@@ -131,6 +131,29 @@ async fn an_endpoint_that_is_gone_finishes_what_it_has() {
 }
 
 #[tokio::test]
+async fn a_new_endpoint_is_connected_to_before_its_first_request_where_its_backend_is_in_use() {
+    for in_use in [true, false] {
+        let pair = Pair::new(App::says("old").await).await;
+        let warming = tokio::spawn(std::sync::Arc::clone(&pair.web.outbound).keep_warm());
+        if in_use {
+            assert_eq!(pair.connect().await.get("/").await.text(), "old");
+        }
+        let next = App::says("new").await;
+        let endpoints = [pair.reviews.meshed(pair.app.addr).await, pair.reviews.meshed(next.addr).await];
+        pair.web.endpoints(REVIEWS, &endpoints);
+        if in_use {
+            // The one that served, and two of new addresses.
+            until("it connects", || pair.reviews.metric("weft_connections_open", "") == 3).await;
+            assert_eq!(next.count(), 0);
+        } else {
+            tokio::time::sleep(Duration::from_millis(200)).await;
+            assert_eq!(pair.reviews.metric("weft_connections_open", ""), 0);
+        }
+        warming.abort();
+    }
+}
+
+#[tokio::test]
 async fn a_head_up_to_the_limit_passes_both_sidecars_and_a_larger_one_costs_only_itself() {
     let app = App::http1(|request| {
         let size: usize = request.head.get("x-want").map_or(0, |size| size.parse().unwrap());

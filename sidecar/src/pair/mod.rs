@@ -18,6 +18,7 @@ mod control_plane;
 mod cost;
 mod detection;
 mod drain;
+mod fairness;
 mod grpc;
 mod hosts;
 mod http1;

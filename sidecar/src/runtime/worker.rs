@@ -165,6 +165,7 @@ pub(super) fn start(
                         return;
                     }
                 }
+                tokio::spawn(Arc::clone(&outbound).keep_warm());
                 serve_handed(handed, seats, number, inbound, outbound).await;
             });
             drop(ended);

@@ -18,6 +18,9 @@ use crate::resilience::{ConnectionGuard, Limiter, PendingGuard};
 /// After a connect failed: how long a request makes do with a connection it would rather not use.
 const MAKE_DO: Duration = Duration::from_secs(1);
 
+/// A connection without a stream counts as in use for this long: longer than the pauses of steady traffic.
+pub const IN_USE: Duration = Duration::from_secs(10);
+
 /// A thread that runs connections. Its own are cheapest to use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Worker(std::thread::ThreadId);
@@ -303,6 +306,25 @@ impl State {
     /// Whether we wait for a place, and have just lost our last connection.
     pub(super) fn starves(&self) -> bool {
         self.queued && !self.starving && self.open + self.connecting == 0
+    }
+
+    /// A place for an attempt that no request has asked for, if this worker has no connection and there is room.
+    pub(super) fn begin_unasked(&mut self, worker: Worker) -> Option<ConnectionGuard> {
+        let has_one = self.h2.iter().any(|connection| connection.worker == worker);
+        if has_one || self.draining || self.room() == 0 {
+            return None;
+        }
+        let place = self.spare.pop().map_or_else(|| self.limits.connection(), Ok).ok()?;
+        self.connecting += 1;
+        Some(place)
+    }
+
+    /// Whether a shared connection of this worker has a stream, or had one in the last [`IN_USE`].
+    pub(super) fn is_in_use(&self, worker: Worker, now: Instant) -> bool {
+        let lately = |connection: &Shared| {
+            connection.handle.opened() > 0 && connection.idle_since.is_none_or(|since| now < since + IN_USE)
+        };
+        self.h2.iter().any(|connection| connection.worker == worker && lately(connection))
     }
 
     /// Whether an attempt is under way.

@@ -23,6 +23,45 @@ async fn requests_share_one_attempt_to_open_http_2() {
     more.await.unwrap().unwrap();
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_connection_made_ahead_serves_the_first_request_and_there_is_only_one() {
+    let (endpoint, mut arrivals) = Endpoint::new(Proto::H2);
+    let pool = Pool::new(settings(Proto::H2));
+    assert!(!pool.is_in_use());
+    for _ in 0..3 {
+        pool.warm(endpoint.connect());
+        settle().await;
+    }
+    assert_eq!((endpoint.opened(), pool.sizes().h2), (1, 1));
+    assert!(!pool.is_in_use(), "nobody has asked anything of it yet");
+    let sent = endpoint.send(&pool, "/");
+    arrivals.recv().await.unwrap();
+    assert!(pool.is_in_use());
+    endpoint.go.notify_waiters();
+    drop(sent.await.unwrap().unwrap());
+    assert_eq!(endpoint.opened(), 1);
+    tokio::time::sleep(IN_USE - Duration::from_secs(1)).await;
+    assert!(pool.is_in_use());
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert!(!pool.is_in_use());
+}
+
+#[tokio::test]
+async fn no_connection_is_made_ahead_where_there_is_no_room_and_one_that_fails_harms_nobody() {
+    let (endpoint, _arrivals) = Endpoint::new(Proto::H2);
+    let pool = Pool::new(PoolSettings { max_connections: 1, ..settings(Proto::H2) });
+    pool.warm(|| async { Err(ConnectError::new("nobody there")) });
+    settle().await;
+    assert_eq!(pool.sizes(), Sizes::default());
+    let _sent = [endpoint.send(&pool, "/"), endpoint.send(&pool, "/")];
+    settle().await;
+    pool.warm(endpoint.connect());
+    pool.drain();
+    pool.warm(endpoint.connect());
+    settle().await;
+    assert_eq!(endpoint.opened(), 1);
+}
+
 /// Who waits is woken by the one before: those who come meanwhile must not open what nobody will need.
 #[tokio::test]
 async fn many_at_once_again_and_again_open_what_they_fill_and_no_more() {
