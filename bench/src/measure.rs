@@ -8,10 +8,10 @@ use crate::apps::Outcome;
 use crate::case::{Case, Load};
 use crate::cpu::CpuTime;
 use crate::error::{Error, Result};
+use crate::load;
 use crate::metric::{Metric, Unit};
 use crate::subject::{NO_PROXY, Subject};
 use crate::world::{Stage, World, proof};
-use crate::{load, memory};
 
 /// Every value of every repeat, in the order of the repeats.
 pub(crate) type Runs = BTreeMap<(Subject, Metric), Vec<f64>>;
@@ -30,11 +30,7 @@ pub(crate) struct Effort {
 /// # Errors
 /// When anything fails, a single request included.
 pub(crate) fn case(case: Case, subjects: &[Subject], effort: Effort, envoy: &Path) -> Result<Runs> {
-    progress(format_args!("{}: starting {} subjects", case.name(), subjects.len()));
-    if case.plan().load == Load::Memory {
-        return memory::measure(case, subjects, effort.repeats, envoy);
-    }
-    let world = World::start(case, subjects, envoy)?;
+    let world = World::start(case, subjects, envoy, load::probe)?;
     for stage in &world.stages {
         turn(case, stage, effort.warm_up)?;
     }

@@ -28,7 +28,7 @@ const REST: Duration = Duration::from_millis(1500);
 pub(crate) fn measure(case: Case, subjects: &[Subject], repeats: u32, envoy: &Path) -> Result<Runs> {
     let mut runs = Runs::new();
     for repeat in 1..=repeats {
-        let world = World::start(case, subjects, envoy)?;
+        let world = World::start(case, subjects, envoy, load::probe)?;
         for stage in &world.stages {
             let metrics = if stage.spec.many { services(stage)? } else { idle(stage)? };
             for (metric, value) in metrics {

@@ -4,13 +4,13 @@ use std::path::{Path, PathBuf};
 
 use clap::ValueEnum;
 
-use crate::case::Case;
+use crate::case::{Case, Load};
 use crate::error::{Context, Result};
 use crate::machine::Machine;
 use crate::measure::{Effort, progress};
 use crate::results::{Results, Row};
 use crate::subject::{Family, Subject};
-use crate::{cpu, interrupt, measure, report};
+use crate::{cpu, interrupt, measure, memory, report};
 
 /// What to measure, and how long.
 #[derive(Debug, clap::Args)]
@@ -60,7 +60,11 @@ pub(crate) fn run(args: &RunArgs) -> Result<()> {
             progress(format_args!("{}: none of the chosen subjects takes part", case.name()));
             continue;
         }
-        let runs = measure::case(*case, &subjects, effort, &envoy)?;
+        progress(format_args!("{}: starting {} subjects", case.name(), subjects.len()));
+        let runs = match case.plan().load {
+            Load::Memory => memory::measure(*case, &subjects, effort.repeats, &envoy)?,
+            _ => measure::case(*case, &subjects, effort, &envoy)?,
+        };
         rows.extend(Row::of(*case, &runs));
     }
     let results = Results { rows };

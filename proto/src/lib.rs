@@ -77,6 +77,27 @@ pub mod headers {
     pub const DEADLINE: &str = "x-weft-deadline-ms";
     /// Set on an answer that a limit caused.
     pub const OVERLOADED: &str = "x-weft-overloaded";
+
+    /// What each of them starts with.
+    pub const OURS: &str = "x-weft-";
+    /// Framing, and what belongs to one connection (RFC 9110 §7.6.1, RFC 9112 §6).
+    const OF_CONNECTIONS: [&str; 9] = [
+        "connection",
+        "content-length",
+        "http2-settings",
+        "keep-alive",
+        "proxy-connection",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+    ];
+
+    /// Whether a route's filter may not touch this header (in lower case): it frames the message, belongs to one connection,
+    /// or is ours and believed.
+    pub fn is_out_of_bounds(name: &str) -> bool {
+        OF_CONNECTIONS.contains(&name) || name.starts_with(OURS)
+    }
 }
 
 /// Well-known ports (SEMANTICS.md §1).

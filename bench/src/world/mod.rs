@@ -63,12 +63,15 @@ pub(crate) struct World {
     envoy: Option<PathBuf>,
 }
 
+/// One exchange through all of a stage, with [`proof::MARKER`] in it: an error while there is no good answer yet.
+pub(crate) type Answers = fn(&Stage) -> Result<()>;
+
 impl World {
-    /// Starts everything and proves that it is as meant: every subject answers, and what shall be mutual TLS is.
+    /// Starts everything and proves that it is as meant: every subject `answers`, and what shall be mutual TLS is.
     ///
     /// # Errors
     /// When something does not start, or is not as meant.
-    pub(crate) fn start(case: Case, subjects: &[Subject], envoy: &Path) -> Result<Self> {
+    pub(crate) fn start(case: Case, subjects: &[Subject], envoy: &Path, answers: Answers) -> Result<Self> {
         let mesh = Mesh::new(&format!("bench-{}", case.name()))?;
         // What the bridge forwards is between two pods' sidecars: nobody has rules for it, so nobody looks at it.
         mesh.sandbox()
@@ -92,7 +95,7 @@ impl World {
         // Before anybody says a word, or the beginning of a connection would be missed.
         let capture = Capture::start(&world.mesh, "proof")?;
         for spec in stage::specs(case, subjects) {
-            let stage = Stage::start(&world, spec)?;
+            let stage = Stage::start(&world, spec, answers)?;
             world.stages.push(stage);
         }
         proof::check(&world, capture.finish()?)?;

@@ -7,11 +7,10 @@ use nix::unistd::Pid;
 use weft_e2e::manifest::{self, Port, labels};
 use weft_e2e::{APP_UID, Pod, PodSpec, Process, probe};
 
-use super::{APP_PORT, BIN, NAMESPACE, SERVICE_PORT, World, many, peers};
+use super::{APP_PORT, Answers, BIN, NAMESPACE, SERVICE_PORT, World, many, peers};
 use crate::case::{App, Case, Plan, Way};
 use crate::cpu;
 use crate::error::{Error, Result};
-use crate::load;
 use crate::subject::{Family, Subject, Variant};
 
 /// The number of connections a case opens in a minute is far above the ports that wait a minute for stragglers. CUBIC is what
@@ -73,7 +72,7 @@ impl Stage {
     ///
     /// # Errors
     /// When anything of that fails.
-    pub(super) fn start(world: &World, spec: StageSpec) -> Result<Self> {
+    pub(super) fn start(world: &World, spec: StageSpec, answers: Answers) -> Result<Self> {
         let plan = world.case.plan();
         let subject = spec.subject;
         let name = if spec.many { format!("{subject}-many") } else { subject.to_string() };
@@ -114,14 +113,14 @@ impl Stage {
             _ => None,
         };
         let stage = Self { spec, subject, plan, client, server, target, proxies, tls, _processes: processes };
-        stage.wait_until_answered(world)?;
+        stage.wait_until_answered(world, answers)?;
         Ok(stage)
     }
 
-    fn wait_until_answered(&self, world: &World) -> Result<()> {
+    fn wait_until_answered(&self, world: &World, answers: Answers) -> Result<()> {
         let what = format!("{}, {}: an answer through all of it", world.case.name(), self.subject);
         let mut last = String::new();
-        probe::wait_until(&what, Duration::from_secs(15), || match load::probe(self) {
+        probe::wait_until(&what, Duration::from_secs(15), || match answers(self) {
             Ok(()) => true,
             Err(error) => {
                 last = error.to_string();

@@ -15,10 +15,11 @@ use super::compile::{
     CompileError, CompiledEndpoints, In, compile_endpoints, compile_inbound_policy, compile_service, compile_settings,
     compile_trust_bundle, compile_workload,
 };
+use super::kind::Kind;
 use super::model::{InboundPolicy, MeshSettings, Service, Workload};
 use super::stats::count;
 use super::store::{Interner, Store};
-use super::subscriptions::{Kind, Received, Request, State, Subscriptions, Wanted};
+use super::subscriptions::{Received, Request, State, Subscriptions, Wanted};
 use super::{Config, Tables, named, now};
 
 /// Characters of one NACK reason: they go into a log line and a condition.

@@ -23,6 +23,7 @@ mod client;
 mod compile;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
+mod kind;
 mod model;
 mod named;
 mod stats;
@@ -44,13 +45,14 @@ use tokio::sync::{Notify, watch};
 use weft_proto::{EndpointsName, MESH_SETTINGS, SELF, ServiceName};
 
 pub use compile::CompileError;
+pub use kind::Kind;
 pub use model::{
     Backend, InboundPolicy, MeshSettings, MtlsMode, OutboundPolicy, Protocol, Service, ServicePort, Workload,
     WorkloadPort,
 };
 pub use stats::ConfigStats;
 pub use store::Snapshot;
-pub use subscriptions::{Bounds, Kind, LastUse, Request};
+pub use subscriptions::{Bounds, LastUse, Request};
 pub use view::ConfigView;
 
 use crate::balance::{EndpointKey, EndpointSpec, Health, Reach};

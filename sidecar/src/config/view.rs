@@ -10,7 +10,7 @@ use serde::Serialize;
 use super::model::{Backend, MtlsMode, Protocol, RuleView, ServicePort};
 use super::{Config, InboundPolicy, MeshSettings, Service, Workload, WorkloadPort};
 use crate::balance::BalancerView;
-use crate::config::subscriptions::Kind;
+use crate::config::kind::Kind;
 
 /// The whole view.
 #[derive(Debug, Serialize)]

@@ -1,7 +1,7 @@
 //! HTTP/1 connections read to their end by `http::h1`, as plain values: what `fuzzing::h1` and the differential test
 //! (`http::h1::differential`) compare. Only this file touches heads as the reader and the writer have them.
 
-use bytes::{Buf as _, BytesMut};
+use bytes::BytesMut;
 use http::{HeaderMap, Method, Request, Response, Version};
 
 use crate::http::h1::encode::{encode_request, encode_response};
@@ -74,7 +74,7 @@ pub(crate) fn requests(
     mut each: impl FnMut(&RequestHead),
 ) -> Reading {
     read(bytes, pieces, limits, |scan, buf| {
-        Ok(match scan.read_request(buf, limits)? {
+        Ok(match scan.take_request(buf, limits)? {
             Progress::Incomplete => Progress::Incomplete,
             Progress::Complete(head) => {
                 each(&head);
@@ -93,7 +93,7 @@ pub(crate) fn responses(
     mut each: impl FnMut(&ResponseHead),
 ) -> Reading {
     read(bytes, pieces, limits, |scan, buf| {
-        Ok(match scan.read_response(buf, method, limits)? {
+        Ok(match scan.take_response(buf, method, limits)? {
             Progress::Incomplete => Progress::Incomplete,
             Progress::Complete(head) => {
                 each(&head);
@@ -107,7 +107,7 @@ fn read(
     mut bytes: &[u8],
     mut pieces: Pieces,
     limits: &HeadLimits,
-    mut head: impl FnMut(&mut HeadScan, &[u8]) -> Result<Progress<Head>, HeadError>,
+    mut head: impl FnMut(&mut HeadScan, &mut BytesMut) -> Result<Progress<Head>, HeadError>,
 ) -> Reading {
     let total = bytes.len();
     let mut buf = BytesMut::new();
@@ -125,9 +125,14 @@ fn read(
     loop {
         let mut scan = HeadScan::default();
         let head = loop {
-            match head(&mut scan, &buf) {
-                Ok(Progress::Complete(head)) => break head,
+            let before = buf.len();
+            match head(&mut scan, &mut buf) {
+                Ok(Progress::Complete(head)) => {
+                    assert_eq!(buf.len() + head.len, before, "taken off is what the head says it took");
+                    break head;
+                }
                 Ok(Progress::Incomplete) => {
+                    assert_eq!(buf.len(), before, "nothing is taken before the head is complete");
                     assert!(buf.len() < limits.max_bytes + 2, "{} bytes and no end of the head", buf.len());
                     match more(&mut buf) {
                         Some(left) => unread = left,
@@ -137,8 +142,6 @@ fn read(
                 Err(error) => return Reading { messages, stop: Stop::Refused(error) },
             }
         };
-        assert!(head.len <= buf.len(), "a head of {} bytes in a buffer of {}", head.len, buf.len());
-        buf.advance(head.len);
         let (mut body, mut trailers) = (Vec::new(), Fields::new());
         let mut decoder = Decoder::new(head.body);
         let end = loop {

@@ -10,14 +10,12 @@ use http::header::{
 };
 use http::{HeaderMap, Version};
 use smallvec::SmallVec;
-use weft_proto::headers::DEADLINE;
+use weft_proto::headers::{DEADLINE, OURS};
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
 const X_FORWARDED_CLIENT_CERT: &str = "x-forwarded-client-cert";
-/// What every header of ours starts with.
-const OURS: &str = "x-weft-";
 
 /// Fields that `Connection` cannot take out: they are meant for the recipient of the content, so naming them there is
 /// either a mistake or an attempt to make us drop what the next hop's checks rest on (RFC 9110 §7.6.1: "MUST NOT").

@@ -11,10 +11,10 @@
 //! read by the pool, since it counts per connection.
 
 use std::num::NonZeroU32;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 
-use super::places::{Connections, Holder};
+use super::count::{Count, Limit, Overflow};
+use super::places::{ConnectionGuard, Connections, Holder};
 
 /// One backend's caps. `None` is no limit, and the default of each.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -29,37 +29,6 @@ pub struct Limits {
     pub max_requests_per_connection: Option<NonZeroU32>,
 }
 
-/// Which limit.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Limit {
-    /// [`Limits::max_connections`]
-    Connections,
-    /// [`Limits::max_pending`]
-    Pending,
-    /// [`Limits::max_requests`]
-    Requests,
-}
-
-impl std::fmt::Display for Limit {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Self::Connections => "maxConnections",
-            Self::Pending => "maxPending",
-            Self::Requests => "maxRequests",
-        })
-    }
-}
-
-/// A limit is reached: the answer is 503 with reason `overflow`, and it never counts against an endpoint.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("{limit} ({max}) is reached: raise it, or find out what holds the places")]
-pub struct Overflow {
-    /// Which one.
-    pub limit: Limit,
-    /// Its value.
-    pub max: NonZeroU32,
-}
-
 /// One backend's counts. Clones share them.
 #[derive(Debug, Clone, Default)]
 pub struct Limiter {
@@ -68,44 +37,10 @@ pub struct Limiter {
 }
 
 #[derive(Debug, Default)]
-pub(super) struct Counts {
-    pub(super) connections: Connections,
-    pending: Places,
-    requests: Places,
-}
-
-/// A count below a limit.
-#[derive(Debug, Default)]
-pub(super) struct Places {
-    taken: AtomicU32,
-    refused: AtomicU64,
-}
-
-impl Places {
-    pub(super) fn take(&self, limit: Limit, max: Option<NonZeroU32>) -> Result<(), Overflow> {
-        // Relaxed: only the count is shared, and the compare-and-swap keeps it below the limit.
-        let taken = self.taken.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |taken| match max {
-            Some(max) if taken >= max.get() => None,
-            _ => taken.checked_add(1),
-        });
-        match (taken, max) {
-            (Ok(_), _) => Ok(()),
-            (Err(_), max) => Err(self.refuse(limit, max)),
-        }
-    }
-
-    pub(super) fn refuse(&self, limit: Limit, max: Option<NonZeroU32>) -> Overflow {
-        self.refused.fetch_add(1, Ordering::Relaxed);
-        Overflow { limit, max: max.unwrap_or(NonZeroU32::MAX) }
-    }
-
-    pub(super) fn is_full(&self, max: Option<NonZeroU32>) -> bool {
-        max.is_some_and(|max| self.taken.load(Ordering::Relaxed) >= max.get())
-    }
-
-    pub(super) fn give_back(&self) {
-        self.taken.fetch_sub(1, Ordering::Relaxed);
-    }
+struct Counts {
+    connections: Arc<Connections>,
+    pending: Count,
+    requests: Count,
 }
 
 impl Limiter {
@@ -131,8 +66,7 @@ impl Limiter {
     /// # Errors
     /// When `max_connections` is reached.
     pub fn connection(&self) -> Result<ConnectionGuard, Overflow> {
-        self.counts.connections.take(self.limits.max_connections)?;
-        Ok(ConnectionGuard::new(&self.counts))
+        self.counts.connections.take(self.limits.max_connections)
     }
 
     /// As [`Self::connection`], for one that cannot wait: at the limit, a connection that nobody uses is closed for it.
@@ -161,7 +95,7 @@ impl Limiter {
     /// [`Holder`]. Takes locks: the caller holds none of its own.
     pub fn wait(&self, holder: Weak<dyn Holder>, starving: bool) {
         self.counts.connections.wait(holder, starving, self.limits.max_connections);
-        Connections::grant(&self.counts);
+        self.counts.connections.grant();
         self.counts.connections.make_room_for(starving);
     }
 
@@ -206,48 +140,19 @@ impl Limiter {
 
     /// Places taken now.
     pub fn taken(&self, limit: Limit) -> u32 {
-        self.places(limit).taken.load(Ordering::Relaxed)
+        self.count(limit).taken()
     }
 
     /// Times a place was refused, since the start.
     pub fn refused_total(&self, limit: Limit) -> u64 {
-        self.places(limit).refused.load(Ordering::Relaxed)
+        self.count(limit).refused_total()
     }
 
-    fn places(&self, limit: Limit) -> &Places {
+    fn count(&self, limit: Limit) -> &Count {
         match limit {
-            Limit::Connections => self.counts.connections.places(),
+            Limit::Connections => self.counts.connections.count(),
             Limit::Pending => &self.counts.pending,
             Limit::Requests => &self.counts.requests,
-        }
-    }
-}
-
-/// A connection's place, free again when this is dropped: it then goes to who waits for it, so it is not dropped under a
-/// lock that a [`Holder`] takes.
-#[derive(Debug)]
-#[must_use = "dropping it gives the place back"]
-pub struct ConnectionGuard(Option<Arc<Counts>>);
-
-impl ConnectionGuard {
-    /// Its place has been counted.
-    pub(super) fn new(counts: &Arc<Counts>) -> Self {
-        Self(Some(Arc::clone(counts)))
-    }
-
-    /// Frees the place and leaves it to the caller to tell who waits.
-    pub(super) fn give_back_only(mut self) {
-        if let Some(counts) = self.0.take() {
-            counts.connections.places().give_back();
-        }
-    }
-}
-
-impl Drop for ConnectionGuard {
-    fn drop(&mut self) {
-        if let Some(counts) = self.0.take() {
-            counts.connections.places().give_back();
-            Connections::grant(&counts);
         }
     }
 }
@@ -276,6 +181,8 @@ impl Drop for RequestGuard {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
     use super::*;
 
     fn two() -> Limits {

@@ -8,6 +8,7 @@
 //! | `timeout.rs` | how long a request and a try may take, and what is passed on of it |
 //! | `limits.rs` | whether one more connection or request is let through |
 //! | `places.rs` | who gets the place of a connection that has closed |
+//! | `count.rs` | what these two count by |
 //!
 //! Pure: `now` and the random source are arguments; sleeping and dialling is `outbound/`'s. The counters are atomics
 //! that workers share, given out as guards, so that a count cannot outlive what it counts.
@@ -18,13 +19,15 @@
 //! Bound: four words per backend for the budget, six for the limits, and one per pool that holds its connections.
 
 mod budget;
+mod count;
 mod limits;
 mod places;
 mod retry;
 mod timeout;
 
 pub use budget::{ActiveGuard, Budget, BudgetPolicy, RetryPermit};
-pub use limits::{ConnectionGuard, Limit, Limiter, Limits, Overflow, PendingGuard, RequestGuard};
-pub use places::Holder;
+pub use count::{Limit, Overflow};
+pub use limits::{Limiter, Limits, PendingGuard, RequestGuard};
+pub use places::{ConnectionGuard, Holder};
 pub use retry::{NextTry, Outcome, Retry, RetryOverride, RetryPolicy};
 pub use timeout::{Deadline, InvalidTimeout, Timeouts, format_grpc_timeout, parse_deadline_ms, parse_grpc_timeout};

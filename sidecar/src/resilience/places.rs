@@ -24,7 +24,7 @@ use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
 
-use super::limits::{ConnectionGuard, Counts, Limit, Overflow, Places};
+use super::count::{Count, Limit, Overflow};
 
 /// Keeps connections of a backend, and may wait for a place for another one. Called under no lock but, for
 /// [`Self::waits`], the queue's.
@@ -44,7 +44,7 @@ pub trait Holder: Send + Sync {
 /// See the module.
 #[derive(Debug, Default)]
 pub(super) struct Connections {
-    places: Places,
+    count: Count,
     /// Entries in the queue. Written under its lock.
     waiting: AtomicUsize,
     /// Starving ones nobody has given anything up for yet. Written under the queue's lock.
@@ -68,19 +68,20 @@ struct Entry {
 }
 
 impl Connections {
-    pub(super) fn places(&self) -> &Places {
-        &self.places
+    pub(super) fn count(&self) -> &Count {
+        &self.count
     }
 
-    pub(super) fn take(&self, max: Option<NonZeroU32>) -> Result<(), Overflow> {
+    pub(super) fn take(self: &Arc<Self>, max: Option<NonZeroU32>) -> Result<ConnectionGuard, Overflow> {
         if max.is_some() && self.is_wanted() {
-            return Err(self.places.refuse(Limit::Connections, max));
+            return Err(self.count.refuse(Limit::Connections, max));
         }
-        self.places.take(Limit::Connections, max)
+        self.count.take(Limit::Connections, max)?;
+        Ok(ConnectionGuard(Some(Arc::clone(self))))
     }
 
     pub(super) fn has_room(&self, max: Option<NonZeroU32>) -> bool {
-        max.is_none() || !(self.is_wanted() || self.places.is_full(max))
+        max.is_none() || !(self.is_wanted() || self.count.is_full(max))
     }
 
     pub(super) fn is_wanted(&self) -> bool {
@@ -129,13 +130,12 @@ impl Connections {
     }
 
     /// Hands out the places that are free to those who wait.
-    pub(super) fn grant(counts: &Arc<Counts>) {
-        let this = &counts.connections;
+    pub(super) fn grant(self: &Arc<Self>) {
         // Either who has just given a place back sees who has just begun to wait, or the other way round.
         fence(Ordering::SeqCst);
-        while this.is_wanted() {
-            let Some(holder) = this.take_for_first() else { return };
-            let place = ConnectionGuard::new(counts);
+        while self.is_wanted() {
+            let Some(holder) = self.take_for_first() else { return };
+            let place = ConnectionGuard(Some(Arc::clone(self)));
             let left = match holder.upgrade() {
                 Some(holder) => holder.granted(place),
                 None => Some(place),
@@ -151,7 +151,7 @@ impl Connections {
     fn take_for_first(&self) -> Option<Weak<dyn Holder>> {
         let mut queue = self.queue.lock();
         let first = queue.starving.front().or(queue.others.front())?;
-        if self.places.is_full(first.max) || self.places.take(Limit::Connections, first.max).is_err() {
+        if self.count.is_full(first.max) || self.count.take(Limit::Connections, first.max).is_err() {
             return None;
         }
         let first = match queue.starving.pop_front() {
@@ -207,5 +207,29 @@ impl Connections {
     /// Out of the lock: the last reference to a holder may be dropped here, and its connections with it.
     fn holders(&self) -> Vec<Arc<dyn Holder>> {
         self.holders.lock().iter().filter_map(Weak::upgrade).collect()
+    }
+}
+
+/// A connection's place, free again when this is dropped: it then goes to who waits for it, so it is not dropped under a
+/// lock that a [`Holder`] takes.
+#[derive(Debug)]
+#[must_use = "dropping it gives the place back"]
+pub struct ConnectionGuard(Option<Arc<Connections>>);
+
+impl ConnectionGuard {
+    /// Frees the place and leaves it to the caller to tell who waits.
+    fn give_back_only(mut self) {
+        if let Some(connections) = self.0.take() {
+            connections.count.give_back();
+        }
+    }
+}
+
+impl Drop for ConnectionGuard {
+    fn drop(&mut self) {
+        if let Some(connections) = self.0.take() {
+            connections.count.give_back();
+            connections.grant();
+        }
     }
 }

@@ -9,22 +9,7 @@
 //! Not here: redirects, rewrites, mirrors, CORS (later, beside this).
 
 use http::header::{HeaderMap, HeaderName, HeaderValue};
-
-/// Framing, and what belongs to one connection (RFC 9110 §7.6.1, RFC 9112 §6).
-const REFUSED: [&str; 9] = [
-    "connection",
-    "content-length",
-    "keep-alive",
-    "proxy-connection",
-    "te",
-    "trailer",
-    "transfer-encoding",
-    "upgrade",
-    "http2-settings",
-];
-
-/// Headers of ours: what they say is believed.
-const OURS: &str = "x-weft-";
+use weft_proto::headers::is_out_of_bounds;
 
 /// One filter's edits, in this order: remove, set, add.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -80,7 +65,7 @@ impl HeaderEdit {
 
 fn name(text: &str) -> Result<HeaderName, InvalidFilter> {
     let name = HeaderName::from_bytes(text.as_bytes()).map_err(|_| InvalidFilter::Name(text.to_owned()))?;
-    if REFUSED.contains(&name.as_str()) || name.as_str().starts_with(OURS) {
+    if is_out_of_bounds(name.as_str()) {
         return Err(InvalidFilter::Refused(name));
     }
     Ok(name)
@@ -179,7 +164,7 @@ mod tests {
 
     #[test]
     fn framing_and_the_meshs_own_headers_are_refused() {
-        for header in REFUSED.into_iter().chain(["X-Weft-Not-Processed", "Transfer-Encoding"]) {
+        for header in ["connection", "content-length", "te", "upgrade", "X-Weft-Not-Processed", "Transfer-Encoding"] {
             let want = Err(InvalidFilter::Refused(header.parse().unwrap()));
             assert_eq!(HeaderEdit::new([header], [], []), want, "remove {header}");
             assert_eq!(HeaderEdit::new([], [(header, "1")], []), want, "set {header}");

@@ -5,23 +5,11 @@
 //! connection, and the mesh's own.
 
 use http::{HeaderName, HeaderValue};
+use weft_proto::headers::is_out_of_bounds;
 use weft_proto::v1::{self, filter::Kind};
 
 use super::short;
 use crate::model::{HeaderModifier, HttpRouteFilter};
-
-const REFUSED: [&str; 9] = [
-    "connection",
-    "content-length",
-    "http2-settings",
-    "keep-alive",
-    "proxy-connection",
-    "te",
-    "trailer",
-    "transfer-encoding",
-    "upgrade",
-];
-const OURS: &str = "x-weft-";
 
 /// Filters in their order.
 ///
@@ -71,7 +59,7 @@ fn header_modifier(modifier: &HeaderModifier) -> Result<v1::HeaderModifier, Stri
 
 fn changeable(name: &str) -> Result<String, String> {
     let name = header_name(name)?;
-    if REFUSED.contains(&&*name) || name.starts_with(OURS) {
+    if is_out_of_bounds(&name) {
         return Err(format!("header {name} frames the message or is the mesh's own: a filter cannot change it"));
     }
     Ok(name)
