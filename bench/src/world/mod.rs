@@ -16,7 +16,8 @@ use weft_e2e::capture::Capture;
 use weft_e2e::manifest;
 use weft_e2e::{Mesh, tools};
 
-pub(crate) use stage::{Stage, group};
+pub(crate) use peers::group;
+pub(crate) use stage::Stage;
 
 use crate::case::Case;
 use crate::config::certificates::Authority;

@@ -5,21 +5,32 @@ use std::net::{IpAddr, SocketAddrV4};
 use weft_e2e::{Pod, Process, TRUST_DOMAIN, tools};
 use weft_proto::SIDECAR_UID;
 
-use super::stage::{Pair, group};
 use super::{APP_PORT, BIN, SERVICE_PORT, World, many};
 use crate::apps::handshakes::Group;
-use crate::case::{App, Case, Way};
+use crate::case::{App, Case, Plan, Way};
 use crate::config::envoy::{Cluster, Inbound, Outbound, Tls, Wire};
 use crate::config::{haproxy, nginx};
 use crate::error::{Error, Result};
-use crate::subject::{Family, Variant};
+use crate::subject::{Family, Subject, Variant};
+
+/// Both pods and how they are to be joined: what a peer's configuration is made from.
+pub(super) struct Pair<'a> {
+    pub(super) world: &'a World,
+    pub(super) plan: Plan,
+    pub(super) subject: Subject,
+    /// Whether its client knows the many services of `memory`.
+    pub(super) many: bool,
+    pub(super) name: &'a str,
+    pub(super) client: &'a Pod,
+    pub(super) server: &'a Pod,
+}
 
 /// Starts what the subject has; nothing for Weft, whose sidecars came with their pods, and for no proxy.
 ///
 /// # Errors
 /// When a program is missing or cannot be started.
 pub(super) fn start(pair: &Pair<'_>) -> Result<Vec<Process>> {
-    match pair.spec.subject.family {
+    match pair.subject.family {
         Family::NoProxy | Family::Weft => Ok(Vec::new()),
         Family::Envoy => start_envoy(pair),
         Family::Haproxy => {
@@ -68,7 +79,7 @@ fn start_envoy(pair: &Pair<'_>) -> Result<Vec<Process>> {
             _ => None,
         };
         let mut clusters = vec![Cluster { name: "app".to_owned(), endpoints: vec![app(pair)?], vip: None }];
-        if pair.spec.many {
+        if pair.many {
             clusters.extend((0..many::SERVICES).map(|service| Cluster {
                 name: format!("many-{service}"),
                 endpoints: many::endpoints(service).map(|ip| SocketAddrV4::new(ip, APP_PORT)).collect(),
@@ -84,7 +95,7 @@ fn start_envoy(pair: &Pair<'_>) -> Result<Vec<Process>> {
 fn envoy(pair: &Pair<'_>, pod: &Pod, role: &str, config: &serde_json::Value) -> Result<Process> {
     let file = pair.world.config(&format!("{}-{role}.json", pair.name), &format!("{config:#}"))?;
     let program = format!("{BIN}/envoy");
-    let variant = pair.spec.subject.variant;
+    let variant = pair.subject.variant;
     let workers = variant.workers().to_string();
     let command = [&*program, "--concurrency", &workers, "--disable-hot-restart", "--log-level", "warn", "-c", &file];
     sidecar(pod, variant, &command)
@@ -102,11 +113,11 @@ fn sidecar(pod: &Pod, variant: Variant, command: &[&str]) -> Result<Process> {
 
 fn tls(pair: &Pair<'_>, pod: &Pod) -> Result<Tls> {
     let (identity, roots) = identity(pair.world, pod, pod.name())?;
-    let group = match group(pair.plan.way, pair.spec.subject.variant) {
+    let group = match group(pair.plan.way, pair.subject.variant) {
         Group::X25519 => "X25519",
         Group::Hybrid => "X25519MLKEM768",
     };
-    Ok(Tls { identity, roots, group, resume: pair.spec.subject.variant == Variant::Resumed })
+    Ok(Tls { identity, roots, group, resume: pair.subject.variant == Variant::Resumed })
 }
 
 /// A certificate of the mesh for a pod that Weft's control plane gives none: identity and roots, as the pod sees them.
@@ -139,4 +150,14 @@ const fn wire(app: App) -> Wire {
 fn installed(program: &str) -> Result<String> {
     let found = tools::find(program).map(|path| path.display().to_string());
     found.ok_or_else(|| Error::Machine(format!("{program} is not installed: run bench/setup/peers.sh target")))
+}
+
+/// The key exchange of a row, where the two sidecars could agree on either. Between Weft's it is always the hybrid one, so
+/// that is what Envoy gets in the chief row of a mesh.
+pub(crate) fn group(way: Way, variant: Variant) -> Group {
+    match (variant, way) {
+        (Variant::Hybrid, _) => Group::Hybrid,
+        (Variant::X25519, _) | (_, Way::ServerSidecar) => Group::X25519,
+        _ => Group::Hybrid,
+    }
 }

@@ -7,11 +7,12 @@ use nix::unistd::Pid;
 use weft_e2e::manifest::{self, Port, labels};
 use weft_e2e::{APP_UID, Pod, PodSpec, Process, probe};
 
-use super::{APP_PORT, Answers, BIN, NAMESPACE, SERVICE_PORT, World, many, peers};
+use super::peers::{self, Pair};
+use super::{APP_PORT, Answers, BIN, NAMESPACE, SERVICE_PORT, World, many};
 use crate::case::{App, Case, Plan, Way};
 use crate::cpu;
 use crate::error::{Error, Result};
-use crate::subject::{Family, Subject, Variant};
+use crate::subject::{Family, Subject};
 
 /// The number of connections a case opens in a minute is far above the ports that wait a minute for stragglers. CUBIC is what
 /// Linux comes with: a machine that was set to BBR would pace every write by a timer. Where namespaces may not choose it, its
@@ -57,16 +58,6 @@ pub(crate) struct Stage {
     _processes: Vec<Process>,
 }
 
-/// Both pods and how they are to be joined: what a peer's configuration is made from.
-pub(super) struct Pair<'a> {
-    pub(super) world: &'a World,
-    pub(super) plan: Plan,
-    pub(super) spec: StageSpec,
-    pub(super) name: &'a str,
-    pub(super) client: &'a Pod,
-    pub(super) server: &'a Pod,
-}
-
 impl Stage {
     /// Starts the pods, the server in one and the sidecars, and waits for an answer.
     ///
@@ -98,7 +89,15 @@ impl Stage {
         let mut processes =
             vec![server.spawn("app", APP_UID, &[&format!("{BIN}/weft-bench"), "app", "backend", "--kind", kind])?];
         let mut proxies: Vec<_> = [client.sidecar_pid(), server.sidecar_pid()].into_iter().flatten().collect();
-        let started = peers::start(&Pair { world, plan, spec, name: &name, client: &client, server: &server })?;
+        let started = peers::start(&Pair {
+            world,
+            plan,
+            subject,
+            many: spec.many,
+            name: &name,
+            client: &client,
+            server: &server,
+        })?;
         proxies.extend(started.iter().map(Process::pid));
         processes.extend(started);
         for proxy in &proxies {
@@ -153,17 +152,6 @@ impl Stage {
     /// The server as the network knows it.
     pub(crate) fn server_address(&self) -> SocketAddr {
         SocketAddr::new(self.server.v4(), APP_PORT)
-    }
-}
-
-/// The key exchange of a row, where the two sidecars could agree on either. Between Weft's it is always the hybrid one, so
-/// that is what Envoy gets in the chief row of a mesh.
-pub(crate) fn group(way: Way, variant: Variant) -> crate::apps::handshakes::Group {
-    use crate::apps::handshakes::Group;
-    match (variant, way) {
-        (Variant::Hybrid, _) => Group::Hybrid,
-        (Variant::X25519, _) | (_, Way::ServerSidecar) => Group::X25519,
-        _ => Group::Hybrid,
     }
 }
 
