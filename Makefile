@@ -12,7 +12,15 @@ SUDO := $(if $(filter 0,$(shell id -u)),,sudo --preserve-env=BREAK,HOLD,WEFT_BIN
 
 BENCH = $(SUDO) env WEFT_BIN_DIR=$(realpath $(TARGET))/release $(TARGET)/tools/weft-bench run --venv $(TARGET)/bench/venv
 
-.PHONY: help build bench bench-quick bench-build instructions demo test test-unit test-e2e test-slow soak fuzz differential lint fmt clean packages
+# Images hold static binaries: the test profile, unless PROFILE=release.
+MUSL := $(shell uname -m)-unknown-linux-musl
+PROFILE ?= dev
+IMAGES := $(TARGET)/images/$(PROFILE)
+STATIC := $(TARGET)/$(MUSL)/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))
+VERSION := $(shell sed -nE 's/^version = "(.*)"/\1/p' Cargo.toml | head -n1)
+REPOSITORY ?= weft.dev
+
+.PHONY: cluster cluster-down images static help build bench bench-quick bench-build instructions demo test test-unit test-e2e test-cluster test-slow soak fuzz differential lint fmt clean packages
 
 help: ## What there is
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /\1\t/' | awk -F'\t' '{ printf "  make %-12s %s\n", $$1, $$2 }'
@@ -31,6 +39,9 @@ test-unit: ## Unit, property and in-process tests
 
 test-e2e: packages build ## Tests between pods made of network namespaces (as root)
 	@e2e/setup/run-tests.sh $(TARGET) "$(SUDO)"
+
+test-cluster: images ## Tests on a real Kubernetes of its own: the first time, eight minutes more to build that (as root)
+	@$(SUDO) e2e/setup/run-cluster-tests.sh $(TARGET) $(IMAGES)
 
 test-slow: packages build ## The same at full length: a control plane dead for 30 s, certificates rotating for 2 minutes
 	@WEFT_E2E_SLOW=1 e2e/setup/run-tests.sh $(TARGET) "$(SUDO)"
@@ -58,6 +69,22 @@ differential: ## Record anew what llhttp and Go make of the HTTP/1 inputs, compa
 	go run $(DIFFERENTIAL)/record/go/main.go $(TARGET)/http1-inputs.hex >$(DIFFERENTIAL)/recorded/go.txt
 	WEFT_WRITE_REFERENCE=1 $(CARGO) test -p weft-sidecar --lib -- http::h1::differential
 
+images: build static ## OCI archives of the sidecar and the control plane in target/images (PROFILE=release for those that ship)
+	@for part in sidecar control-plane; do \
+	  $(TARGET)/debug/weft-e2e image --name $(REPOSITORY)/$$part:$(VERSION) --file $(STATIC)/weft-$$part=/weft-$$part \
+	    --entrypoint /weft-$$part --output $(IMAGES)/$$part.tar; \
+	done
+	@$(TARGET)/debug/weft-e2e image --name weft.test/apps:1 --file $(STATIC)/weft-e2e=/weft-e2e --entrypoint /weft-e2e \
+	  --output $(IMAGES)/apps.tar
+
+cluster: images ## A Kubernetes of its own on this machine, with our images in it; says how to talk to it
+	@mkdir -p $(TARGET)/cluster/images && cp $(IMAGES)/*.tar $(TARGET)/cluster/images/
+	@$(SUDO) env WEFT_E2E=$(realpath $(TARGET))/debug/weft-e2e e2e/kubernetes/up.sh $(TARGET)/cluster
+	@echo "try: $(TARGET)/cluster/kubectl get pods --all-namespaces     (and $(TARGET)/cluster/helm; make cluster-down ends it)"
+
+cluster-down: ## End it, without a trace
+	@$(SUDO) e2e/kubernetes/down.sh $(TARGET)/cluster
+
 lint: ## Formatting, clippy, licences and advisories of what we depend on
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
@@ -74,6 +101,12 @@ bench-build:
 	$(CARGO) build --release -p weft-sidecar -p weft-control-plane
 	$(CARGO) build --profile tools -p weft-e2e -p weft-bench
 	@bench/setup/peers.sh $(TARGET)
+
+# Static, by musl: an image has nothing else in it. C parts (the TLS library's, the allocator's) need its compiler.
+static:
+	@e2e/setup/install.sh musl-gcc=musl-tools
+	@rustup target list --installed 2>/dev/null | grep -qx $(MUSL) || rustup target add $(MUSL)
+	CC_$(subst -,_,$(MUSL))=musl-gcc $(CARGO) build --profile $(PROFILE) --target $(MUSL) -p weft-sidecar -p weft-control-plane -p weft-e2e
 
 packages:
 	@e2e/setup/packages.sh

@@ -16,13 +16,17 @@
 //! | `stats.rs` | what the apps wrote down |
 //! | `apps/` | the small programs that run in pods |
 //! | `demo/` | `make demo` |
+//! | `cluster.rs` | a real Kubernetes, for the tests that need one |
+//! | `image.rs` | images for a cluster, without a container engine |
 //!
 //! Bound: pods are numbered 2 to 65,000; logs are files in `target/e2e/`, those of dead runs are removed by the next.
 
 pub mod apps;
 pub mod capture;
+pub mod cluster;
 pub mod demo;
 mod error;
+pub mod image;
 pub mod manifest;
 mod mesh;
 pub mod probe;

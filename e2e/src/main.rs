@@ -4,13 +4,15 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use weft_e2e::apps::{AppError, grpc, http_server, load, tcp, websocket};
-use weft_e2e::demo;
+use weft_e2e::{demo, image};
 
 /// Pods made of network namespaces: the demo, and what runs in them.
 #[derive(Debug, Parser)]
 enum Command {
     /// A canary split over mesh TLS between real processes, shown live and measured.
     Demo(demo::DemoArgs),
+    /// An image of a few files on nothing, without a container engine.
+    Image(image::Image),
     /// An HTTP server that writes down every request.
     HttpServer(http_server::HttpServer),
     /// An HTTP client of fixed rate that writes down every answer.
@@ -30,6 +32,7 @@ enum Command {
 fn main() -> ExitCode {
     let outcome = match Command::parse() {
         Command::Demo(args) => return demo::run(&args),
+        Command::Image(image) => image::run(&image).map_err(AppError::from),
         app => tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
@@ -47,7 +50,7 @@ fn main() -> ExitCode {
 
 async fn run(command: Command) -> Result<(), AppError> {
     match command {
-        Command::Demo(_) => Ok(()),
+        Command::Demo(_) | Command::Image(_) => Ok(()),
         Command::HttpServer(options) => http_server::run(options).await,
         Command::Load(options) => load::run(options).await,
         Command::GrpcServer(options) => grpc::server(options).await,
