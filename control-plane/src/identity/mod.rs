@@ -10,6 +10,10 @@
 //! | `state.rs` | files made once, whoever starts first, and read back by everybody |
 //! | `authority.rs` | the [`Authority`] trait, and the authority whose root is a file |
 //! | `issuing.rs` | what every authority does with a root: an intermediate below it, and leaves below that |
+//! | `cluster.rs` | the authority whose root is a Secret; drives rotations |
+//! | `secret.rs` | what that Secret holds (pure) |
+//! | `rotation.rs` | which step of a rotation follows when (pure) |
+//! | `roots.rs` | the trust bundle as a ConfigMap in every namespace that wants it |
 //! | `csr.rs` | which signing requests are fit to sign: the only maker of a [`CheckedRequest`] |
 //! | `proof.rs` | how a caller proves itself: by either of the next two |
 //! | `token.rs` | join tokens: a caller's proof in files mode, bound to one SPIFFE ID |
@@ -19,7 +23,7 @@
 //! | `service.rs` | `Certify` over gRPC |
 //!
 //! Not here: who may see which resource (`discovery/`). Bound: two key pairs, one certificate
-//! chain, and what `review.rs` says.
+//! chain, and what `review.rs` and `roots.rs` say.
 
 use std::io;
 use std::path::PathBuf;
@@ -27,10 +31,14 @@ use std::path::PathBuf;
 use weft_proto::SpiffeId;
 
 mod authority;
+mod cluster;
 mod csr;
 mod issuing;
 mod proof;
 mod review;
+mod roots;
+mod rotation;
+mod secret;
 mod service;
 mod state;
 mod svid;
@@ -40,13 +48,19 @@ mod tls;
 mod token;
 
 pub use authority::{Authority, Bundle, FileAuthority, Issued};
+pub use cluster::{SECRET, SecretAuthority};
 pub use csr::{CheckedRequest, check};
 pub use proof::{Authenticator, Proven, ProvenPod, Unproven};
 pub use review::{AUDIENCE, TokenReviewer};
+pub use roots::{ROOTS_CONFIG_MAP, ROOTS_KEY, distribute, remove_roots};
+pub use rotation::{ANSWERED, ROTATE, SINCE, STEP, Times, WITHDRAW_AT};
 pub use service::{Certifier, Metrics};
 pub use svid::OwnSvid;
 pub use tls::{Peer, peer_of, server_config};
 pub use token::JoinTokens;
+
+/// As whom we write to the API server.
+const FIELD_MANAGER: &str = "weft-control-plane";
 
 /// What went wrong on our side: the operator must act.
 #[derive(Debug, thiserror::Error)]
@@ -65,6 +79,25 @@ pub enum Error {
         /// Which file.
         path: PathBuf,
         /// What is wrong with it.
+        why: String,
+    },
+    /// The Secret is not what we wrote.
+    #[error(
+        "Secret {namespace}/weft-ca is not usable: {why}; restore it from a backup, or delete it and restart the control \
+         plane to start a new mesh identity (every pod then needs a new certificate)"
+    )]
+    DamagedSecret {
+        /// The control plane's namespace.
+        namespace: String,
+        /// What is wrong with it, without quoting it.
+        why: String,
+    },
+    /// The API server did not do what we asked.
+    #[error("cannot {what}: {why}")]
+    Kubernetes {
+        /// What we asked.
+        what: String,
+        /// What it said.
         why: String,
     },
     /// Anyone on the machine could read a key.
