@@ -19,7 +19,7 @@ use tokio::task::JoinSet;
 
 use crate::admin::Admin;
 use crate::discovery::{self, Discovery, Feed, Proxies, Server};
-use crate::identity::{self, Authority, Certifier, FileAuthority, JoinTokens, OwnSvid, server_config};
+use crate::identity::{self, Authenticator, Authority, Certifier, FileAuthority, JoinTokens, OwnSvid, server_config};
 use crate::settings::Settings;
 use crate::source::files;
 use crate::status::{StatusDir, StatusError};
@@ -129,7 +129,7 @@ impl ControlPlane {
         let signer: Arc<dyn Authority> = authority;
         let certifier = Certifier {
             authority: Arc::clone(&signer),
-            tokens,
+            authenticator: Authenticator::JoinTokens(tokens),
             trust_domain,
             ttl: settings.certificate_ttl,
             metrics: identity_metrics,

@@ -11,18 +11,18 @@ use prometheus_client::registry::Registry;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use tonic::{Request, Response, Status};
+use weft_proto::control_plane_identity;
 use weft_proto::identity::v1::identity_server::Identity;
 use weft_proto::identity::v1::{CertifyRequest, CertifyResponse};
-use weft_proto::{SpiffeId, control_plane_identity};
 
-use super::{Authority, Issued, JoinTokens, Refusal, csr};
+use super::{Authenticator, Authority, Issued, Proven, Refusal, Unproven, csr};
 
 /// Serves `Certify`.
 pub struct Certifier {
     /// Who signs.
     pub authority: Arc<dyn Authority>,
     /// How callers prove themselves.
-    pub tokens: JoinTokens,
+    pub authenticator: Authenticator,
     /// The mesh's trust domain.
     pub trust_domain: String,
     /// How long a leaf is good for (`--certificate-ttl`).
@@ -53,29 +53,41 @@ impl Metrics {
 
 impl Certifier {
     /// Everything but the transport.
-    fn certify(&self, bearer: Option<&str>, csr: &[u8], now: SystemTime) -> Result<(SpiffeId, Issued), Status> {
+    async fn certify(&self, bearer: Option<&str>, csr: &[u8], now: SystemTime) -> Result<(Proven, Issued), Status> {
         let refuse = |refusal: Refusal| {
-            self.metrics.refused.get_or_create(&Reason { reason: refusal.reason() }).inc();
+            self.count(refusal.reason());
             refusal.status()
         };
-        let proven = self.prove(bearer, now).map_err(refuse)?;
-        let request = csr::check(csr, &proven).map_err(refuse)?;
+        let proven = self.prove(bearer, now).await.map_err(|unproven| match unproven {
+            Unproven::Refused(refusal) => refuse(refusal),
+            // Not UNAUTHENTICATED: nothing is wrong with the caller, who should come back.
+            Unproven::Unavailable => {
+                self.count("review-unavailable");
+                Status::unavailable("the control plane cannot find out who you are at the moment; its log says why")
+            }
+        })?;
+        let request = csr::check(csr, &proven.id).map_err(refuse)?;
         let issued = self.authority.sign(&request, self.ttl, now).map_err(|error| {
-            tracing::error!(identity = %proven, %error, "cannot sign");
+            tracing::error!(identity = %proven.id, %error, "cannot sign");
             Status::unavailable("the control plane cannot sign at the moment; its log says why")
         })?;
         Ok((proven, issued))
     }
 
-    fn prove(&self, bearer: Option<&str>, now: SystemTime) -> Result<SpiffeId, Refusal> {
-        let proven = self.tokens.verify(bearer.ok_or(Refusal::NoToken)?, now)?;
-        if proven.trust_domain() != self.trust_domain {
-            return Err(Refusal::OtherTrustDomain { proven, trust_domain: self.trust_domain.clone() });
+    async fn prove(&self, bearer: Option<&str>, now: SystemTime) -> Result<Proven, Unproven> {
+        let proven = self.authenticator.prove(bearer.ok_or(Refusal::NoToken)?, now).await?;
+        if proven.id.trust_domain() != self.trust_domain {
+            let trust_domain = self.trust_domain.clone();
+            return Err(Refusal::OtherTrustDomain { proven: proven.id, trust_domain }.into());
         }
-        if control_plane_identity(&self.trust_domain).is_ok_and(|own| own == proven) {
-            return Err(Refusal::Reserved(proven));
+        if control_plane_identity(&self.trust_domain).is_ok_and(|own| own == proven.id) {
+            return Err(Refusal::Reserved(proven.id).into());
         }
         Ok(proven)
+    }
+
+    fn count(&self, reason: &'static str) {
+        self.metrics.refused.get_or_create(&Reason { reason }).inc();
     }
 }
 
@@ -88,11 +100,12 @@ impl Identity for Certifier {
             .and_then(|value| value.to_str().ok())
             .and_then(|value| value.strip_prefix("Bearer ").or_else(|| value.strip_prefix("bearer ")))
             .map(str::trim);
-        match self.certify(bearer, &request.get_ref().csr, SystemTime::now()) {
-            Ok((identity, issued)) => {
+        match self.certify(bearer, &request.get_ref().csr, SystemTime::now()).await {
+            Ok((Proven { id: identity, pod }, issued)) => {
                 self.metrics.issued.inc();
                 let expires = OffsetDateTime::from(issued.not_after).format(&Rfc3339).unwrap_or_default();
-                tracing::info!(target: "weft::audit", %identity, serial = issued.serial, expires, "certificate issued");
+                let (serial, pod) = (issued.serial, pod.as_ref().map(tracing::field::display));
+                tracing::info!(target: "weft::audit", %identity, pod, serial, expires, "certificate issued");
                 Ok(Response::new(CertifyResponse {
                     chain: issued.chain.iter().map(|der| der.to_vec()).collect(),
                     roots: self.authority.roots().iter().map(|der| der.to_vec()).collect(),

@@ -1,5 +1,5 @@
-//! The control plane's own SVID: issued by its own authority at start, renewed at 50 to 70 % of its life while it runs,
-//! handed to each new handshake. A failed renewal keeps the old one and is tried again after 0.5 s doubling to 150 s.
+//! The control plane's own SVID: issued by its own authority at start, renewed at 50 to 70 % of its life while it runs and
+//! at once when another root begins to sign, handed to each new handshake. A failed renewal keeps the old one and is tried again after 0.5 s doubling to 150 s.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -11,6 +11,7 @@ use rustls::crypto::aws_lc_rs::sign::any_supported_type;
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use rustls_pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
+use tokio::sync::watch;
 use weft_proto::SpiffeId;
 
 use super::{Authority, Error, csr};
@@ -24,6 +25,8 @@ pub struct OwnSvid {
     id: SpiffeId,
     ttl: Duration,
     current: ArcSwap<Current>,
+    /// As it was before the first one was issued, so that no change is missed.
+    issuer: watch::Receiver<u64>,
 }
 
 #[derive(Debug)]
@@ -38,8 +41,9 @@ impl OwnSvid {
     /// # Errors
     /// When the authority cannot sign.
     pub fn issue(authority: &dyn Authority, id: SpiffeId, ttl: Duration, now: SystemTime) -> Result<Self, Error> {
+        let issuer = authority.issuer();
         let current = ArcSwap::from_pointee(Current::issue(authority, &id, ttl, now)?);
-        Ok(Self { id, ttl, current })
+        Ok(Self { id, ttl, current, issuer })
     }
 
     /// Its end.
@@ -47,23 +51,35 @@ impl OwnSvid {
         self.current.load().not_after
     }
 
+    /// Leaf first.
+    #[cfg(test)]
+    pub(super) fn chain(&self) -> Vec<rustls_pki_types::CertificateDer<'static>> {
+        self.current.load().key.cert.clone()
+    }
+
     /// Renews it for ever.
     pub async fn keep(self: Arc<Self>, authority: Arc<dyn Authority>) {
-        let mut backoff = FIRST_BACKOFF;
+        let mut backoff = None;
+        let mut issuer = self.issuer.clone();
         loop {
             let left = self.not_after().duration_since(SystemTime::now()).unwrap_or_default();
             // Drawn in thousandths, because a `ThreadRng` must not live across an await.
             let part = rand::rng().random_range(500..700_u32);
-            tokio::time::sleep((left * part / 1000).max(backoff)).await;
+            let wait = backoff.unwrap_or_else(|| (left * part / 1000).max(FIRST_BACKOFF));
+            tokio::select! {
+                () = tokio::time::sleep(wait) => {}
+                // An authority that is gone changes no more.
+                () = async { if issuer.changed().await.is_err() { std::future::pending().await } } => {}
+            }
             match Current::issue(&*authority, &self.id, self.ttl, SystemTime::now()) {
                 Ok(next) => {
                     self.current.store(Arc::new(next));
-                    backoff = FIRST_BACKOFF;
+                    backoff = None;
                     tracing::debug!(identity = %self.id, "renewed the control plane's own SVID");
                 }
                 Err(error) => {
                     tracing::error!(%error, "cannot renew the control plane's own SVID; keeping the old one");
-                    backoff = (backoff * 2).min(LAST_BACKOFF);
+                    backoff = Some(backoff.map_or(FIRST_BACKOFF, |last| (last * 2).min(LAST_BACKOFF)));
                 }
             }
         }

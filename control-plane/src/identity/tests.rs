@@ -15,6 +15,8 @@ use x509_parser::extensions::{GeneralName, ParsedExtension};
 
 use super::*;
 
+mod following;
+
 const DAY: Duration = Duration::from_secs(24 * 3600);
 const WEB: &str = "spiffe://weft.local/ns/shop/sa/web";
 
@@ -265,12 +267,13 @@ async fn certify_answers_who_one_is_and_what_one_may_have_apart() {
     let authority = Arc::new(FileAuthority::open(dir.path(), "weft.local", now()).unwrap());
     let certifier = Certifier {
         authority: authority.clone(),
-        tokens: JoinTokens::open(dir.path()).unwrap(),
+        authenticator: Authenticator::JoinTokens(JoinTokens::open(dir.path()).unwrap()),
         trust_domain: "weft.local".to_owned(),
         ttl: DAY,
         metrics: Metrics::default(),
     };
-    let token = |text: &str| certifier.tokens.issue(&id(text), DAY, now());
+    let tokens = JoinTokens::open(dir.path()).unwrap();
+    let token = |text: &str| tokens.issue(&id(text), DAY, now());
     let own = "spiffe://weft.local/ns/weft-system/sa/weft-control-plane";
     let elsewhere = "spiffe://other.local/ns/shop/sa/web";
     let rows = [
