@@ -16,6 +16,7 @@ fi
   openssl=openssl sysctl=procps gcc=gcc
 [ -x /usr/lib/cni/bridge ] || "$here/../setup/install.sh" +containernetworking-plugins
 programs=$("$here/build.sh")
+ln -sfn "$programs" "$folder/programs"
 began=$SECONDS
 
 mkdir -p "$folder/images" "$folder/bin"
