@@ -3,6 +3,7 @@
 //! `run` wires the rooms together; `settings` is what an operator says.
 
 pub mod admin;
+pub mod cleanup;
 pub mod discovery;
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]

@@ -19,16 +19,18 @@ use tokio::task::JoinSet;
 
 use crate::admin::Admin;
 use crate::discovery::{self, Discovery, Feed, Proxies, Server};
-use crate::identity::{self, Authenticator, Authority, Certifier, FileAuthority, JoinTokens, OwnSvid, server_config};
-use crate::settings::Settings;
-use crate::source::files;
-use crate::status::{StatusDir, StatusError};
+use crate::identity::{self, Certifier, OwnSvid, server_config};
+use crate::settings::{FilesSettings, Settings, SourceSettings};
+use crate::source::files::FilesError;
+use crate::status::StatusError;
 use crate::translate::Translator;
 
+mod files;
+mod kubernetes;
 mod reporting;
 mod translation;
 
-use reporting::Reports;
+use kubernetes::Cluster;
 use translation::Translation;
 
 /// What a graceful stop may take beyond the connections' own drain.
@@ -42,7 +44,7 @@ pub enum RunError {
     Identity(#[from] identity::Error),
     /// The manifests.
     #[error(transparent)]
-    Source(#[from] files::FilesError),
+    Source(#[from] FilesError),
     /// A port.
     #[error("cannot listen on {address} ({flag}): {source}")]
     Listen {
@@ -62,6 +64,21 @@ pub enum RunError {
     /// Something that runs for ever has ended.
     #[error("{0} ended by itself; its log says why")]
     Ended(&'static str),
+}
+
+/// What differs between sources, opened.
+enum Source<'a> {
+    Files(&'a FilesSettings),
+    Cluster(Cluster),
+}
+
+/// What the parts of a source share with the rest.
+struct Shared<'a> {
+    feed: &'a Arc<Feed>,
+    proxies: &'a Arc<Proxies>,
+    svid: &'a Arc<OwnSvid>,
+    registry: &'a mut Registry,
+    tasks: &'a mut JoinSet<&'static str>,
 }
 
 /// A running control plane. Dropping it ends it at once; [`ControlPlane::stop`] does so gracefully.
@@ -85,9 +102,17 @@ impl ControlPlane {
     pub async fn start(settings: &Settings) -> Result<Self, RunError> {
         let now = SystemTime::now();
         let trust_domain = settings.mesh.trust_domain.clone();
-        let authority = Arc::new(FileAuthority::open(&settings.state_dir, &trust_domain, now)?);
-        tracing::info!(roots = %authority.roots_file().display(), "the mesh's root certificates are ready for pods");
-        let tokens = JoinTokens::open(&settings.state_dir)?;
+        let (source, authority, authenticator) = match &settings.source {
+            SourceSettings::Files(files) => {
+                let (authority, authenticator) = files::identity(settings, files, now)?;
+                (Source::Files(files), authority, authenticator)
+            }
+            SourceSettings::Kubernetes(kubernetes) => {
+                let (cluster, authenticator) = Cluster::open(settings, kubernetes, now).await?;
+                let authority = cluster.authority();
+                (Source::Cluster(cluster), authority, authenticator)
+            }
+        };
         let svid = OwnSvid::issue(&*authority, settings.identity.clone(), settings.certificate_ttl, now)?;
         let svid = Arc::new(svid);
         let tls = server_config(&*authority, Arc::clone(&svid))?;
@@ -109,27 +134,29 @@ impl ControlPlane {
         let feed = Arc::new(Feed::new(translator.translated()));
         let proxies = Arc::new(Proxies::default());
         let problems = Arc::new(Mutex::new(Vec::new()));
-        let reports = match &settings.status_dir {
-            Some(directory) => Some(Reports::begin(StatusDir::open(directory)?).map_err(RunError::Thread)?),
-            None => None,
-        };
-        let translation =
-            Translation { translator, feed: Arc::clone(&feed), problems: Arc::clone(&problems), reports, metrics };
-        let translation = translation.begin(files::watch(&settings.manifests)?).map_err(RunError::Thread)?;
 
         let (ending, end) = watch::channel(false);
         let draining = Arc::new(AtomicBool::new(false));
         let mut tasks = JoinSet::new();
+        let mut shared =
+            Shared { feed: &feed, proxies: &proxies, svid: &svid, registry: &mut registry, tasks: &mut tasks };
+        let (edits, status) = match source {
+            Source::Files(files) => files::begin(files)?,
+            Source::Cluster(cluster) => cluster.begin(&mut shared, end.clone()).await?,
+        };
+        let translation =
+            Translation { translator, feed: Arc::clone(&feed), problems: Arc::clone(&problems), status, metrics };
+        let translation = translation.begin(edits, authority.bundle()).map_err(RunError::Thread)?;
+
         let discovery = Discovery {
             feed: Arc::clone(&feed),
             proxies: Arc::clone(&proxies),
             metrics: discovery_metrics,
             pod_appears: settings.ages.pod_appears,
         };
-        let signer: Arc<dyn Authority> = authority;
         let certifier = Certifier {
-            authority: Arc::clone(&signer),
-            authenticator: Authenticator::JoinTokens(tokens),
+            authority: Arc::clone(&authority),
+            authenticator,
             trust_domain,
             ttl: settings.certificate_ttl,
             metrics: identity_metrics,
@@ -147,7 +174,7 @@ impl ControlPlane {
             "the admin port"
         });
         tasks.spawn(async move {
-            svid.keep(signer).await;
+            svid.keep(authority).await;
             "the renewal of the control plane's own SVID"
         });
         tasks.spawn(async move {
@@ -155,7 +182,7 @@ impl ControlPlane {
             let _ = translation.await;
             "translation"
         });
-        tracing::info!(%discovery_address, %admin_address, manifests = %settings.manifests.display(), "serving");
+        tracing::info!(%discovery_address, %admin_address, "serving");
         Ok(Self { discovery_address, admin_address, ending, draining, drain: settings.ages.drain, tasks })
     }
 

@@ -6,10 +6,23 @@
 mod dir;
 
 use std::borrow::Cow;
+use std::collections::BTreeSet;
+use std::sync::Arc;
 
-use crate::model::ParentRef;
+use crate::model::{ObjectName, ParentRef};
+use crate::source::Problem;
+use crate::translate::Translated;
 
 pub use dir::{StatusDir, StatusError};
+
+/// Takes what there is to tell users, at once and without waiting: writing is somebody else's time.
+pub trait StatusSink: Send {
+    /// `routes` have other conditions in `state`; the `first` time it is said of all there are, so what is not in `state`
+    /// is nobody's any more.
+    fn on_state(&self, state: Arc<Translated>, routes: BTreeSet<ObjectName>, first: bool);
+    /// This is all that is wrong now.
+    fn on_problems(&self, problems: Vec<Problem>);
+}
 
 /// Who wrote a `status.parents[]` entry.
 pub const CONTROLLER_NAME: &str = "weft.dev/mesh-controller";
