@@ -237,7 +237,11 @@ mod tests {
             ("no conditions yet", json!({"status": {"conditions": null}}), (false, false)),
             ("no status yet", json!({"status": null}), (false, false)),
             ("not ready", json!({"status": {"conditions": [{"type": "Ready", "status": "False"}]}}), (false, false)),
-            ("the annotation of manifests", json!({"metadata": {"annotations": {"weft.dev/terminating": "true"}}}), (true, false)),
+            (
+                "the annotation of manifests",
+                json!({"metadata": {"annotations": {"weft.dev/terminating": "true"}}}),
+                (true, false),
+            ),
             ("being deleted", json!({"metadata": {"deletionTimestamp": "1970-01-01T00:02:00Z"}}), (true, true)),
         ];
         for (row, patch, expected) in rows {
@@ -286,7 +290,9 @@ mod tests {
                 "a regular expression that is none",
                 json!({"matches": [{"path": {"type": "RegularExpression", "value": "("}}]}),
                 false,
-                &["HTTPRoute shop/web: spec.rules[0].matches[0].path.value: must be a regular expression (RE2): unclosed group"],
+                &[
+                    "HTTPRoute shop/web: spec.rules[0].matches[0].path.value: must be a regular expression (RE2): unclosed group",
+                ],
             ),
             (
                 "not done yet",

@@ -40,7 +40,9 @@ pub(super) enum Failure {
     Silent,
     #[error("forbidden: the ClusterRole lacks {verb} on {resource}: {message}")]
     Forbidden { verb: &'static str, resource: String, message: String },
-    #[error("unauthorized: the API server does not accept our token (expired, or the ServiceAccount was deleted?): {0}")]
+    #[error(
+        "unauthorized: the API server does not accept our token (expired, or the ServiceAccount was deleted?): {0}"
+    )]
     Unauthorized(String),
     #[error("the API server is busy: {0}")]
     Busy(String),
@@ -271,7 +273,12 @@ mod tests {
         let in_stream = WatchError(Status::failure("too old", "Expired").with_code(410).boxed());
         let closed = std::io::Error::new(std::io::ErrorKind::ConnectionRefused, "connection refused");
         let rows = [
-            (InitialListFailed(api(403)), false, "forbidden", "the ClusterRole lacks list on httproutes.gateway.networking.k8s.io"),
+            (
+                InitialListFailed(api(403)),
+                false,
+                "forbidden",
+                "the ClusterRole lacks list on httproutes.gateway.networking.k8s.io",
+            ),
             (WatchStartFailed(api(403)), true, "forbidden", "the ClusterRole lacks watch on httproutes"),
             (InitialListFailed(api(401)), false, "unauthorized", "expired"),
             (WatchStartFailed(api(422)), true, "no-streaming", "pages are taken"),

@@ -116,3 +116,6 @@ impl Follow {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -70,12 +70,8 @@ impl Gather {
             named,
             _followers: followers,
         };
-        let watch = Watch {
-            edits: edits_out,
-            oldest_kubelet: kubelet_out,
-            opted_in: opted_in_out,
-            unenforced: named_out,
-        };
+        let watch =
+            Watch { edits: edits_out, oldest_kubelet: kubelet_out, opted_in: opted_in_out, unenforced: named_out };
         (gather, watch)
     }
 
@@ -148,5 +144,54 @@ impl Gather {
             }
             changed
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use serde_json::json;
+
+    use super::*;
+    use crate::source::files::served;
+
+    fn namespace(name: &str) -> Message {
+        let json = json!({"metadata": {"name": name, "labels": {"weft.dev/inject": "enabled"}}}).to_string();
+        let served = served::read(Kind::Namespace, &mut serde_json::Deserializer::from_str(&json)).unwrap();
+        Message::Object(Kind::Namespace, Box::new(Happening::Apply(served)))
+    }
+
+    fn names(edit: &Edit) -> Vec<&str> {
+        edit.objects.upserts.iter().map(|object| &*object.meta().name.name).collect()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_edit_waits_for_nothing_but_its_taker_and_what_comes_meanwhile_joins_the_next() {
+        let (events, incoming) = mpsc::channel(16);
+        let never = WatchSettings { never_injected: ["b".to_owned()].into() };
+        let (gather, mut watch) = Gather::new(never, Metrics::default(), incoming, JoinSet::new());
+        let task = tokio::spawn(gather.run());
+        let policy = Happening::Apply(ObjectName::new("shop", "deny"));
+        events.send(Message::Unenforced("AuthorizationPolicy", policy)).await.unwrap();
+        for (kind, _) in &KINDS {
+            assert!(watch.edits.try_recv().is_err(), "half a cluster is nothing");
+            events.send(Message::Object(*kind, Box::new(Happening::Absent))).await.unwrap();
+        }
+        let first = watch.edits.recv().await.unwrap();
+        assert_eq!((names(&first), first.problems.len()), (vec![], 1));
+        assert_eq!(watch.unenforced.borrow()["shop"], ["AuthorizationPolicy deny"]);
+
+        let settle = || tokio::time::sleep(Duration::from_millis(1));
+        for name in ["a", "b", "c"] {
+            events.send(namespace(name)).await.unwrap();
+            settle().await;
+        }
+        assert_eq!(names(&watch.edits.recv().await.unwrap()), ["a"]);
+        assert_eq!(names(&watch.edits.recv().await.unwrap()), ["b", "c"]);
+        assert_eq!(*watch.opted_in.borrow(), ["a".to_owned(), "c".to_owned()].into());
+        assert!(watch.edits.try_recv().is_err());
+        drop(watch.edits);
+        task.await.unwrap();
     }
 }

@@ -72,7 +72,7 @@ pub(super) const UNENFORCED: [Row; 2] = [
 macro_rules! of {
     ($($marker:ident)*) => {
         $(
-            struct $marker;
+            pub(super) struct $marker;
             impl Of for $marker {
                 const KIND: Kind = Kind::$marker;
             }
