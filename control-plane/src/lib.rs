@@ -9,7 +9,9 @@ pub mod discovery;
 #[doc(hidden)]
 pub mod fuzzing;
 pub mod identity;
+pub mod leader;
 pub mod model;
+pub mod replicas;
 pub mod run;
 pub mod settings;
 pub mod source;

@@ -299,6 +299,16 @@ pub struct ParentRef {
     pub port: Option<u16>,
 }
 
+impl ParentRef {
+    /// Whether it is ours to answer: of kind Service, in the group of Services or in the one that is meant where none is
+    /// written, which has no Services, so that nobody else would tell the user.
+    pub fn names_a_service(&self) -> bool {
+        let group = self.group.as_deref();
+        self.kind.as_deref() == Some("Service")
+            && matches!(group, None | Some("" | "core" | "gateway.networking.k8s.io"))
+    }
+}
+
 /// A rule of an HTTPRoute.
 #[derive(Debug, Clone, PartialEq, Hash)]
 pub struct HttpRouteRule {
