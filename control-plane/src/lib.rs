@@ -8,6 +8,7 @@ pub mod discovery;
 #[doc(hidden)]
 pub mod fuzzing;
 pub mod identity;
+pub mod inject;
 pub mod model;
 pub mod run;
 pub mod settings;
