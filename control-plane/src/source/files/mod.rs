@@ -14,14 +14,14 @@
 
 mod decode;
 mod derive;
-mod documents;
+pub(crate) mod documents;
 mod field;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
 mod scan;
 mod schema;
 mod state;
-mod tree;
+pub(crate) mod tree;
 mod values;
 mod watch;
 
