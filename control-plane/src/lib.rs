@@ -10,6 +10,7 @@ pub mod discovery;
 pub mod fuzzing;
 pub mod identity;
 pub mod leader;
+pub mod inject;
 pub mod model;
 pub mod replicas;
 pub mod run;

@@ -15,7 +15,7 @@
 
 mod decode;
 mod derive;
-mod documents;
+pub(crate) mod documents;
 mod field;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
@@ -23,7 +23,7 @@ mod scan;
 mod schema;
 pub(super) mod served;
 mod state;
-mod tree;
+pub(crate) mod tree;
 mod values;
 mod watch;
 
