@@ -13,6 +13,7 @@ use kube::api::{DeleteParams, ListParams};
 use kube::{Api, Client};
 
 use crate::identity::{SECRET, remove_roots};
+use crate::leader::LEASE;
 use crate::settings::{CleanupSettings, of_revision};
 
 /// The webhook's authority.
@@ -20,8 +21,6 @@ pub const WEBHOOK_SECRET: &str = "weft-webhook";
 /// The configuration of the webhook, and the label by which those of all revisions are found.
 pub const WEBHOOK_CONFIGURATION: &str = "weft-injector";
 const OURS: &str = "app.kubernetes.io/part-of=weft";
-/// The Lease of the leader.
-pub const LEASE: &str = "weft-control-plane";
 
 /// Deletes; says what it deleted on standard output.
 ///

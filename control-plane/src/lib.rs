@@ -9,8 +9,8 @@ pub mod discovery;
 #[doc(hidden)]
 pub mod fuzzing;
 pub mod identity;
-pub mod leader;
 pub mod inject;
+pub mod leader;
 pub mod model;
 pub mod replicas;
 pub mod run;

@@ -5,6 +5,7 @@
 //!
 //! Bound: the channels between the rooms are bounded by their makers, and a source that is ahead gathers edits.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -22,6 +23,7 @@ use crate::discovery::{self, Discovery, Feed, Proxies, Server};
 use crate::identity::{self, Certifier, OwnSvid, server_config};
 use crate::settings::{FilesSettings, Settings, SourceSettings};
 use crate::source::files::FilesError;
+use crate::source::kubernetes::KubernetesError;
 use crate::status::StatusError;
 use crate::translate::Translator;
 
@@ -33,6 +35,7 @@ mod translation;
 use kubernetes::Cluster;
 use translation::Translation;
 
+const DISCOVERY: &str = "port 15012";
 /// What a graceful stop may take beyond the connections' own drain.
 const STOP_MARGIN: Duration = Duration::from_secs(5);
 
@@ -45,6 +48,15 @@ pub enum RunError {
     /// The manifests.
     #[error(transparent)]
     Source(#[from] FilesError),
+    /// Neither a pod's service account nor a kubeconfig.
+    #[error("--source kubernetes: no way to the API server, neither a pod's service account nor a kubeconfig: {0}")]
+    Configuration(Box<kube::config::InferConfigError>),
+    /// The way to the API server is not usable.
+    #[error("--source kubernetes: cannot make a client for the API server: {0}")]
+    Client(#[source] kube::Error),
+    /// The watch on the API server.
+    #[error(transparent)]
+    Watch(#[from] KubernetesError),
     /// A port.
     #[error("cannot listen on {address} ({flag}): {source}")]
     Listen {
@@ -74,11 +86,11 @@ enum Source<'a> {
 
 /// What the parts of a source share with the rest.
 struct Shared<'a> {
-    feed: &'a Arc<Feed>,
     proxies: &'a Arc<Proxies>,
     svid: &'a Arc<OwnSvid>,
     registry: &'a mut Registry,
     tasks: &'a mut JoinSet<&'static str>,
+    graceful: &'a mut BTreeSet<&'static str>,
 }
 
 /// A running control plane. Dropping it ends it at once; [`ControlPlane::stop`] does so gracefully.
@@ -92,6 +104,8 @@ pub struct ControlPlane {
     draining: Arc<AtomicBool>,
     drain: Duration,
     tasks: JoinSet<&'static str>,
+    /// Those of `tasks` that the end of `ending` ends.
+    graceful: BTreeSet<&'static str>,
 }
 
 impl ControlPlane {
@@ -165,7 +179,7 @@ impl ControlPlane {
         let shutdown = ended(end);
         tasks.spawn(async move {
             server.run(discovery_listener, shutdown).await;
-            "port 15012"
+            DISCOVERY
         });
         let admin = Admin { registry, feed, proxies, problems, draining: Arc::clone(&draining) };
         tasks.spawn(async move {
@@ -183,7 +197,7 @@ impl ControlPlane {
             "translation"
         });
         tracing::info!(%discovery_address, %admin_address, "serving");
-        Ok(Self { discovery_address, admin_address, ending, draining, drain: settings.ages.drain, tasks })
+        Ok(Self { discovery_address, admin_address, ending, draining, drain: settings.ages.drain, tasks, graceful })
     }
 
     /// Waits for something to end that should not. Cancel safe.
@@ -199,9 +213,11 @@ impl ControlPlane {
         self.draining.store(true, Ordering::Relaxed);
         self.ending.send_replace(true);
         let drained = async {
-            // Port 15012 is the only task that the end of `ending` ends.
             while let Some(ended) = self.tasks.join_next().await {
-                if matches!(ended, Ok("port 15012")) {
+                if let Ok(ended) = ended {
+                    self.graceful.remove(ended);
+                }
+                if self.graceful.is_empty() {
                     return;
                 }
             }

@@ -343,7 +343,12 @@ fn inject(
     let before = |key: &str| metadata.labels.as_ref().and_then(|all| all.get(key)).cloned();
     record.labels.insert(MESH_TLS_LABEL.to_owned(), before(MESH_TLS_LABEL));
 
-    edits.list(&["spec", "initContainers"], spec.init_containers.as_ref().map(Vec::len), &mut record, mode == Mode::Native || redirect.is_some());
+    edits.list(
+        &["spec", "initContainers"],
+        spec.init_containers.as_ref().map(Vec::len),
+        &mut record,
+        mode == Mode::Native || redirect.is_some(),
+    );
     edits.list(&["spec", "volumes"], spec.volumes.as_ref().map(Vec::len), &mut record, true);
     let native = mode == Mode::Native;
     if native {
@@ -464,7 +469,8 @@ fn is_of_job(pod: &Pod) -> bool {
 }
 
 fn is_windows(spec: &PodSpec) -> bool {
-    let selected = |key: &str| spec.node_selector.as_ref().and_then(|all| all.get(key)).is_some_and(|os| os == "windows");
+    let selected =
+        |key: &str| spec.node_selector.as_ref().and_then(|all| all.get(key)).is_some_and(|os| os == "windows");
     spec.os.as_ref().is_some_and(|os| os.name == "windows") || selected("kubernetes.io/os")
 }
 

@@ -10,17 +10,22 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use kube::Client;
-use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
-use weft_proto::SpiffeId;
+use weft_proto::{SpiffeId, ports};
 
-use super::{RunError, Shared, listen};
-use crate::identity::{self, AUDIENCE, Authenticator, Authority, SecretAuthority, Times, TokenReviewer, distribute};
-use crate::leader::{self, Election};
+use super::{RunError, Shared};
+use crate::identity::{self, Authenticator, Authority, SecretAuthority, Times, TokenReviewer, distribute};
+use crate::inject;
+use crate::leader::{self, Election, LEASE};
+use crate::replicas::{self, Place, Progresses, Replicas};
 use crate::settings::{KubernetesSettings, Settings, of_revision};
-use crate::source::{Edit, kubernetes};
-use crate::status::StatusSink;
+use crate::source::Edit;
+use crate::source::kubernetes::{self, WatchSettings};
+use crate::status::{self, KubernetesStatus, StatusSink};
 
+const ELECTION: &str = "the election of a leader";
+/// The Service in front of the replicas.
+const SERVICE: &str = "weft-control-plane";
 /// How long a start waits for the API server.
 const PATIENCE: Duration = Duration::from_secs(60);
 const AGAIN: Duration = Duration::from_millis(500);
@@ -67,6 +72,81 @@ impl Cluster {
 
     pub(super) fn authority(&self) -> Arc<dyn Authority> {
         Arc::clone(&self.authority) as Arc<dyn Authority>
+    }
+
+    /// Begins to watch, and all that goes on beside it, until `end`.
+    ///
+    /// # Errors
+    /// What cannot be opened.
+    pub(super) async fn begin(
+        self,
+        shared: &mut Shared<'_>,
+        end: watch::Receiver<bool>,
+    ) -> Result<(mpsc::Receiver<Edit>, Option<Box<dyn StatusSink>>), RunError> {
+        let KubernetesSettings { namespace, revision, .. } = &self.settings;
+        let leader = self.stand(shared, end.clone());
+        let metrics = kubernetes::Metrics::default();
+        metrics.register(shared.registry);
+        let never_injected = BTreeSet::from([namespace.clone(), inject::settings::NEVER.to_owned()]);
+        let watch = kubernetes::watch(self.config.clone(), WatchSettings { never_injected }, metrics)?;
+
+        let place = Place {
+            namespace: namespace.clone(),
+            service: of_revision(SERVICE, revision),
+            pod: self.settings.pod_name.clone(),
+            port: ports::DISCOVERY,
+        };
+        let tls = replicas::client_config(&*self.authority, Arc::clone(shared.svid), self.identity.clone())?;
+        let replicas = Replicas::begin(self.client.clone(), place, Arc::clone(shared.proxies), tls);
+
+        let (client, bundle) = (self.client.clone(), self.authority.bundle());
+        let (wanted, leads) = (watch.opted_in, leader.clone());
+        shared.tasks.spawn(async move {
+            distribute(client, wanted, bundle, leads).await;
+            "the distribution of the trust bundle"
+        });
+
+        let (sender, all_acked) = watch::channel(false);
+        let asked: Arc<dyn Progresses> = Arc::clone(&replicas) as Arc<dyn Progresses>;
+        let acked = replicas::all_acked(asked, self.trust_domain, self.authority.bundle(), leader.clone(), sender);
+        shared.tasks.spawn(async move {
+            acked.await;
+            "the count of proxies that know the trust bundle"
+        });
+        let (authority, leads) = (Arc::clone(&self.authority), leader.clone());
+        shared.tasks.spawn(async move {
+            authority.run(leads, all_acked).await;
+            "the watch on the mesh's root"
+        });
+
+        let metrics = status::Metrics::default();
+        metrics.register(shared.registry);
+        let (status, writer) = KubernetesStatus::new(self.client.clone(), replicas, metrics);
+        let leads = leader.clone();
+        shared.tasks.spawn(async move {
+            writer.run(leads).await;
+            "the writing of status"
+        });
+        Ok((watch.edits, Some(Box::new(status))))
+    }
+
+    /// Stands for leader until `end`, and then gives the Lease up.
+    fn stand(&self, shared: &mut Shared<'_>, mut end: watch::Receiver<bool>) -> watch::Receiver<bool> {
+        let metrics = leader::Metrics::default();
+        metrics.register(shared.registry);
+        let KubernetesSettings { namespace, pod_name, revision, .. } = &self.settings;
+        let lease = of_revision(LEASE, revision);
+        let times = leader::Times::default();
+        let election = Election::begin(self.client.clone(), namespace, &lease, pod_name, times, metrics);
+        let leads = election.leads();
+        shared.tasks.spawn(async move {
+            // An error says that the control plane was dropped.
+            let _ = end.wait_for(|end| *end).await;
+            election.resign().await;
+            ELECTION
+        });
+        shared.graceful.insert(ELECTION);
+        leads
     }
 }
 

@@ -124,9 +124,11 @@ impl KubernetesStatus {
         let shared = Arc::new(Shared::default());
         (Self(Arc::clone(&shared)), Writer { client, shared, replicas, metrics })
     }
+}
 
-    /// `routes` have other conditions in `state`, or are not in it any more.
-    pub fn on_state(&self, state: Arc<Translated>, routes: BTreeSet<ObjectName>) {
+impl StatusSink for KubernetesStatus {
+    // Nothing is swept the first time: a leader compares all there is anyway.
+    fn on_state(&self, state: Arc<Translated>, routes: BTreeSet<ObjectName>, _first: bool) {
         let mut news = self.0.news.lock();
         news.state = Some(state);
         if news.leads {
@@ -136,9 +138,8 @@ impl KubernetesStatus {
         self.0.changed.notify_one();
     }
 
-    /// This is all that is wrong now.
-    pub fn on_problems(&self, problems: &[Problem]) {
-        let refused = refused(problems);
+    fn on_problems(&self, problems: Vec<Problem>) {
+        let refused = refused(&problems);
         let mut news = self.0.news.lock();
         if *news.refused == refused {
             return;
