@@ -135,8 +135,11 @@ impl<N: Namespaces> Webhook<N> {
     }
 
     /// Serves one connection to its end.
-    async fn serve(&self, connection: TlsStream<TcpStream>, mut stopping: watch::Receiver<bool>) {
-        let service = service_fn(|request| async { Ok::<_, Infallible>(self.answer(request).await) });
+    async fn serve(self: Arc<Self>, connection: TlsStream<TcpStream>, mut stopping: watch::Receiver<bool>) {
+        let service = service_fn(move |request| {
+            let webhook = Arc::clone(&self);
+            async move { Ok::<_, Infallible>(webhook.answer(request).await) }
+        });
         // An error says that the server is gone, which is a stop as well.
         let stopped = async { drop(stopping.wait_for(|stop| *stop).await) };
         let http2 = connection.get_ref().1.alpn_protocol() == Some(b"h2");

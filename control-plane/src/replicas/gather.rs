@@ -88,14 +88,19 @@ impl Replicas {
         let (sender, peers) = watch::channel(Peers::default());
         let mut following = JoinSet::new();
         following.spawn(peers::follow(client, place.clone(), sender));
-        Arc::new(Self {
-            place,
-            proxies,
-            peers,
-            tls: TlsConnector::from(tls),
-            clients: Mutex::default(),
-            _following: following,
-        })
+        Arc::new(Self::new(place, proxies, tls, peers, following))
+    }
+
+    /// As whoever `peers` says.
+    pub(super) fn new(
+        place: Place,
+        proxies: Arc<Proxies>,
+        tls: Arc<ClientConfig>,
+        peers: watch::Receiver<Peers>,
+        following: JoinSet<()>,
+    ) -> Self {
+        let tls = TlsConnector::from(tls);
+        Self { place, proxies, peers, tls, clients: Mutex::default(), _following: following }
     }
 
     /// Those known now.

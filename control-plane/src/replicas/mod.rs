@@ -18,6 +18,8 @@
 pub mod gather;
 mod peers;
 mod service;
+#[cfg(test)]
+mod tests;
 mod tls;
 mod trust;
 
