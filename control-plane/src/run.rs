@@ -18,9 +18,11 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use crate::admin::Admin;
+use crate::admin::{Admin, Gate};
 use crate::discovery::{self, Discovery, Feed, Proxies, Server};
 use crate::identity::{self, Certifier, OwnSvid, server_config};
+use crate::inject::certificate::CertificateError;
+use crate::inject::follow::FollowError;
 use crate::settings::{FilesSettings, Settings, SourceSettings};
 use crate::source::files::FilesError;
 use crate::source::kubernetes::KubernetesError;
@@ -28,6 +30,7 @@ use crate::status::StatusError;
 use crate::translate::Translator;
 
 mod files;
+mod injection;
 mod kubernetes;
 mod reporting;
 mod translation;
@@ -57,6 +60,12 @@ pub enum RunError {
     /// The watch on the API server.
     #[error(transparent)]
     Watch(#[from] KubernetesError),
+    /// `injection.yaml`.
+    #[error(transparent)]
+    Injection(#[from] FollowError),
+    /// The webhook's certificate.
+    #[error(transparent)]
+    Certificate(#[from] CertificateError),
     /// A port.
     #[error("cannot listen on {address} ({flag}): {source}")]
     Listen {
@@ -91,6 +100,7 @@ struct Shared<'a> {
     registry: &'a mut Registry,
     tasks: &'a mut JoinSet<&'static str>,
     graceful: &'a mut BTreeSet<&'static str>,
+    gates: &'a mut Vec<Gate>,
 }
 
 /// A running control plane. Dropping it ends it at once; [`ControlPlane::stop`] does so gracefully.
@@ -152,8 +162,16 @@ impl ControlPlane {
         let (ending, end) = watch::channel(false);
         let draining = Arc::new(AtomicBool::new(false));
         let mut tasks = JoinSet::new();
-        let mut shared =
-            Shared { feed: &feed, proxies: &proxies, svid: &svid, registry: &mut registry, tasks: &mut tasks };
+        let mut graceful = BTreeSet::from([DISCOVERY]);
+        let mut gates = Vec::new();
+        let mut shared = Shared {
+            proxies: &proxies,
+            svid: &svid,
+            registry: &mut registry,
+            tasks: &mut tasks,
+            graceful: &mut graceful,
+            gates: &mut gates,
+        };
         let (edits, status) = match source {
             Source::Files(files) => files::begin(files)?,
             Source::Cluster(cluster) => cluster.begin(&mut shared, end.clone()).await?,
@@ -181,7 +199,7 @@ impl ControlPlane {
             server.run(discovery_listener, shutdown).await;
             DISCOVERY
         });
-        let admin = Admin { registry, feed, proxies, problems, draining: Arc::clone(&draining) };
+        let admin = Admin { registry, feed, proxies, problems, gates, draining: Arc::clone(&draining) };
         tasks.spawn(async move {
             // Serves to the very end: a probe must see "draining".
             admin.run(admin_listener, std::future::pending()).await;

@@ -135,7 +135,13 @@ impl Certificate {
 
     /// Keeps all of it true; writes what is the leader's to write while `leader` says so. Never ends; drop it to stop.
     pub async fn keep(&self, leader: watch::Receiver<bool>) {
-        let bundle = bundle::keep(&self.client, &self.names.configuration, self.trust.subscribe(), leader.clone(), &self.trusted);
+        let bundle = bundle::keep(
+            &self.client,
+            &self.names.configuration,
+            self.trust.subscribe(),
+            leader.clone(),
+            &self.trusted,
+        );
         tokio::join!(self.follow(leader), bundle);
     }
 

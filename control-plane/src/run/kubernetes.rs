@@ -13,7 +13,8 @@ use kube::Client;
 use tokio::sync::{mpsc, watch};
 use weft_proto::{SpiffeId, ports};
 
-use super::{RunError, Shared};
+use super::injection::Injection;
+use super::{RunError, Shared, ended};
 use crate::identity::{self, Authenticator, Authority, SecretAuthority, Times, TokenReviewer, distribute};
 use crate::inject;
 use crate::leader::{self, Election, LEASE};
@@ -127,11 +128,22 @@ impl Cluster {
             writer.run(leads).await;
             "the writing of status"
         });
+        if let Some(path) = &self.settings.injection {
+            let injection = Injection {
+                client: self.client.clone(),
+                path,
+                settings: &self.settings,
+                oldest_kubelet: watch.oldest_kubelet,
+                unenforced: watch.unenforced,
+                leader,
+            };
+            injection.begin(shared, end).await?;
+        }
         Ok((watch.edits, Some(Box::new(status))))
     }
 
     /// Stands for leader until `end`, and then gives the Lease up.
-    fn stand(&self, shared: &mut Shared<'_>, mut end: watch::Receiver<bool>) -> watch::Receiver<bool> {
+    fn stand(&self, shared: &mut Shared<'_>, end: watch::Receiver<bool>) -> watch::Receiver<bool> {
         let metrics = leader::Metrics::default();
         metrics.register(shared.registry);
         let KubernetesSettings { namespace, pod_name, revision, .. } = &self.settings;
@@ -140,8 +152,7 @@ impl Cluster {
         let election = Election::begin(self.client.clone(), namespace, &lease, pod_name, times, metrics);
         let leads = election.leads();
         shared.tasks.spawn(async move {
-            // An error says that the control plane was dropped.
-            let _ = end.wait_for(|end| *end).await;
+            ended(end).await;
             election.resign().await;
             ELECTION
         });

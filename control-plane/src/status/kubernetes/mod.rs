@@ -46,6 +46,7 @@ use tokio::sync::{Notify, watch};
 use crate::model::{Kind, ObjectKey, ObjectName};
 use crate::replicas::Progresses;
 use crate::source::{Problem, Severity};
+use crate::status::StatusSink;
 use crate::translate::Translated;
 
 /// Writes under way at once.
