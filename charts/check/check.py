@@ -1,0 +1,34 @@
+"""`charts/check.sh`: all that is wrong with the chart, the examples and their reference, said at once."""
+
+import sys
+import time
+
+import claims
+import rendering
+import values
+
+
+def main():
+    began = time.monotonic()
+    chart = rendering.load()
+    if "--write" in sys.argv[1:]:
+        values.write_reference()
+    checks = {
+        "lint": rendering.lint(),
+        "renderings": rendering.matrix(chart),
+        "refusals": rendering.refusals(chart),
+        "values": values.problems(chart),
+        "claims": claims.problems(chart),
+    }
+    problems = [f"{name}: {problem}" for name, found in checks.items() for problem in found]
+    for problem in problems:
+        print(problem, file=sys.stderr)
+    count = sum(len(rendering.objects(chart, each)) for each in rendering.MATRIX.values())
+    print(
+        f"chart: {len(rendering.MATRIX)} renderings, {count} objects, Kubernetes {' and '.join(rendering.KUBERNETES)}, "
+        f"{values.COUNT} values, {claims.COUNT} claims, {time.monotonic() - began:.0f} s: {len(problems)} problems"
+    )
+    return 1 if problems else 0
+
+
+sys.exit(main())
