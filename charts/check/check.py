@@ -4,8 +4,18 @@ import sys
 import time
 
 import claims
+import examples
+import helm_python
 import rendering
 import values
+
+
+def told(found):
+    """What a check found; one that cannot go on because the chart does not even render found that."""
+    try:
+        yield from found
+    except helm_python.HelmError as error:
+        yield str(error)
 
 
 def main():
@@ -19,8 +29,9 @@ def main():
         "refusals": rendering.refusals(chart),
         "values": values.problems(chart),
         "claims": claims.problems(chart),
+        "examples": examples.problems(),
     }
-    problems = [f"{name}: {problem}" for name, found in checks.items() for problem in found]
+    problems = [f"{name}: {problem}" for name, found in checks.items() for problem in told(found)]
     for problem in problems:
         print(problem, file=sys.stderr)
     count = sum(len(rendering.objects(chart, each)) for each in rendering.MATRIX.values())
