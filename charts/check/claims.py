@@ -188,6 +188,20 @@ def access_names_what_it_may_write(chart):
 
 
 @claim
+def what_is_watched_may_be(chart):
+    """The table of source/kubernetes/kinds.rs, no less and no more."""
+    source = rendering.ROOT / "control-plane/src/source/kubernetes/kinds.rs"
+    if not source.exists():
+        return
+    rows = re.findall(r'Row::(?:core|custom)\("\w+", "([\w.]*)", "(\w+)"\)', source.read_text())
+    watched = {*rows, ("apiextensions.k8s.io", "customresourcedefinitions")}
+    rules = [r for r in the(chart, {}, "ClusterRole")["rules"] if "watch" in r["verbs"] and "resourceNames" not in r]
+    may = {(group, resource) for r in rules for group in r["apiGroups"] for resource in r["resources"]}
+    yield from (f"{resource}.{group} is watched, and may not be" for group, resource in sorted(watched - may))
+    yield from (f"{resource}.{group} may be watched, and is not" for group, resource in sorted(may - watched))
+
+
+@claim
 def the_settings_of_injection_are_those_it_reads(chart):
     """The rendered file has the keys of the example at the head of inject/settings.rs, and its values where nothing is said."""
     source = rendering.ROOT / "control-plane/src/inject/settings.rs"
@@ -217,7 +231,11 @@ WHO = [
     ("a revision, but out", {"revision": "canary", "inject": "disabled"}, {}, None),
     ("a revision, but not for this pod", {"revision": "canary"}, {"inject": "disabled"}, None),
     ("a revision, and the pod asked", {"revision": "canary"}, {"inject": "enabled"}, "canary"),
+    ("a revision, out but for this pod", {"revision": "canary", "inject": "disabled"}, {"inject": "enabled"}, "canary"),
     ("the pod picked a revision", {}, {"revision": "canary"}, "canary"),
+    ("in a namespace that is out", {"inject": "disabled"}, {"revision": "canary"}, "canary"),
+    ("of another revision", {"revision": "old"}, {"revision": "canary"}, "canary"),
+    ("a revision, and yet out", {"inject": "enabled"}, {"revision": "canary", "inject": "disabled"}, None),
     ("against its namespace", {"inject": "enabled"}, {"revision": "canary"}, "canary"),
     ("a revision that is not there", {"revision": "old"}, {}, None),
     ("the pod's is not there", {"inject": "enabled"}, {"revision": "old"}, None),
