@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Checks the Helm chart and the examples: lint, renderings over a matrix of values held against the schemas of Kubernetes,
-# values held against schema, templates and reference. Part of `make lint`; half a minute, a little more the first time.
+# values held against schema, templates and reference, tables of the reference against the code. Part of `make lint`; half a
+# minute, a little more the first time.
 #   check.sh TARGET [--write]      (--write writes docs/reference/values.md anew)
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)

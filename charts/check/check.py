@@ -1,9 +1,10 @@
-"""`charts/check.sh`: all that is wrong with the chart, the examples and their reference, said at once."""
+"""`charts/check.sh`: all that is wrong with the chart, the examples, the guides and the reference, said at once."""
 
 import sys
 import time
 
 import claims
+import docs
 import examples
 import helm_python
 import rendering
@@ -30,6 +31,7 @@ def main():
         "values": values.problems(chart),
         "claims": claims.problems(chart),
         "examples": examples.problems(),
+        "docs": docs.problems(),
     }
     problems = [f"{name}: {problem}" for name, found in checks.items() for problem in told(found)]
     for problem in problems:

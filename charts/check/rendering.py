@@ -121,13 +121,15 @@ def load():
 
 
 def objects(chart, values, namespace=NAMESPACE, **options):
-    """The objects that `values` render to, in the order of their files."""
+    """The objects that `values` render to, in the order of their files. Nobody may change them."""
     rendered = chart.render(values, name="weft", namespace=namespace, **options)
-    found = []
-    for path, text in sorted(rendered.items()):
-        if not path.endswith(".txt"):
-            found += [document for document in yaml.safe_load_all(text) if document]
-    return found
+    files = sorted((path, text) for path, text in rendered.items() if not path.endswith(".txt"))
+    return parsed("\n---\n".join(text for _, text in files))
+
+
+@functools.cache
+def parsed(text):
+    return [document for document in yaml.load_all(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)) if document]
 
 
 def render_all(chart, values):
