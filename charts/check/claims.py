@@ -172,7 +172,7 @@ def the_certificate_of_the_webhook_is_not_rendered(chart):
 @claim
 def access_names_what_it_may_write(chart):
     """No wildcards; and what is written or held secret is named, but for `create`, which Kubernetes knows no name for."""
-    unnamed = {"tokenreviews": {"create"}, "leases": {"create"}, "secrets": {"create"}, "configmaps": {"create"}}
+    unnamed = {"tokenreviews": {"create"}, "leases": {"create"}, "secrets": {"create"}}
     for name, _, thing in everywhere(chart):
         for rule in thing.get("rules", []) if thing["kind"] in ("Role", "ClusterRole") else []:
             words = [*rule["apiGroups"], *rule["resources"], *rule["verbs"]]
@@ -185,6 +185,77 @@ def access_names_what_it_may_write(chart):
                 may |= {"patch", "update"} if resource.endswith("/status") else unnamed.get(resource, set())
                 if set(rule["verbs"]) - may:
                     yield f"{name}: {called(thing)}: {sorted(set(rule['verbs']) - may)} of any {resource}"
+
+
+@claim
+def cleaning_up_may_delete_what_was_made_and_no_more(chart):
+    """What control-plane/src/cleanup.rs asks of the API server, request by request."""
+    for revision, suffix in (("", ""), ("canary", "-canary")):
+        wanted = {
+            ("ClusterRole", "mutatingwebhookconfigurations", "list", ""),
+            ("ClusterRole", "mutatingwebhookconfigurations", "delete", f"weft-injector{suffix}"),
+            ("ClusterRole", "configmaps", "list", "weft-ca-roots"),
+            ("ClusterRole", "configmaps", "delete", "weft-ca-roots"),
+            ("Role", "leases", "delete", f"weft-control-plane{suffix}"),
+            ("Role", "secrets", "delete", f"weft-webhook{suffix}"),
+            ("Role", "secrets", "delete", "weft-ca"),
+        }
+        given = {
+            (thing["kind"], resource, verb, name)
+            for thing in objects(chart, {"revision": revision})
+            if thing["kind"] in ("Role", "ClusterRole") and events(thing)
+            for rule in thing["rules"]
+            for resource in rule["resources"]
+            for verb in rule["verbs"]
+            for name in rule.get("resourceNames", [""])
+        }
+        yield from (f"revision `{revision}`: lacks {rule}" for rule in sorted(wanted - given))
+        yield from (f"revision `{revision}`: need not {rule}" for rule in sorted(given - wanted))
+    jobs = {tuple(events(t)): t["spec"]["template"]["spec"]["containers"][0]["args"] for t in objects(chart, {}) if t["kind"] == "Job"}
+    if jobs.get(("pre-delete",)) != ["cleanup", "--webhook-only"] or jobs.get(("post-delete",)) != ["cleanup"]:
+        yield f"the Jobs are {jobs}"
+
+
+@claim
+def hooks_leave_nothing(chart):
+    """Helm deletes those that succeed and begins by deleting those that did not; a Job that failed goes by itself."""
+    for name, _, thing in everywhere(chart):
+        if not events(thing):
+            continue
+        policy = thing["metadata"]["annotations"]["helm.sh/hook-delete-policy"]
+        if policy != "before-hook-creation,hook-succeeded":
+            yield f"{name}: {called(thing)}: {policy}"
+        if thing["kind"] == "Job" and not {"ttlSecondsAfterFinished", "activeDeadlineSeconds", "backoffLimit"} <= thing["spec"].keys():
+            yield f"{name}: {called(thing)} may stay"
+        # Helm shows no log of it, or waits for its end.
+        if thing["kind"] == "Pod":
+            yield f"{name}: {called(thing)} is no Job"
+
+
+def events(thing):
+    hook = thing["metadata"].get("annotations", {}).get("helm.sh/hook", "")
+    return hook.split(",") if hook else []
+
+
+@claim
+def every_template_renders(chart):
+    """Otherwise what is in it was not looked at here."""
+    rendered = [rendering.render_all(chart, values) for values in rendering.MATRIX.values()]
+    for path in sorted(rendering.CHART.glob("templates/**/*.*")):
+        name = f"{rendering.CHART.name}/{path.relative_to(rendering.CHART)}"
+        # Definitions, and kinds, which the last claim looks at.
+        if path.name not in ("_names.tpl", "kinds.yaml") and not any(each.get(name, "").strip() for each in rendered):
+            yield name
+
+
+@claim
+def notes_say_what_is_next(chart):
+    for name, values in rendering.MATRIX.items():
+        notes = rendering.render_all(chart, values)["weft/templates/NOTES.txt"]
+        label = f"weft.dev/revision={values['revision']}" if values.get("revision") else "weft.dev/inject=enabled"
+        for command in (f"kubectl label namespace shop {label}", "rollout restart deployment", "helm test weft --namespace weft-system"):
+            if command not in notes:
+                yield f"{name}: {command}"
 
 
 @claim

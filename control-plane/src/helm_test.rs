@@ -80,7 +80,7 @@ pub enum HelmTestError {
     },
     /// The call was made, and not by mesh TLS.
     #[error(
-        "no call by mesh TLS: the server's app did not see `{expect}`, but\n{saw}\nare both pods injected? (kubectl describe pod)"
+        "no call by mesh TLS: the server's app did not see `{expect}`, but\n{saw}\nare both pods injected? (they are gone when the test ends: watch them by kubectl meanwhile)"
     )]
     NotMeshed {
         /// What was to be seen.

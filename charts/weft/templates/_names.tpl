@@ -76,7 +76,10 @@ tolerations:
 {{- end }}
 {{- end }}
 
-{{/* Of an object that lives as long as a hook: of `events`, in the order of `weight`, called `name`, with more `labels`. */}}
+{{/*
+Of an object that lives as long as a hook: of `events`, in the order of `weight`, called `name`, with more `labels`; Helm shows its
+log as `log` says.
+*/}}
 {{- define "weft.hookMetadata" -}}
 name: {{ .name | quote }}
 labels:
@@ -89,4 +92,7 @@ annotations:
   helm.sh/hook: {{ .events }}
   helm.sh/hook-weight: {{ .weight | quote }}
   helm.sh/hook-delete-policy: before-hook-creation,hook-succeeded
+  {{- with .log }}
+  helm.sh/hook-output-log-policy: {{ . }}
+  {{- end }}
 {{- end }}
