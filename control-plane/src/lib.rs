@@ -8,6 +8,7 @@ pub mod discovery;
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]
 pub mod fuzzing;
+pub mod helm_test;
 pub mod identity;
 pub mod inject;
 pub mod leader;
