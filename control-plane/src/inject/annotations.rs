@@ -109,11 +109,12 @@ impl Asked {
         if !included.is_empty() {
             exclude_outbound_cidrs.extend(ranges::all_but(&included));
         }
-        let to_spell_out = [(EXCLUDE_INBOUND_PORTS, &exclude_inbound_ports), (OPAQUE_PORTS, &opaque.unwrap_or_default())]
-            .into_iter()
-            .filter(|(key, ports)| !ports.is_empty() && !all.of_pod(key))
-            .map(|(key, ports)| (key, joined(ports)))
-            .collect();
+        let to_spell_out =
+            [(EXCLUDE_INBOUND_PORTS, &exclude_inbound_ports), (OPAQUE_PORTS, &opaque.unwrap_or_default())]
+                .into_iter()
+                .filter(|(key, ports)| !ports.is_empty() && !all.of_pod(key))
+                .map(|(key, ports)| (key, joined(ports)))
+                .collect();
         Ok(Self {
             mode: all.read(SIDECAR_MODE, sidecar_mode)?.or(mode),
             exclude_inbound_ports,
@@ -137,7 +138,11 @@ struct Annotations<'a> {
 }
 
 impl Annotations<'_> {
-    fn read<T>(&self, annotation: &'static str, read: impl Fn(&str) -> Result<T, String>) -> Result<Option<T>, Refusal> {
+    fn read<T>(
+        &self,
+        annotation: &'static str,
+        read: impl Fn(&str) -> Result<T, String>,
+    ) -> Result<Option<T>, Refusal> {
         let of_pod = self.pod.and_then(|all| all.get(annotation)).map(|value| ("pod", value));
         let Some((whose, value)) = of_pod.or_else(|| self.namespace.get(annotation).map(|value| ("namespace", value)))
         else {
@@ -168,7 +173,11 @@ fn sidecar_mode(text: &str) -> Result<Mode, String> {
 
 fn seconds(text: &str) -> Result<u64, String> {
     let day = 24 * 3600;
-    text.trim().parse().ok().filter(|&seconds| seconds <= day).ok_or_else(|| format!("use whole seconds, {day} at most"))
+    text.trim()
+        .parse()
+        .ok()
+        .filter(|&seconds| seconds <= day)
+        .ok_or_else(|| format!("use whole seconds, {day} at most"))
 }
 
 fn joined(ports: &[u16]) -> String {
@@ -207,7 +216,8 @@ mod tests {
 
     #[test]
     fn the_pod_goes_before_its_namespace_before_the_settings() {
-        let settings = "{excludeInboundPorts: [9090], excludeOutboundPorts: [25], logLevel: warn, sidecarMode: classic}";
+        let settings =
+            "{excludeInboundPorts: [9090], excludeOutboundPorts: [25], logLevel: warn, sidecarMode: classic}";
         let asked = read(&[], &[], settings).unwrap();
         assert_eq!((asked.exclude_inbound_ports, asked.log_level), (vec![9090], "warn".to_owned()));
         assert_eq!(asked.mode, Some(Mode::Classic));
@@ -219,7 +229,8 @@ mod tests {
         let spelled_out = [(EXCLUDE_INBOUND_PORTS, "7000,7001".to_owned()), (OPAQUE_PORTS, "3306".to_owned())];
         assert_eq!(asked.to_spell_out, spelled_out);
 
-        let pod = [("exclude-inbound-ports", ""), ("log-level", "trace"), ("sidecar-mode", "native"), ("opaque-ports", "1")];
+        let pod =
+            [("exclude-inbound-ports", ""), ("log-level", "trace"), ("sidecar-mode", "native"), ("opaque-ports", "1")];
         let asked = read(&pod, &namespace, settings).unwrap();
         assert_eq!((asked.exclude_inbound_ports, asked.log_level), (vec![], "trace".to_owned()));
         assert_eq!((asked.mode, asked.to_spell_out), (Some(Mode::Native), vec![]));
@@ -252,7 +263,8 @@ mod tests {
             ("sidecar-mode",           "auto",   "`native` or `classic`"),
         ];
         for (key, value, right) in rows {
-            for (pod, namespace, whose) in [(&[(key, value)][..], &[][..], "pod"), (&[], &[(key, value)], "namespace")] {
+            for (pod, namespace, whose) in [(&[(key, value)][..], &[][..], "pod"), (&[], &[(key, value)], "namespace")]
+            {
                 let message = read(pod, namespace, "").unwrap_err().to_string();
                 let named = format!("annotation weft.dev/{key} of the {whose} is `{value}`: ");
                 assert!(message.starts_with(&named) && message.contains(right), "{message}");

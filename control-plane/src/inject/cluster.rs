@@ -40,7 +40,8 @@ impl Version {
     /// Reads `v1.36.2`, `v1.29.3-gke.100`, `v1.30.0+k3s1`; none where it is nothing of the kind.
     pub fn parse(text: &str) -> Option<Self> {
         let mut numbers = text.trim_start_matches('v').splitn(3, '.');
-        let digits = |part: &str| part.split(|c: char| !c.is_ascii_digit()).next().and_then(|digits| digits.parse().ok());
+        let digits =
+            |part: &str| part.split(|c: char| !c.is_ascii_digit()).next().and_then(|digits| digits.parse().ok());
         Some(Self { major: digits(numbers.next()?)?, minor: digits(numbers.next()?)? })
     }
 }

@@ -173,7 +173,8 @@ pub(super) fn volumes() -> [Value; 2] {
 fn resources(resources: &Resources) -> Value {
     let amounts = |cpu: &Option<super::values::Quantity>, memory: &Option<super::values::Quantity>| {
         let named = [("cpu", cpu), ("memory", memory)];
-        let given = named.into_iter().filter_map(|(name, amount)| Some((name.to_owned(), json!(amount.as_ref()?.as_str()))));
+        let given =
+            named.into_iter().filter_map(|(name, amount)| Some((name.to_owned(), json!(amount.as_ref()?.as_str()))));
         given.collect::<Map<_, _>>()
     };
     let mut all = Map::new();

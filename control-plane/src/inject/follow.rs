@@ -53,9 +53,9 @@ impl Following {
     /// When it cannot be read, or does not hold together.
     pub fn open(path: &Path, namespace: &str, revision: &str) -> Result<Self, FollowError> {
         let ours = (namespace.to_owned(), revision.to_owned());
-        let text = std::fs::read_to_string(path).map_err(|source| FollowError::Read { path: path.to_owned(), source })?;
-        let settings =
-            read(&text, &ours).map_err(|bad| FollowError::Bad { path: path.to_owned(), bad })?;
+        let text =
+            std::fs::read_to_string(path).map_err(|source| FollowError::Read { path: path.to_owned(), source })?;
+        let settings = read(&text, &ours).map_err(|bad| FollowError::Bad { path: path.to_owned(), bad })?;
         let settings = watch::Sender::new(Arc::new(settings));
         Ok(Self { path: path.to_owned(), ours, text, settings, rejected: Gauge::default() })
     }
@@ -106,7 +106,8 @@ fn read(text: &str, (namespace, revision): &(String, String)) -> Result<InjectSe
     let settings = InjectSettings::parse(text)?;
     let pairs = [("namespace", &settings.namespace, namespace), ("revision", &settings.revision, revision)];
     let others = pairs.into_iter().filter(|(_, says, ours)| says != ours);
-    let others: Vec<_> = others.map(|(key, says, ours)| format!("{key}: `{says}` is not ours, which is `{ours}`")).collect();
+    let others: Vec<_> =
+        others.map(|(key, says, ours)| format!("{key}: `{says}` is not ours, which is `{ours}`")).collect();
     if others.is_empty() { Ok(settings) } else { Err(BadInjectSettings(others)) }
 }
 
@@ -127,7 +128,8 @@ mod tests {
         assert!(error.contains("namespace: `weft-system` is not ours") && error.contains("revision: ``"), "{error}");
         let mut following = Following::open(&path, "weft-system", "").unwrap();
         let settings = following.settings();
-        for (text, level, rejected) in [("logLevel: loud", "warn", 1), ("", "info", 0), ("logLevel: debug", "debug", 0)] {
+        for (text, level, rejected) in [("logLevel: loud", "warn", 1), ("", "info", 0), ("logLevel: debug", "debug", 0)]
+        {
             write(text);
             following.look().await;
             assert_eq!((settings.borrow().log_level.as_str(), following.rejected().get()), (level, rejected), "{text}");

@@ -21,7 +21,9 @@ pub(super) fn refuse(
 ) -> Result<Option<Why>, Refusal> {
     let of_pod = |key: &str| pod.and_then(|labels| labels.get(key)).map(String::as_str);
     let of_namespace = |key: &str| namespace.get(key).map(String::as_str);
-    let named = |name: Option<&'static str>, named: Option<&str>| (name, named.filter(|name| !name.is_empty()).map(str::to_owned));
+    let named = |name: Option<&'static str>, named: Option<&str>| {
+        (name, named.filter(|name| !name.is_empty()).map(str::to_owned))
+    };
     let pod_says = named(says("pod", of_pod(INJECT))?, of_pod(REVISION));
     let namespace_says = match pod_says {
         // A namespace's bad label is none of a pod's business that has decided for itself.

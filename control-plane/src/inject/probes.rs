@@ -108,7 +108,8 @@ impl Probes {
             let mut edits = Edits::default();
             let field = [&at[..], &[handler.field]].concat();
             edits.remove(&field);
-            let through_us = json!({ "port": ports::HEALTH, "path": format!("/probe/{}/{}", container.name, handler.kind) });
+            let through_us =
+                json!({ "port": ports::HEALTH, "path": format!("/probe/{}/{}", container.name, handler.kind) });
             edits.add(&[&at[..], &["httpGet"]].concat(), through_us);
             self.operations.extend(edits.0);
         }

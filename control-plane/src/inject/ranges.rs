@@ -23,10 +23,18 @@ fn walk(range: IpNet, included: &[IpNet], rest: &mut Vec<IpNet>) {
     // A range that holds another and is not held by it can be halved.
     match range {
         IpNet::V4(range) => {
-            range.subnets(range.prefix_len() + 1).into_iter().flatten().for_each(|half| walk(half.into(), included, rest));
+            range
+                .subnets(range.prefix_len() + 1)
+                .into_iter()
+                .flatten()
+                .for_each(|half| walk(half.into(), included, rest));
         }
         IpNet::V6(range) => {
-            range.subnets(range.prefix_len() + 1).into_iter().flatten().for_each(|half| walk(half.into(), included, rest));
+            range
+                .subnets(range.prefix_len() + 1)
+                .into_iter()
+                .flatten()
+                .for_each(|half| walk(half.into(), included, rest));
         }
     }
 }

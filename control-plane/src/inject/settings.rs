@@ -268,9 +268,8 @@ impl File {
         let namespace = wrong.check("namespace", label(&self.namespace));
         let revision = wrong.check("revision", revision(&self.revision));
         let suffix = if self.revision.is_empty() { String::new() } else { format!("-{}", self.revision) };
-        let control_plane = self
-            .control_plane
-            .unwrap_or_else(|| format!("weft-control-plane{suffix}.{}.svc:15012", self.namespace));
+        let control_plane =
+            self.control_plane.unwrap_or_else(|| format!("weft-control-plane{suffix}.{}.svc:15012", self.namespace));
         let control_plane = wrong.check("controlPlane", host_and_port(control_plane));
         let trust_domain = wrong.check("trustDomain", values::dns_name(&self.trust_domain));
         let cluster_domain = wrong.check("clusterDomain", values::dns_name(&self.cluster_domain));
@@ -291,8 +290,8 @@ impl File {
         }
         let log_level = wrong.check("logLevel", values::log_level(&self.log_level));
         let given = |text: String| Some(text).filter(|text| !text.is_empty());
-        let trace_sampling = given(self.trace_sampling)
-            .and_then(|share| wrong.check("traceSampling", values::percentage(&share)));
+        let trace_sampling =
+            given(self.trace_sampling).and_then(|share| wrong.check("traceSampling", values::percentage(&share)));
         let otlp_endpoint = given(self.otlp_endpoint).and_then(|url| wrong.check("otlpEndpoint", endpoint(url)));
         let exclude_inbound_ports = wrong.all("excludeInboundPorts", &self.exclude_inbound_ports, values::port);
         let exclude_outbound_ports =
@@ -383,8 +382,13 @@ fn revision(text: &str) -> Result<String, String> {
 }
 
 fn host_and_port(text: String) -> Result<String, String> {
-    let right = text.rsplit_once(':').is_some_and(|(host, port)| values::dns_name(host).is_ok() && values::port(port).is_ok());
-    if right { Ok(text) } else { Err(format!("`{text}` is not HOST:PORT such as weft-control-plane.weft-system.svc:15012")) }
+    let right =
+        text.rsplit_once(':').is_some_and(|(host, port)| values::dns_name(host).is_ok() && values::port(port).is_ok());
+    if right {
+        Ok(text)
+    } else {
+        Err(format!("`{text}` is not HOST:PORT such as weft-control-plane.weft-system.svc:15012"))
+    }
 }
 
 fn endpoint(text: String) -> Result<String, String> {
@@ -403,7 +407,10 @@ mod tests {
         let text = include_str!("settings.rs");
         let lines = text.lines().skip_while(|line| !line.starts_with("//! ```yaml")).skip(1);
         let lines = lines.take_while(|line| !line.starts_with("//! ```"));
-        lines.map(|line| line.trim_start_matches("//!").strip_prefix(' ').unwrap_or_default()).collect::<Vec<_>>().join("\n")
+        lines
+            .map(|line| line.trim_start_matches("//!").strip_prefix(' ').unwrap_or_default())
+            .collect::<Vec<_>>()
+            .join("\n")
     }
 
     #[test]
@@ -424,11 +431,13 @@ mod tests {
 
     #[test]
     fn numbers_and_texts_are_both_taken() {
-        let text = "{excludeOutboundPorts: [5432, '25', 9000-9010], resources: {requests: {cpu: 0.5}, limits: {cpu: 1}}}";
+        let text =
+            "{excludeOutboundPorts: [5432, '25', 9000-9010], resources: {requests: {cpu: 0.5}, limits: {cpu: 1}}}";
         let settings = InjectSettings::parse(text).unwrap();
         let ports: Vec<_> = settings.exclude_outbound_ports.iter().map(ToString::to_string).collect();
         assert_eq!(ports, ["5432", "25", "9000-9010"]);
-        let amounts = [&settings.resources.cpu_request, &settings.resources.cpu_limit, &settings.resources.memory_limit];
+        let amounts =
+            [&settings.resources.cpu_request, &settings.resources.cpu_limit, &settings.resources.memory_limit];
         assert_eq!(amounts.map(|amount| amount.as_ref().map(Quantity::as_str)), [Some("0.5"), Some("1"), None]);
     }
 

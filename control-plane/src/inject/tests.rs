@@ -119,7 +119,10 @@ fn a_classic_sidecar_starts_before_the_app_and_after_its_init_containers() {
     assert_eq!(names(&pod["spec"]["initContainers"]), ["migrate", "weft-redirect"]);
     assert_eq!(names(&pod["spec"]["containers"]), ["weft-sidecar", "app"]);
     let sidecar = &pod["spec"]["containers"][0];
-    assert_eq!(sidecar["lifecycle"], json!({ "postStart": { "exec": { "command": ["/weft-sidecar", "wait", "--timeout=600"] } } }));
+    assert_eq!(
+        sidecar["lifecycle"],
+        json!({ "postStart": { "exec": { "command": ["/weft-sidecar", "wait", "--timeout=600"] } } })
+    );
     assert_eq!((sidecar.get("restartPolicy"), env(sidecar, "WEFT_MODE")), (None, Some("classic")));
     assert_eq!(pod["spec"]["containers"][1]["readinessProbe"]["httpGet"]["path"], "/probe/app/readiness");
     assert_eq!(pod["metadata"]["annotations"][DEFAULT_CONTAINER], "app", "`kubectl logs` shows the app");
@@ -138,7 +141,8 @@ fn the_mode_is_the_annotations_before_the_settings_before_the_clusters() {
         ("native", "weft.dev/sidecar-mode: classic", ClusterFacts::SUPPORTED, Mode::Classic),
     ];
     for (setting, annotation, cluster, expected) in rows {
-        let pod = pod(&format!("{{metadata: {{annotations: {{{annotation}}}}}, spec: {{containers: [{{name: app}}]}}}}"));
+        let pod =
+            pod(&format!("{{metadata: {{annotations: {{{annotation}}}}}, spec: {{containers: [{{name: app}}]}}}}"));
         let outcome = patch(&pod, &Context { cluster, ..context() }, &settings(&format!("sidecarMode: {setting}")));
         let Ok(Outcome::Injected(injection)) = outcome else { panic!("{outcome:?}") };
         assert_eq!(injection.mode, expected, "{setting} {annotation}");
@@ -148,7 +152,11 @@ fn the_mode_is_the_annotations_before_the_settings_before_the_clusters() {
 #[test]
 fn some_pods_are_left_alone_and_their_owners_told() {
     let app = "containers: [{name: app}]";
-    let owned = |kind: &str| format!("{{metadata: {{ownerReferences: [{{apiVersion: batch/v1, kind: {kind}, name: a, uid: b}}]}}, spec: {{{app}}}}}");
+    let owned = |kind: &str| {
+        format!(
+            "{{metadata: {{ownerReferences: [{{apiVersion: batch/v1, kind: {kind}, name: a, uid: b}}]}}, spec: {{{app}}}}}"
+        )
+    };
     let other = "weft.dev/revision: canary";
     #[rustfmt::skip]
     let rows = [
@@ -184,7 +192,9 @@ fn some_pods_are_left_alone_and_their_owners_told() {
 
 #[test]
 fn a_pod_that_cannot_be_meshed_is_refused_with_the_reason() {
-    let annotated = |annotation: &str| format!("{{metadata: {{annotations: {{{annotation}}}}}, spec: {{containers: [{{name: app}}]}}}}");
+    let annotated = |annotation: &str| {
+        format!("{{metadata: {{annotations: {{{annotation}}}}}, spec: {{containers: [{{name: app}}]}}}}")
+    };
     let wide: Vec<_> = (1..=257).map(|port| port.to_string()).collect();
     #[rustfmt::skip]
     let rows = [
@@ -204,7 +214,8 @@ fn a_pod_that_cannot_be_meshed_is_refused_with_the_reason() {
         assert!(refusal.contains(message), "{what}: {refusal}");
     }
     // A container of its own UID overrides its pod's.
-    let text = "{spec: {securityContext: {runAsUser: 1337}, containers: [{name: app, securityContext: {runAsUser: 1}}]}}";
+    let text =
+        "{spec: {securityContext: {runAsUser: 1337}, containers: [{name: app, securityContext: {runAsUser: 1}}]}}";
     assert!(matches!(patch(&pod(text), &context(), &settings("")), Ok(Outcome::Injected(_))));
     // One that opts out is nobody's business.
     let text = "{metadata: {labels: {weft.dev/inject: disabled}}, spec: {securityContext: {runAsUser: 1337}, containers: [{name: app}]}}";
@@ -214,7 +225,8 @@ fn a_pod_that_cannot_be_meshed_is_refused_with_the_reason() {
 #[test]
 fn probes_and_hooks_that_come_over_the_network_go_through_the_sidecar() {
     let http = |more: Value| {
-        let mut all = json!({ "port": 8080, "path": "/", "scheme": "HTTP", "host": null, "headers": [], "timeoutSeconds": 1 });
+        let mut all =
+            json!({ "port": 8080, "path": "/", "scheme": "HTTP", "host": null, "headers": [], "timeoutSeconds": 1 });
         all.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
         Some(json!({ "http": all }))
     };
@@ -236,7 +248,8 @@ fn probes_and_hooks_that_come_over_the_network_go_through_the_sidecar() {
     ];
     for (what, probe, kind, expected) in rows {
         for list in ["containers", "initContainers"] {
-            let container = format!("{{name: c, ports: [{{name: http, containerPort: 8080}}], restartPolicy: Always, {probe}}}");
+            let container =
+                format!("{{name: c, ports: [{{name: http, containerPort: 8080}}], restartPolicy: Always, {probe}}}");
             let text = match list {
                 "containers" => format!("{{spec: {{containers: [{container}]}}}}"),
                 _ => format!("{{spec: {{initContainers: [{container}], containers: [{{name: app}}]}}}}"),
@@ -291,7 +304,8 @@ fn the_drain_takes_what_the_grace_period_leaves() {
     ];
     for (what, grace, annotation, expected, warned) in rows {
         let grace = if grace.is_empty() { String::new() } else { format!("{grace}, ") };
-        let text = format!("{{metadata: {{annotations: {{{annotation}}}}}, spec: {{{grace}containers: [{{name: app}}]}}}}");
+        let text =
+            format!("{{metadata: {{annotations: {{{annotation}}}}}, spec: {{{grace}containers: [{{name: app}}]}}}}");
         let (pod, injection) = inject(&text, "");
         assert_eq!(env(&pod["spec"]["initContainers"][1], "WEFT_DRAIN_SECONDS"), Some(expected), "{what}");
         assert_eq!(!injection.warnings.is_empty(), warned, "{what}");
@@ -329,7 +343,10 @@ fn a_call_again_changes_nothing_whatever_others_did_meanwhile() {
     for mode in ["native", "classic"] {
         let (pod, _) = inject(APP, &format!("sidecarMode: {mode}"));
         let mut others = pod.clone();
-        others["spec"]["containers"].as_array_mut().unwrap().insert(0, json!({ "name": "logger", "readinessProbe": { "httpGet": { "port": 1 } } }));
+        others["spec"]["containers"]
+            .as_array_mut()
+            .unwrap()
+            .insert(0, json!({ "name": "logger", "readinessProbe": { "httpGet": { "port": 1 } } }));
         others["spec"]["initContainers"].as_array_mut().unwrap().insert(0, json!({ "name": "first" }));
         others["spec"]["volumes"].as_array_mut().unwrap().reverse();
         others["metadata"]["labels"]["more"] = json!("1");
@@ -343,7 +360,10 @@ fn a_call_again_changes_nothing_whatever_others_did_meanwhile() {
         // The annotation alone, as a copied manifest has it, is no proof.
         let mut copied = pod.clone();
         for list in ["containers", "initContainers"] {
-            copied["spec"][list].as_array_mut().unwrap().retain(|container| !container["name"].as_str().unwrap().starts_with("weft-"));
+            copied["spec"][list]
+                .as_array_mut()
+                .unwrap()
+                .retain(|container| !container["name"].as_str().unwrap().starts_with("weft-"));
         }
         copied["spec"]["volumes"] = json!([]);
         assert!(matches!(again(&copied, "", &context()), Ok(Outcome::Injected(_))));
@@ -359,7 +379,8 @@ fn ports_that_the_sidecar_needs_are_pointed_out() {
 
 #[test]
 fn fields_that_are_newer_than_our_types_survive() {
-    let mut value = json!({ "metadata": {}, "spec": { "containers": [{ "name": "app", "fromTheFuture": { "a": 1 } }] } });
+    let mut value =
+        json!({ "metadata": {}, "spec": { "containers": [{ "name": "app", "fromTheFuture": { "a": 1 } }] } });
     let pod: Pod = serde_json::from_value(value.clone()).unwrap();
     for yaml in ["sidecarMode: classic", "sidecarMode: native"] {
         let Ok(Outcome::Injected(injection)) = patch(&pod, &context(), &settings(yaml)) else { panic!() };
@@ -369,5 +390,8 @@ fn fields_that_are_newer_than_our_types_survive() {
         assert_eq!(app.unwrap()["fromTheFuture"], json!({ "a": 1 }), "{yaml}");
     }
     value["spec"] = json!(null);
-    assert_eq!(patch(&serde_json::from_value(value).unwrap(), &context(), &settings("")), Ok(Outcome::LeftAlone(Why::NotAsked)));
+    assert_eq!(
+        patch(&serde_json::from_value(value).unwrap(), &context(), &settings("")),
+        Ok(Outcome::LeftAlone(Why::NotAsked))
+    );
 }

@@ -77,7 +77,8 @@ impl Namespaces for Client {
         match Api::<Namespace>::all(self.clone()).get_metadata_opt(name).await {
             Ok(found) => {
                 let metadata = found.map(|found| found.metadata).unwrap_or_default();
-                let (labels, annotations) = (metadata.labels.unwrap_or_default(), metadata.annotations.unwrap_or_default());
+                let (labels, annotations) =
+                    (metadata.labels.unwrap_or_default(), metadata.annotations.unwrap_or_default());
                 Ok(Labelled { labels, annotations })
             }
             Err(error) => Err(error.to_string()),
@@ -207,7 +208,9 @@ impl<N: Namespaces> Webhook<N> {
         };
         let question = match Question::read(&body) {
             Ok(question) => question,
-            Err(why) => return ("unreadable", plain(StatusCode::BAD_REQUEST, format!("not an AdmissionReview v1: {why}\n"))),
+            Err(why) => {
+                return ("unreadable", plain(StatusCode::BAD_REQUEST, format!("not an AdmissionReview v1: {why}\n")));
+            }
         };
         let answer = match question.namespace() {
             None => question.nothing_to_do(),

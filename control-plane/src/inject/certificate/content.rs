@@ -101,7 +101,8 @@ impl Ca {
         let (_, parsed) =
             x509_parser::parse_x509_certificate(&certificate).map_err(|e| format!("its certificate: {e}"))?;
         let instant = |at: x509_parser::time::ASN1Time| SystemTime::from(at.to_datetime());
-        let (made, not_after) = (instant(parsed.validity().not_before) + BACKDATE, instant(parsed.validity().not_after));
+        let (made, not_after) =
+            (instant(parsed.validity().not_before) + BACKDATE, instant(parsed.validity().not_after));
         if !parsed.is_ca() {
             return Err("its certificate is not a CA's".to_owned());
         }
@@ -345,7 +346,12 @@ mod tests {
             ("nothing", Vec::new(), at(0), "no certificate"),
             ("not PEM", b"hello".to_vec(), at(0), "no certificate"),
             ("no key", good.current.certificate_pem().into_bytes(), at(0), "no private key"),
-            ("another's key", (key_of(&other) + &good.current.certificate_pem()).into_bytes(), at(0), "for another key"),
+            (
+                "another's key",
+                (key_of(&other) + &good.current.certificate_pem()).into_bytes(),
+                at(0),
+                "for another key",
+            ),
             ("a leaf", (key_of(&good) + &pem_of(&leaf.chain[0])).into_bytes(), at(0), "not a CA's"),
             ("past its end", good.current.pem.clone(), at(3000), "past its end"),
             ("too large", vec![b'a'; MAX_PEM + 1], at(0), "larger than"),
@@ -371,7 +377,10 @@ mod tests {
         assert!(verify(&leaf, &Content::new(&TIMES, at(0)).unwrap().bundle(), at(1)).is_err(), "another's bundle");
         let canary = super::super::Names::new("weft-system", "canary");
         assert_eq!(canary.dns()[0], "weft-control-plane-canary.weft-system.svc");
-        assert_eq!((canary.secret.as_str(), canary.configuration.as_str()), ("weft-webhook-canary", "weft-injector-canary"));
+        assert_eq!(
+            (canary.secret.as_str(), canary.configuration.as_str()),
+            ("weft-webhook-canary", "weft-injector-canary")
+        );
         let leaf = content.current.sign(&canary.dns(), &TIMES, at(0)).unwrap();
         assert!(verify(&leaf, &content.bundle(), at(1)).is_err(), "another revision's name");
     }

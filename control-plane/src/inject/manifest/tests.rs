@@ -43,7 +43,8 @@ spec:
         configMap: {name: scripts, defaultMode: 0755}
 ";
 
-const SERVICE: &str = "---\n# Kept as it is.\napiVersion: v1\nkind: Service\nmetadata: {name: web}\nspec: {ports: [{port: 80}]}\n";
+const SERVICE: &str =
+    "---\n# Kept as it is.\napiVersion: v1\nkind: Service\nmetadata: {name: web}\nspec: {ports: [{port: 80}]}\n";
 
 #[test]
 fn only_what_has_pods_changes_and_the_rest_keeps_its_text() {
@@ -65,7 +66,9 @@ fn only_what_has_pods_changes_and_the_rest_keeps_its_text() {
 
 #[test]
 fn a_second_time_changes_nothing_and_undoing_gives_it_back() {
-    for settings in ["", "sidecarMode: classic", "cni: true", "{sidecarMode: classic, cni: true, excludeInboundPorts: [9090]}"] {
+    for settings in
+        ["", "sidecarMode: classic", "cni: true", "{sidecarMode: classic, cni: true, excludeInboundPorts: [9090]}"]
+    {
         let text = format!("{DEPLOYMENT}{SERVICE}");
         let once = inject_yaml(&text, &options(settings)).unwrap();
         let twice = inject_yaml(&once.text, &options("")).unwrap();
@@ -132,7 +135,12 @@ fn everything_that_is_wrong_is_said_at_once_and_nothing_is_given_out() {
             "---\napiVersion: v1\nkind: Pod\nmetadata: {{name: {name}, annotations: {{{annotations}}}}}\nspec: {{containers: [{{name: a}}]}}\n"
         )
     };
-    let text = [pod("good", ""), pod("bad", "weft.dev/image: ''"), "---\na: [\n".to_owned(), pod("odd", "weft.dev/log-level: loud")];
+    let text = [
+        pod("good", ""),
+        pod("bad", "weft.dev/image: ''"),
+        "---\na: [\n".to_owned(),
+        pod("odd", "weft.dev/log-level: loud"),
+    ];
     let BadManifest(wrong) = inject_yaml(&text.concat(), &options("")).unwrap_err();
     assert_eq!(wrong.len(), 3, "{wrong:?}");
     assert!(wrong[0].starts_with("Pod shop/bad: annotation weft.dev/image"), "{wrong:?}");
@@ -146,17 +154,16 @@ fn everything_that_is_wrong_is_said_at_once_and_nothing_is_given_out() {
 fn templates() -> impl Strategy<Value = Value> {
     let handler = prop_oneof![
         Just(json!({ "httpGet": { "port": "http", "path": "/x", "scheme": "HTTPS" } })),
-        Just(json!({ "httpGet": { "port": 8080, "host": "example.com", "httpHeaders": [{ "name": "a", "value": "b" }] } })),
+        Just(
+            json!({ "httpGet": { "port": 8080, "host": "example.com", "httpHeaders": [{ "name": "a", "value": "b" }] } })
+        ),
         Just(json!({ "tcpSocket": { "port": "nowhere" } })),
         Just(json!({ "tcpSocket": { "port": 8080 }, "timeoutSeconds": 3 })),
         Just(json!({ "grpc": { "port": 9000, "service": "s" } })),
         Just(json!({ "grpc": { "port": 9000 }, "periodSeconds": 1 })),
         Just(json!({ "exec": { "command": ["true"] } })),
     ];
-    let hook = prop_oneof![
-        Just(json!({ "httpGet": { "port": "http" } })),
-        Just(json!({ "sleep": { "seconds": 1 } })),
-    ];
+    let hook = prop_oneof![Just(json!({ "httpGet": { "port": "http" } })), Just(json!({ "sleep": { "seconds": 1 } })),];
     let container = (
         prop::sample::select(&["a", "b", "c"][..]),
         prop::option::of(handler.clone()),
@@ -198,12 +205,16 @@ fn templates() -> impl Strategy<Value = Value> {
             put("spec", "initContainers", init.map(Value::from));
             put("spec", "volumes", volumes.map(Value::from));
             put("metadata", "annotations", annotations.map(|all| json!(all)));
-            put("metadata", "labels", labels.map(|mut all| {
-                if labelled {
-                    all.insert("weft.dev/mesh-tls".to_owned(), "0".to_owned());
-                }
-                json!(all)
-            }));
+            put(
+                "metadata",
+                "labels",
+                labels.map(|mut all| {
+                    if labelled {
+                        all.insert("weft.dev/mesh-tls".to_owned(), "0".to_owned());
+                    }
+                    json!(all)
+                }),
+            );
             template
         })
 }

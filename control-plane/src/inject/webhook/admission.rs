@@ -80,9 +80,7 @@ impl Question {
         };
         match patch(&pod, &context, settings) {
             Err(refusal) => refuse(response, &format!("weft: {refusal}")),
-            Ok(Outcome::LeftAlone(why)) => {
-                finish(why.reason(), warned(response, why.warning().into_iter().collect()))
-            }
+            Ok(Outcome::LeftAlone(why)) => finish(why.reason(), warned(response, why.warning().into_iter().collect())),
             Ok(Outcome::Injected(injection)) => {
                 let mut warnings = injection.warnings;
                 warnings.extend(not_enforced(of_mesh.into_iter().flatten().flatten()));

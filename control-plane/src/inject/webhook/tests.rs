@@ -87,7 +87,8 @@ async fn a_new_pod_gets_a_patch_and_warnings() {
     let mut patched = pod();
     json_patch::patch(&mut patched, &patch).unwrap();
     assert_eq!(patched["spec"]["initContainers"][1]["name"], "weft-sidecar");
-    let warnings: Vec<_> = response["warnings"].as_array().unwrap().iter().map(|warning| warning.as_str().unwrap()).collect();
+    let warnings: Vec<_> =
+        response["warnings"].as_array().unwrap().iter().map(|warning| warning.as_str().unwrap()).collect();
     assert_eq!(warnings.len(), 6);
     assert!(warnings[0].contains("AuthorizationPolicy shop/a is NOT enforced"), "{warnings:?}");
     assert!(warnings[5].contains("2 more"), "{warnings:?}");
@@ -164,7 +165,10 @@ async fn what_cannot_be_read_is_the_askers_fault_and_what_cannot_be_known_is_our
         (b"{}".to_vec(), StatusCode::BAD_REQUEST),
         (b"\xff\xfe".to_vec(), StatusCode::BAD_REQUEST),
         ("[".repeat(100_000).into_bytes(), StatusCode::BAD_REQUEST),
-        (json!({ "apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview" }).to_string().into_bytes(), StatusCode::BAD_REQUEST),
+        (
+            json!({ "apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview" }).to_string().into_bytes(),
+            StatusCode::BAD_REQUEST,
+        ),
         (old.to_string().into_bytes(), StatusCode::BAD_REQUEST),
         (vec![b' '; MAX_BODY + 1], StatusCode::PAYLOAD_TOO_LARGE),
         (review("away", pod()).to_string().into_bytes(), StatusCode::SERVICE_UNAVAILABLE),
@@ -175,30 +179,53 @@ async fn what_cannot_be_read_is_the_askers_fault_and_what_cannot_be_known_is_our
         assert_eq!(status, expected, "{shown}: {text}");
     }
     assert_eq!((webhook.metrics.count("unreadable"), webhook.metrics.count("failed")), (7, 1));
-    for (request, expected) in [
-        (Request::get(PATH), StatusCode::METHOD_NOT_ALLOWED),
-        (Request::post("/"), StatusCode::NOT_FOUND),
-    ] {
+    for (request, expected) in
+        [(Request::get(PATH), StatusCode::METHOD_NOT_ALLOWED), (Request::post("/"), StatusCode::NOT_FOUND)]
+    {
         let response = webhook.answer(request.body(Full::from(Bytes::new())).unwrap()).await;
         assert_eq!(response.status(), expected);
     }
 }
 
+/// The words of a pod.
+const WORDS: &[&str] = &[
+    "name",
+    "metadata",
+    "spec",
+    "containers",
+    "initContainers",
+    "volumes",
+    "labels",
+    "annotations",
+    "weft.dev/inject",
+    "weft.dev/injected",
+    "weft-sidecar",
+    "readinessProbe",
+    "httpGet",
+    "port",
+    "lifecycle",
+    "preStop",
+    "securityContext",
+    "runAsUser",
+    "restartPolicy",
+    "Always",
+    "",
+];
+
 /// Any JSON, with the words of a pod more often than others.
 fn values() -> impl Strategy<Value = Value> {
-    let words = ["name", "metadata", "spec", "containers", "initContainers", "volumes", "labels", "annotations", "weft.dev/inject", "weft.dev/injected",
-        "weft-sidecar", "readinessProbe", "httpGet", "port", "lifecycle", "preStop", "securityContext", "runAsUser", "restartPolicy", "Always", ""];
     let leaf = prop_oneof![
         Just(Value::Null),
         any::<bool>().prop_map(Value::from),
         any::<i64>().prop_map(Value::from),
-        prop::sample::select(&words[..]).prop_map(Value::from),
+        prop::sample::select(WORDS).prop_map(Value::from),
     ];
-    leaf.prop_recursive(6, 48, 4, move |inner| {
+    leaf.prop_recursive(6, 48, 4, |inner| {
         prop_oneof![
             prop::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
-            prop::collection::vec((prop::sample::select(&words[..]), inner), 0..5)
-                .prop_map(|entries| Value::Object(entries.into_iter().map(|(key, value)| (key.to_owned(), value)).collect())),
+            prop::collection::vec((prop::sample::select(WORDS), inner), 0..5).prop_map(|entries| Value::Object(
+                entries.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()
+            )),
         ]
     })
 }
