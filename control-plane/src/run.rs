@@ -15,7 +15,7 @@ use std::time::{Duration, SystemTime};
 use parking_lot::Mutex;
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
 use crate::admin::{Admin, Gate};
@@ -24,9 +24,10 @@ use crate::identity::{self, Certifier, OwnSvid, server_config};
 use crate::inject::certificate::CertificateError;
 use crate::inject::follow::FollowError;
 use crate::settings::{FilesSettings, Settings, SourceSettings};
+use crate::source::Edit;
 use crate::source::files::FilesError;
 use crate::source::kubernetes::KubernetesError;
-use crate::status::StatusError;
+use crate::status::{StatusError, StatusSink};
 use crate::translate::Translator;
 
 mod files;
@@ -90,8 +91,11 @@ pub enum RunError {
 /// What differs between sources, opened.
 enum Source<'a> {
     Files(&'a FilesSettings),
-    Cluster(Cluster),
+    Cluster(Box<Cluster>),
 }
+
+/// What a source gives: edits, and who tells users what became of them.
+type Opened = (mpsc::Receiver<Edit>, Option<Box<dyn StatusSink>>);
 
 /// What the parts of a source share with the rest.
 struct Shared<'a> {
@@ -134,7 +138,7 @@ impl ControlPlane {
             SourceSettings::Kubernetes(kubernetes) => {
                 let (cluster, authenticator) = Cluster::open(settings, kubernetes, now).await?;
                 let authority = cluster.authority();
-                (Source::Cluster(cluster), authority, authenticator)
+                (Source::Cluster(Box::new(cluster)), authority, authenticator)
             }
         };
         let svid = OwnSvid::issue(&*authority, settings.identity.clone(), settings.certificate_ttl, now)?;

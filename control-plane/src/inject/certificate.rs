@@ -8,9 +8,9 @@
 //! before is trusted until the last of its leaves is gone. A Secret that is deleted, damaged or past its end is simply made
 //! anew, by whichever replica sees it: nobody but the API server, to whom we say it, counts on it.
 //!
-//! The leader patches `caBundle` into every webhook of MutatingWebhookConfiguration `weft-injector` whenever it is not what it
-//! should be, by a JSON patch that tests each webhook's name: it owns no other field, and a chart that is applied again, which
-//! has no `caBundle`, is mended as soon as the watch says so.
+//! `caBundle` is patched into every webhook of MutatingWebhookConfiguration `weft-injector` whenever it is not what it should be,
+//! by the leader, or by any replica that the API server would not trust, with a JSON patch that tests each webhook's name: we
+//! own no other field, and a chart that is applied again, which has no `caBundle`, is mended as soon as the watch says so.
 //!
 //! | file | what it does |
 //! |---|---|
@@ -133,7 +133,7 @@ impl Certificate {
         self.trusted.subscribe()
     }
 
-    /// Keeps all of it true; writes what is the leader's to write while `leader` says so. Never ends; drop it to stop.
+    /// Keeps all of it true; takes the steps of a renewal while `leader` says so. Never ends; drop it to stop.
     pub async fn keep(&self, leader: watch::Receiver<bool>) {
         let bundle = bundle::keep(
             &self.client,

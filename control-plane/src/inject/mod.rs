@@ -45,6 +45,32 @@
 //! | `webhook/` | port 15017 |
 //! | `certificate/` | its certificate, and the `caBundle` by which the API server trusts it |
 //!
+//! How a control plane wires it (each future ends when dropped; only the first two lines can fail, and say what to do):
+//!
+//! ```ignore
+//! let following = follow::Following::open(&injection_file, &namespace, &revision)?; // injection.yaml
+//! let names = certificate::Names::new(&namespace, &revision);
+//! let certificate = certificate::Certificate::open(client.clone(), names, Times::default(), SystemTime::now()).await?;
+//! let facts = watch::Sender::new(ClusterFacts::default());
+//! let metrics = webhook::Metrics::default();
+//! metrics.register(registry, following.rejected());
+//! let webhook = webhook::Webhook {
+//!     namespaces: client.clone(),
+//!     settings: following.settings(),
+//!     cluster: facts.subscribe(),
+//!     unenforced, // watch::Receiver<Arc<BTreeMap<namespace, names of security objects not enforced>>>
+//!     metrics,
+//! };
+//! let tls = certificate.server_config()?; // its leaf follows by itself
+//! let ready = certificate.trusted(); // part of /readyz: false until the API server trusts what this replica serves
+//! tokio::join!(
+//!     webhook.run(tls, listener, shutdown),
+//!     certificate.keep(leader), // watch::Receiver<bool>: who takes the steps of a renewal
+//!     cluster::watch(client, facts),
+//!     following.run(),
+//! );
+//! ```
+//!
 //! Bound: a review of at most 4 MiB; nothing is kept between two.
 
 use std::collections::BTreeMap;

@@ -31,7 +31,7 @@ pub(super) fn identity(
 ///
 /// # Errors
 /// When a directory cannot be used.
-pub(super) fn begin(files: &FilesSettings) -> Result<(mpsc::Receiver<Edit>, Option<Box<dyn StatusSink>>), RunError> {
+pub(super) fn begin(files: &FilesSettings) -> Result<Opened, RunError> {
     let status = match &files.status_dir {
         Some(directory) => {
             let reports = Reports::begin(StatusDir::open(directory)?).map_err(RunError::Thread)?;

@@ -83,7 +83,7 @@ impl Cluster {
         self,
         shared: &mut Shared<'_>,
         end: watch::Receiver<bool>,
-    ) -> Result<(mpsc::Receiver<Edit>, Option<Box<dyn StatusSink>>), RunError> {
+    ) -> Result<Opened, RunError> {
         let KubernetesSettings { namespace, revision, .. } = &self.settings;
         let leader = self.stand(shared, end.clone());
         let metrics = kubernetes::Metrics::default();

@@ -1,5 +1,7 @@
 //! `caBundle` in every webhook of the configuration: compared whenever the configuration or the CA changes, patched by the leader
-//! where it differs. Every replica looks, so that each knows whether it is trusted.
+//! where it differs, and by any replica whose own certificate it does not trust, which cannot wait for an election: pods would
+//! be refused meanwhile. Others leave what differs to the leader, so that one that sees a step of a renewal late takes
+//! nothing back.
 
 use std::time::Duration;
 
@@ -55,8 +57,8 @@ pub(super) async fn keep(
     loop {
         let (leads, wanted) = (*leader.borrow_and_update(), trust.borrow_and_update().clone());
         if let Configuration::There(configuration) = &seen
-            && leads
             && retry_at.is_none()
+            && (leads || !trusts(configuration, &wanted.signer))
             && let Some(patch) = plan(configuration, &wanted.bundle)
         {
             let params = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };

@@ -187,41 +187,43 @@ async fn what_cannot_be_read_is_the_askers_fault_and_what_cannot_be_known_is_our
     }
 }
 
+/// The words of a pod.
+const WORDS: &[&str] = &[
+    "name",
+    "metadata",
+    "spec",
+    "containers",
+    "initContainers",
+    "volumes",
+    "labels",
+    "annotations",
+    "weft.dev/inject",
+    "weft.dev/injected",
+    "weft-sidecar",
+    "readinessProbe",
+    "httpGet",
+    "port",
+    "lifecycle",
+    "preStop",
+    "securityContext",
+    "runAsUser",
+    "restartPolicy",
+    "Always",
+    "",
+];
+
 /// Any JSON, with the words of a pod more often than others.
 fn values() -> impl Strategy<Value = Value> {
-    let words = [
-        "name",
-        "metadata",
-        "spec",
-        "containers",
-        "initContainers",
-        "volumes",
-        "labels",
-        "annotations",
-        "weft.dev/inject",
-        "weft.dev/injected",
-        "weft-sidecar",
-        "readinessProbe",
-        "httpGet",
-        "port",
-        "lifecycle",
-        "preStop",
-        "securityContext",
-        "runAsUser",
-        "restartPolicy",
-        "Always",
-        "",
-    ];
     let leaf = prop_oneof![
         Just(Value::Null),
         any::<bool>().prop_map(Value::from),
         any::<i64>().prop_map(Value::from),
-        prop::sample::select(&words[..]).prop_map(Value::from),
+        prop::sample::select(WORDS).prop_map(Value::from),
     ];
-    leaf.prop_recursive(6, 48, 4, move |inner| {
+    leaf.prop_recursive(6, 48, 4, |inner| {
         prop_oneof![
             prop::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
-            prop::collection::vec((prop::sample::select(&words[..]), inner), 0..5).prop_map(|entries| Value::Object(
+            prop::collection::vec((prop::sample::select(WORDS), inner), 0..5).prop_map(|entries| Value::Object(
                 entries.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()
             )),
         ]
