@@ -226,7 +226,7 @@ fn service(namespace: &str, name: &str) -> Service {
             name: "http".into(),
             port: 80,
             target: TargetPort::Number(8080),
-            protocol: Protocol::Http1,
+            protocol: Protocol::Http,
         }],
         selector: BTreeMap::new(),
         publish_not_ready: false,
@@ -519,7 +519,7 @@ async fn programmed_waits_for_the_proxies_and_is_written_when_it_changes() {
     let created = routes.create(&PostParams::default(), &route("canary", &["reviews"])).await.unwrap();
     replica.see(&[created]);
     let base = format!("{CONTROLLER_NAME} reviews: Accepted=True(1) ResolvedRefs=True(1)");
-    let took = until("accepted, whatever proxies do", &routes, "canary", &[base.clone()]).await;
+    let took = until("accepted, whatever proxies do", &routes, "canary", std::slice::from_ref(&base)).await;
     assert!(took < Duration::from_secs(1), "{took:?}");
     let took = until("too late", &routes, "canary", &[format!("{base} {PROGRAMMED}=False(1)")]).await;
     assert!((8.5..11.0).contains(&took.as_secs_f64()), "{took:?}");

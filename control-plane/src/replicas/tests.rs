@@ -96,7 +96,8 @@ async fn replicas_answer_each_other_and_nobody_else_is_asked_or_answered() {
     stranger.serve(own(), SocketAddr::new(address(4), port)).await;
 
     let (me, a, b) = (("me", address(1)), ("a", address(1)), ("b", address(2)));
-    let rows: [(&str, SpiffeId, &[(&str, IpAddr)], usize, &[&str]); 6] = [
+    type Row<'a> = (&'a str, SpiffeId, &'a [(&'a str, IpAddr)], usize, &'a [&'a str]);
+    let rows: [Row<'_>; 6] = [
         ("alone", own(), &[me], 1, &[]),
         ("two more", own(), &[me, a, b], 3, &[]),
         ("a workload is not believed", own(), &[me, b, ("web", address(3))], 2, &["web"]),

@@ -293,7 +293,8 @@ mod tests {
     fn it_is_said_once_when_all_have_it_and_false_after_ten_seconds() {
         let silent = ["weft-control-plane-b".to_owned()];
         let none: &[String] = &[];
-        let rows: [(&str, Vec<(u64, Progress, &[String])>, Vec<&str>); 9] = [
+        type Row<'a> = (&'a str, Vec<(u64, Progress, &'a [String])>, Vec<&'a str>);
+        let rows: [Row<'_>; 9] = [
             (
                 "nobody uses it",
                 vec![(0, progress(0, 0, ""), none)],

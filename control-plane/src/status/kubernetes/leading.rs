@@ -2,7 +2,6 @@
 //! took. One loop owns it all; requests are futures beside it.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
-use std::future::Future;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -284,27 +283,25 @@ fn question(about: &About, state: &Translated) -> ServiceQuestion {
 }
 
 impl Write {
-    fn make(self, client: Client) -> impl Future<Output = (ObjectKey, Outcome)> {
-        async move {
-            let Self { key, version, entries } = self;
-            let Some(resource) = kinds::resource(key.kind) else { return (key, Outcome::Gone) };
-            let routes = Api::<Route>::namespaced_with(client, &key.name.namespace, &resource);
-            // Named versions make it a replace of exactly what was read.
-            let patch = json!({"metadata": {"resourceVersion": version}, "status": {"parents": entries}});
-            let params = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
-            let patch = Patch::Merge(&patch);
-            let written = tokio::time::timeout(TIME_LIMIT, routes.patch_status(&key.name.name, &params, &patch)).await;
-            let outcome = match written {
-                Ok(Ok(route)) => match kinds::read(key.kind, route) {
-                    Some((_, live)) => Outcome::Written(live),
-                    None => Outcome::Failed("the API server's answer has no name or version".to_owned()),
-                },
-                Ok(Err(kube::Error::Api(status))) if status.code == 409 => Outcome::Conflict(version),
-                Ok(Err(kube::Error::Api(status))) if status.code == 404 => Outcome::Gone,
-                Ok(Err(error)) => Outcome::Failed(error.to_string()),
-                Err(_) => Outcome::Failed(format!("no answer within {TIME_LIMIT:?}")),
-            };
-            (key, outcome)
-        }
+    async fn make(self, client: Client) -> (ObjectKey, Outcome) {
+        let Self { key, version, entries } = self;
+        let Some(resource) = kinds::resource(key.kind) else { return (key, Outcome::Gone) };
+        let routes = Api::<Route>::namespaced_with(client, &key.name.namespace, &resource);
+        // Named versions make it a replace of exactly what was read.
+        let patch = json!({"metadata": {"resourceVersion": version}, "status": {"parents": entries}});
+        let params = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
+        let patch = Patch::Merge(&patch);
+        let written = tokio::time::timeout(TIME_LIMIT, routes.patch_status(&key.name.name, &params, &patch)).await;
+        let outcome = match written {
+            Ok(Ok(route)) => match kinds::read(key.kind, route) {
+                Some((_, live)) => Outcome::Written(live),
+                None => Outcome::Failed("the API server's answer has no name or version".to_owned()),
+            },
+            Ok(Err(kube::Error::Api(status))) if status.code == 409 => Outcome::Conflict(version),
+            Ok(Err(kube::Error::Api(status))) if status.code == 404 => Outcome::Gone,
+            Ok(Err(error)) => Outcome::Failed(error.to_string()),
+            Err(_) => Outcome::Failed(format!("no answer within {TIME_LIMIT:?}")),
+        };
+        (key, outcome)
     }
 }
