@@ -107,6 +107,8 @@ pub mod ports {
     pub const ADMIN: u16 = 15000;
     /// Sidecar: outbound, loopback only.
     pub const OUTBOUND: u16 = 15001;
+    /// Sidecar: nobody listens on it. What the sidecar itself sends there is redirected to [`OUTBOUND`], if anything is.
+    pub const REDIRECT_CHECK: u16 = 15002;
     /// Sidecar: inbound.
     pub const INBOUND: u16 = 15006;
     /// Sidecar: metrics.
