@@ -99,7 +99,9 @@ fn helm_test(app: &HelmTest) -> ExitCode {
             Ok(terminate) => terminate,
             Err(error) => return Err(error.to_string()),
         };
-        let shutdown = async { drop(terminate.recv().await) };
+        let shutdown = async {
+            let _ = terminate.recv().await;
+        };
         app.run(shutdown).await.map_err(|error| error.to_string())
     });
     match told {

@@ -3,9 +3,8 @@
 use std::sync::Arc;
 use std::time::SystemTime;
 
-
-use super::{Opened, RunError};
 use super::reporting::Reports;
+use super::{Opened, RunError};
 use crate::identity::{Authenticator, Authority, FileAuthority, JoinTokens};
 use crate::settings::{FilesSettings, Settings};
 use crate::source::files;

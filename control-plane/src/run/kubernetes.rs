@@ -78,11 +78,7 @@ impl Cluster {
     ///
     /// # Errors
     /// What cannot be opened.
-    pub(super) async fn begin(
-        self,
-        shared: &mut Shared<'_>,
-        end: watch::Receiver<bool>,
-    ) -> Result<Opened, RunError> {
+    pub(super) async fn begin(self, shared: &mut Shared<'_>, end: watch::Receiver<bool>) -> Result<Opened, RunError> {
         let KubernetesSettings { namespace, revision, .. } = &self.settings;
         let leader = self.stand(shared, end.clone());
         let metrics = kubernetes::Metrics::default();
