@@ -1,19 +1,16 @@
 //! Whether the cluster's versions allow native sidecars: the API server and every kubelet must be 1.29 or later, where init
 //! containers with `restartPolicy: Always` are on by default. One older kubelet would run them to their end, for ever.
 //!
-//! [`watch`] keeps the facts true: nodes are watched, and the API server is asked again every [`REREAD`] (it may be upgraded
-//! while we run). What cannot be found out leaves the last known facts; before anything is known, sidecars are classic.
+//! [`watch`] keeps the facts true: the source watches the nodes anyway, and the API server is asked again every [`REREAD`] (it
+//! may be upgraded while we run). What cannot be found out leaves the last known facts; before anything is known, sidecars are
+//! classic.
 //!
-//! Bound: one version a node.
+//! Bound: two versions.
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
-use futures_util::StreamExt as _;
-use k8s_openapi::api::core::v1::Node;
-use kube::runtime::{WatchStreamExt as _, watcher};
-use kube::{Api, Client};
+use kube::Client;
 use tokio::sync::watch;
 
 use super::Mode;
@@ -24,8 +21,6 @@ const REREAD: Duration = Duration::from_secs(600);
 const FIRST_BACKOFF: Duration = Duration::from_secs(1);
 const LAST_BACKOFF: Duration = Duration::from_secs(60);
 const TIME_LIMIT: Duration = Duration::from_secs(10);
-/// Nodes come in pages of this many.
-const PAGE: u32 = 100;
 
 /// `1.36`
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -72,9 +67,9 @@ impl ClusterFacts {
     }
 }
 
-/// Keeps `facts` true. Never ends; drop it to stop.
-pub async fn watch(client: Client, facts: watch::Sender<ClusterFacts>) {
-    tokio::join!(server(&client, &facts), nodes(&client, &facts));
+/// Keeps `facts` true, whose `kubelets` are the oldest as (major, minor). Never ends; drop it to stop.
+pub async fn watch(client: Client, kubelets: watch::Receiver<Option<(u32, u32)>>, facts: watch::Sender<ClusterFacts>) {
+    tokio::join!(server(&client, &facts), nodes(kubelets, &facts));
 }
 
 async fn server(client: &Client, facts: &watch::Sender<ClusterFacts>) {
@@ -96,36 +91,14 @@ async fn server(client: &Client, facts: &watch::Sender<ClusterFacts>) {
     }
 }
 
-async fn nodes(client: &Client, facts: &watch::Sender<ClusterFacts>) {
-    let pages = watcher::Config::default().page_size(PAGE);
-    let mut changes = std::pin::pin!(watcher(Api::<Node>::all(client.clone()), pages).default_backoff());
-    let mut kubelets = BTreeMap::new();
-    let mut listed = BTreeMap::new();
-    while let Some(event) = changes.next().await {
-        match event {
-            Ok(watcher::Event::Init) => listed.clear(),
-            Ok(watcher::Event::InitApply(node)) => note(&mut listed, &node),
-            Ok(watcher::Event::InitDone) => kubelets = std::mem::take(&mut listed),
-            Ok(watcher::Event::Apply(node)) => note(&mut kubelets, &node),
-            Ok(watcher::Event::Delete(node)) => drop(kubelets.remove(&node.metadata.name.unwrap_or_default())),
-            Err(error) => {
-                tracing::debug!(%error, "cannot watch the nodes");
-                continue;
-            }
-        }
-        let oldest = kubelets.values().copied().min();
+async fn nodes(mut kubelets: watch::Receiver<Option<(u32, u32)>>, facts: &watch::Sender<ClusterFacts>) {
+    loop {
+        let oldest = kubelets.borrow_and_update().map(|(major, minor)| Version { major, minor });
         learn(facts, |facts| facts.oldest_kubelet = oldest);
-    }
-}
-
-/// A node that does not say its version (it is only just joining) says it in the next event.
-fn note(kubelets: &mut BTreeMap<String, Version>, node: &Node) {
-    let info = node.status.as_ref().and_then(|status| status.node_info.as_ref());
-    let windows = info.is_some_and(|info| info.operating_system == "windows");
-    match info.and_then(|info| Version::parse(&info.kubelet_version)) {
-        // No pod of ours goes there.
-        Some(version) if !windows => drop(kubelets.insert(node.metadata.name.clone().unwrap_or_default(), version)),
-        _ => {}
+        if kubelets.changed().await.is_err() {
+            // The source has ended, and with it the process is about to.
+            return;
+        }
     }
 }
 
