@@ -66,8 +66,8 @@ pub(crate) enum Command {
     Install(InstallArgs),
     /// Remove Weft
     ///
-    /// Refuses while pods still have sidecars. What other meshes and tools may share is kept: the Gateway API's CRDs, and
-    /// without --purge the mesh's root, so that a new installation trusts the same certificates.
+    /// Refuses while pods still have sidecars. The mesh's root goes with its last control plane, so a new installation is a
+    /// new mesh. The Gateway API's CRDs are kept, and without --purge the namespace.
     #[command(after_help = UNINSTALL)]
     Uninstall(UninstallArgs),
     /// Say whether the cluster is ready for Weft, or Weft is well, and what to do if not
@@ -105,7 +105,7 @@ pub(crate) enum Command {
 const INSTALL: &str = "\
 Examples:
   weft install --wait
-  weft install --ha --set logLevel=debug --wait
+  weft install --ha --set controlPlane.logLevel=debug --wait
   weft install -f values.yaml --render > weft.yaml
   weft install --revision next --wait   # beside the one that is there";
 
@@ -141,7 +141,7 @@ pub(crate) struct InstallArgs {
 /// Which helm.
 #[derive(Debug, Args)]
 pub(crate) struct HelmArgs {
-    /// The helm program, 3.8 or later
+    /// The helm program, 3.14 or later
     #[arg(long, env = "WEFT_HELM", default_value = "helm", value_name = "FILE")]
     pub(crate) helm: String,
 }
@@ -149,7 +149,7 @@ pub(crate) struct HelmArgs {
 const UNINSTALL: &str = "\
 Examples:
   weft uninstall
-  weft uninstall --purge   # the mesh's root and the namespace as well";
+  weft uninstall --purge   # the namespace as well";
 
 /// The flags of `uninstall`.
 #[derive(Debug, Args)]
@@ -160,7 +160,7 @@ pub(crate) struct UninstallArgs {
     /// Even if pods still have sidecars
     #[arg(long)]
     pub(crate) force: bool,
-    /// Delete the namespace and the mesh's root in it, too
+    /// Delete the namespace, too, unless something else runs there
     #[arg(long)]
     pub(crate) purge: bool,
     /// The helm program

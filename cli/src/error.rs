@@ -75,7 +75,7 @@ pub(crate) enum Error {
     },
     /// helm is not there.
     #[error(
-        "`{program}` was not found. weft installs its chart through helm 3.8 or later: see \
+        "`{program}` was not found. weft installs its chart through helm 3.14 or later: see \
          https://helm.sh/docs/intro/install (`brew install helm`, `snap install helm --classic`, `winget install \
          Helm.Helm`), or pass --helm FILE"
     )]
@@ -102,14 +102,22 @@ pub(crate) enum Error {
     NotReady,
     /// Pods that would be left without their control plane.
     #[error(
-        "{pods} pods still have sidecars, which would go on with what they know until they end ({some}); unlabel their \
-         namespaces and restart them first, or pass --force"
+        "{pods} still with a sidecar, which would go on with what it knows until it ends ({some}): unlabel the namespaces \
+         and restart the workloads first, or pass --force"
     )]
     StillMeshed {
-        /// How many.
-        pods: usize,
+        /// How many, as `3 pods`.
+        pods: String,
         /// Some of them.
         some: String,
+    },
+    /// A namespace that is not Weft's alone.
+    #[error("namespace {namespace} is kept, so nothing was done: {others} also run there; leave out --purge")]
+    Shared {
+        /// Which.
+        namespace: String,
+        /// What else is there.
+        others: String,
     },
     /// Something did not happen in time.
     #[error("{what} did not happen within {within}: {last}")]

@@ -1,5 +1,5 @@
-//! `weft version`: which version runs where. Exit code 0 even when the cluster has no Weft: this program's version is an
-//! answer, too.
+//! `weft version`: which version runs where. A cluster without Weft is an answer, not an error; one that cannot be asked is
+//! an error, after this program's own version.
 
 use std::collections::BTreeMap;
 use std::process::ExitCode;
@@ -15,7 +15,7 @@ use crate::check::{PodFacts, Seen, list, running_versions};
 use crate::cluster::Cluster;
 use crate::error::Error;
 use crate::names::{MESH_TLS, Mesh};
-use crate::output::{self, Format, Table};
+use crate::output::{self, Table};
 
 const OWN: &str = env!("CARGO_PKG_VERSION");
 
@@ -32,29 +32,27 @@ struct Versions {
     sidecars: Option<BTreeMap<String, usize>>,
 }
 
-/// `weft version`.
+/// `weft version`. What is known is printed, also when the rest cannot be had.
 ///
 /// # Errors
 /// When the API server cannot be asked.
 pub(crate) async fn run(target: &Target, args: &VersionArgs) -> Result<ExitCode, Error> {
     let mut versions = Versions { client: OWN.to_owned(), control_plane: None, sidecars: None };
-    if !args.client {
-        let mesh = target.mesh();
-        let cluster = match Cluster::of(target).await {
-            Ok(cluster) => cluster,
-            // Without any kubeconfig there is no cluster to be wrong about.
-            Err(Error::NoKubeconfig) if args.output.output == Format::Table => {
-                output::say("no kubeconfig, so only this program's version (--client says no more either)");
-                output::print(&show(&versions))?;
-                return Ok(ExitCode::SUCCESS);
-            }
-            Err(error) => return Err(error),
-        };
-        versions.control_plane = Some(control_plane(&cluster, &mesh).await?);
-        versions.sidecars = Some(sidecars(&cluster).await?);
-    }
+    let asked = if args.client { Ok(()) } else { ask(target, &mut versions).await };
     output::print_as(args.output.output, &versions, |_| show(&versions))?;
+    match asked {
+        // Without any kubeconfig there is no cluster to be wrong about.
+        Err(Error::NoKubeconfig) => output::say("no kubeconfig, so this program's version is all there is to say"),
+        asked => asked?,
+    }
     Ok(ExitCode::SUCCESS)
+}
+
+async fn ask(target: &Target, versions: &mut Versions) -> Result<(), Error> {
+    let cluster = Cluster::of(target).await?;
+    versions.control_plane = Some(control_plane(&cluster, &target.mesh()).await?);
+    versions.sidecars = Some(sidecars(&cluster).await?);
+    Ok(())
 }
 
 async fn control_plane(cluster: &Cluster, mesh: &Mesh) -> Result<BTreeMap<String, usize>, Error> {

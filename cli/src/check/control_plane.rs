@@ -8,7 +8,7 @@ use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{Pod, Service};
 
 use super::facts::{Facts, Health, Seen, now};
-use super::finding::{Finding, Group, count, some};
+use super::finding::{Finding, Group, Level, count, some};
 use super::pods::{image_version, why_not_running};
 use crate::duration;
 use crate::names::Mesh;
@@ -31,7 +31,11 @@ pub(super) fn check(facts: &Facts, health: &Health) -> Vec<Finding> {
                     .fix("weft install --wait (or say with --weft-namespace where it is)"),
             ];
         }
-        Seen::Unknown(why) => return vec![Finding::unknown(GROUP, "deployment", "the control plane", why)],
+        // The one fact that the whole answer is about: nobody may take this for "nothing is wrong".
+        Seen::Unknown(why) => {
+            let unknown = Finding::unknown(GROUP, "deployment", "the control plane", why);
+            return vec![Finding { level: Level::Error, ..unknown }];
+        }
     };
     let pods = health.pods.found().map_or(&[][..], Vec::as_slice);
     vec![
@@ -179,7 +183,6 @@ mod tests {
     use k8s_openapi::jiff::Timestamp;
     use serde_json::{Value, json};
 
-    use super::super::finding::Level;
     use super::super::fixtures::{at, mesh};
     use super::*;
 

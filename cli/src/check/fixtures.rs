@@ -67,6 +67,6 @@ pub(super) fn pod(namespace: &str, name: &str) -> PodFacts {
         host_network: false,
         over: false,
         created: Some(at(0)),
-        sidecar: Some(Sidecar { version: "0.1.0".to_owned(), ready: true, why: None }),
+        sidecar: Some(Sidecar { version: "0.1.0".to_owned(), revision: String::new(), ready: true, why: None }),
     }
 }

@@ -9,7 +9,7 @@ use crate::duration;
 
 const GROUP: Group = Group::Kubernetes;
 /// The oldest API server that Weft runs on.
-const OLDEST: (u32, u32) = (1, 25);
+const OLDEST: (u32, u32) = (1, 27);
 /// From this kubelet on, native sidecars work: an init container that goes on (`restartPolicy: Always`).
 const NATIVE_SIDECARS: (u32, u32) = (1, 29);
 /// Routes may have a Service as their parent from this release on.
@@ -137,8 +137,8 @@ mod tests {
     #[test]
     fn an_api_server_must_be_new_enough() {
         for (minor, expected) in [
-            (Some((1, 24)), Level::Error),
-            (Some((1, 25)), Level::Ok),
+            (Some((1, 26)), Level::Error),
+            (Some((1, 27)), Level::Ok),
             (Some((1, 36)), Level::Ok),
             (Some((2, 0)), Level::Ok),
             (None, Level::Warning),

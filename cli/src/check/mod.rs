@@ -41,7 +41,7 @@ mod workloads;
 
 pub(crate) use control_plane::running_versions;
 pub(crate) use facts::Seen;
-pub(crate) use finding::{Report, some};
+pub(crate) use finding::{Report, count, some};
 pub(crate) use gather::list;
 pub(crate) use pods::PodFacts;
 

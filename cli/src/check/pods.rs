@@ -43,6 +43,8 @@ pub(crate) struct Owner {
 pub(crate) struct Sidecar {
     /// Its version; its image where that says none.
     pub(crate) version: String,
+    /// The revision whose control plane injected it.
+    pub(crate) revision: String,
     /// Whether it is ready.
     pub(crate) ready: bool,
     /// Why not, if kubelet says.
@@ -100,6 +102,7 @@ fn deployment_of(kind: &str, name: &str, labels: &BTreeMap<String, String>) -> O
 #[derive(Deserialize)]
 struct Injected {
     version: Option<String>,
+    revision: Option<String>,
 }
 
 /// Native sidecars are among the init containers, classic ones among the others.
@@ -108,7 +111,8 @@ fn sidecar(pod: &Pod) -> Option<Sidecar> {
     let mut containers = spec.init_containers.iter().flatten().chain(&spec.containers);
     let container = containers.find(|container| container.name == SIDECAR)?;
     let written = pod.metadata.annotations.as_ref().and_then(|notes| notes.get(INJECTED));
-    let written = written.and_then(|text| serde_json::from_str::<Injected>(text).ok()?.version);
+    let written = written.and_then(|text| serde_json::from_str::<Injected>(text).ok());
+    let (written, revision) = written.map(|written| (written.version, written.revision)).unwrap_or_default();
     let image = container.image.clone().unwrap_or_default();
     let status = pod.status.as_ref();
     let statuses =
@@ -116,6 +120,7 @@ fn sidecar(pod: &Pod) -> Option<Sidecar> {
     let status = statuses.into_iter().flatten().flatten().find(|status| status.name == SIDECAR);
     Some(Sidecar {
         version: written.or_else(|| image_version(&image)).unwrap_or(image),
+        revision: revision.unwrap_or_default(),
         ready: status.is_some_and(|status| status.ready),
         why: status.and_then(why_not_running),
     })

@@ -53,7 +53,7 @@ pub(super) fn check(facts: &Facts, health: &Health, control_plane: Option<&str>)
     findings.extend(lying(&pods));
     let meshed: Vec<&PodFacts> = pods.into_iter().filter(|pod| pod.sidecar.is_some()).collect();
     findings.extend(not_ready(&meshed, now(facts)));
-    findings.extend(control_plane.and_then(|version| outdated(&meshed, version)));
+    findings.extend(control_plane.and_then(|version| outdated(mesh, &meshed, version)));
     let well = findings.iter().all(|finding| ["namespaces", "other-meshes"].contains(&finding.check));
     if well && !meshed.is_empty() {
         findings.push(Finding::ok(GROUP, "pods", format!("{} in the mesh, all ready", count(meshed.len(), "pod"))));
@@ -150,10 +150,13 @@ fn not_ready(pods: &[&PodFacts], now: SystemTime) -> Option<Finding> {
     )
 }
 
-fn outdated(pods: &[&PodFacts], control_plane: &str) -> Option<Finding> {
+/// Another revision's sidecars have their own control plane's version.
+fn outdated(mesh: &Mesh, pods: &[&PodFacts], control_plane: &str) -> Option<Finding> {
     let mut versions: BTreeMap<&str, Vec<&PodFacts>> = BTreeMap::new();
     for &pod in pods {
-        if let Some(sidecar) = pod.sidecar.as_ref().filter(|sidecar| sidecar.version != control_plane) {
+        if let Some(sidecar) =
+            pod.sidecar.as_ref().filter(|sidecar| sidecar.version != control_plane && sidecar.revision == mesh.revision)
+        {
             versions.entry(&sidecar.version).or_default().push(pod);
         }
     }

@@ -22,7 +22,9 @@ impl Table {
     /// Lines, each behind `indent` spaces.
     pub(crate) fn render(&self, indent: usize) -> String {
         let columns = self.rows.iter().map(Vec::len).max().unwrap_or(0);
-        let width = |column: usize| self.rows.iter().filter_map(|row: &Vec<String>| row.get(column)).map(|cell: &String| count(cell)).max();
+        let width = |column: usize| {
+            self.rows.iter().filter_map(|row: &Vec<String>| row.get(column)).map(|cell: &String| count(cell)).max()
+        };
         let widths: Vec<usize> = (0..columns).map(|column| width(column).unwrap_or(0)).collect();
         let mut text = String::new();
         for row in &self.rows {
