@@ -5,14 +5,17 @@ use std::time::{Duration, SystemTime};
 use time::OffsetDateTime;
 use time::macros::format_description;
 
+/// Nobody waits for longer, and clocks can be added to it.
+const LONGEST: Duration = Duration::from_secs(365 * 86_400);
+
 /// Reads `60s`, `5m`, `1m30s`, `500ms`, or seconds without a unit.
 ///
 /// # Errors
 /// When it is none of these.
 pub(crate) fn parse(text: &str) -> Result<Duration, String> {
-    let bad = || format!("`{text}` is not a duration such as 60s, 5m or 1m30s");
+    let bad = || format!("`{text}` is not a duration such as 60s, 5m or 1m30s, and at most a year");
     if let Ok(seconds) = text.parse() {
-        return Ok(Duration::from_secs(seconds));
+        return Some(Duration::from_secs(seconds)).filter(|length| *length <= LONGEST).ok_or_else(bad);
     }
     let mut total = Duration::ZERO;
     let mut rest = text;
@@ -30,7 +33,7 @@ pub(crate) fn parse(text: &str) -> Result<Duration, String> {
         total = part.and_then(|part| total.checked_add(part)).ok_or_else(bad)?;
         rest = after;
     }
-    if text.is_empty() { Err(bad()) } else { Ok(total) }
+    if text.is_empty() || total > LONGEST { Err(bad()) } else { Ok(total) }
 }
 
 /// The two largest units: `3 d 4 h`, `12 min`, `45 s`.
@@ -91,6 +94,9 @@ mod tests {
             ("5w", None),
             ("99999999999999999999s", None),
             ("18446744073709551615h", None),
+            ("8760h", Some(31_536_000_000)),
+            ("8761h", None),
+            ("18446744073709551615", None),
         ] {
             assert_eq!(parse(text).ok(), expected.map(Duration::from_millis), "{text:?}");
         }
