@@ -26,6 +26,8 @@ pub(crate) struct Cluster {
     pub(crate) client: Client,
     /// Where it is.
     pub(crate) url: String,
+    /// Which kubeconfig said so.
+    kubeconfig: String,
 }
 
 /// What the API server says about itself.
@@ -53,7 +55,7 @@ impl Cluster {
         let url = config.cluster_url.to_string().trim_end_matches('/').to_owned();
         let client = Client::try_from(config)
             .map_err(|error| Error::Kubeconfig { file: file_of(target), why: explain(&error) })?;
-        Ok(Self { client, url })
+        Ok(Self { client, url, kubeconfig: file_of(target) })
     }
 
     /// Asks for the version.
@@ -83,7 +85,7 @@ impl Cluster {
             kube::Error::Api(status) if status.code == 401 => Error::Unauthorized { url },
             kube::Error::Api(status) if status.code == 403 => Error::Forbidden { what, why },
             kube::Error::Service(_) | kube::Error::HyperError(_) => Error::Unreachable { url, why },
-            kube::Error::Auth(_) => Error::Kubeconfig { file: "in use".to_owned(), why },
+            kube::Error::Auth(_) => Error::Kubeconfig { file: self.kubeconfig.clone(), why },
             _ => Error::Api { what, why },
         }
     }
