@@ -16,7 +16,7 @@ use kube::api::{DeleteParams, DynamicObject, Patch, PatchParams, PostParams};
 use serde_json::{Value, json};
 use weft_control_plane::model::{Kind, ObjectKey, ObjectName};
 use weft_control_plane::source::{Problem, Severity};
-use weft_control_plane::status::{CONTROLLER_NAME, PROGRAMMED};
+use weft_control_plane::status::{CONTROLLER_NAME, PROGRAMMED, StatusSink as _};
 
 use cluster::{Cluster, entries, eventually, ours, route, until};
 use replica::Replica;
@@ -201,7 +201,7 @@ async fn an_object_that_cannot_be_taken_says_so_until_it_can() {
     until("good", &routes, "canary", &[ours("reviews", true, 1)]).await;
     let path = |value: &str| json!({"spec": {"rules": [{"matches": [{"path": {"type": "Exact", "value": value}}]}]}});
     routes.patch("canary", &PatchParams::default(), &Patch::Merge(&path("/a"))).await.unwrap();
-    replica.status.on_problems(&[Problem {
+    replica.status.on_problems(vec![Problem {
         file: String::new(),
         line: 0,
         column: 0,
@@ -217,7 +217,7 @@ async fn an_object_that_cannot_be_taken_says_so_until_it_can() {
     assert_eq!(condition["message"], "spec.rules[0]: is beyond us; generation 1 stays in effect");
     let mended = routes.patch("canary", &PatchParams::default(), &Patch::Merge(&path("/b"))).await.unwrap();
     replica.see(&[mended]);
-    replica.status.on_problems(&[]);
+    replica.status.on_problems(vec![]);
     until("mended", &routes, "canary", &[ours("reviews", true, 3)]).await;
     cluster.end().await;
 }

@@ -14,7 +14,7 @@ use weft_control_plane::model::{
     Service, ServiceKind, ServicePort, TargetPort,
 };
 use weft_control_plane::replicas::{Gathered, Progresses};
-use weft_control_plane::status::{KubernetesStatus, Metrics};
+use weft_control_plane::status::{KubernetesStatus, Metrics, StatusSink as _};
 use weft_control_plane::translate::{MeshConfig, Translator};
 use weft_proto::v1::{Laggard, Progress, ProgressRequest, ProgressResponse, Protocol};
 
@@ -74,7 +74,7 @@ impl Replica {
 
     pub(crate) fn take(&mut self, batch: Batch) {
         let (state, touched) = self.translator.apply(batch);
-        self.status.on_state(state, touched.statuses);
+        self.status.on_state(state, touched.statuses, false);
     }
 
     /// As a source does that sees the object.

@@ -161,7 +161,7 @@ impl Mesh {
 
     /// A certificate of the mesh that `Certify` would not give: one for so short a time.
     pub(crate) fn short_svid(&self, id: &str, ttl: Duration) -> Svid {
-        let authority = FileAuthority::open(&self.settings.state_dir, "cluster.local", SystemTime::now()).unwrap();
+        let authority = FileAuthority::open(&self.files().state_dir, "cluster.local", SystemTime::now()).unwrap();
         Svid::signed_by(&authority, id, ttl)
     }
 
