@@ -439,7 +439,8 @@ impl Edits {
     }
 
     fn list(&mut self, path: &[&str], len: Option<usize>, record: &mut Record, needed: bool) {
-        if needed {
+        // An empty one that nothing is added to is remembered, too: the way back takes away what it finds empty.
+        if needed || len == Some(0) {
             self.there(path, len, json!([]), record);
         }
     }
