@@ -40,7 +40,7 @@ use kubernetes::Cluster;
 use translation::Translation;
 
 const DISCOVERY: &str = "port 15012";
-/// What a graceful stop may take beyond the connections' own drain.
+/// What a graceful stop may take beyond the connections' own.
 const STOP_MARGIN: Duration = Duration::from_secs(5);
 
 /// Why the control plane does not run.
@@ -219,7 +219,7 @@ impl ControlPlane {
             "translation"
         });
         tracing::info!(%discovery_address, %admin_address, "serving");
-        Ok(Self { discovery_address, admin_address, ending, draining, drain: settings.ages.drain, tasks, graceful })
+        Ok(Self { discovery_address, admin_address, ending, draining, drain: settings.ages.stop(), tasks, graceful })
     }
 
     /// Waits for something to end that should not. Cancel safe.

@@ -257,14 +257,19 @@ impl RunFlags {
                 tracing_sample_per_10000: sample?,
                 ..MeshConfig::default()
             };
+            let source = source?;
+            let ages = match source {
+                SourceSettings::Files(_) => Ages::default(),
+                SourceSettings::Kubernetes(_) => Ages::behind_a_service(),
+            };
             let settings = Settings {
-                source: source?,
+                source,
                 mesh,
                 identity: identity?,
                 certificate_ttl: certificate_ttl?,
                 discovery_address: discovery_address?,
                 admin_address: admin_address?,
-                ages: Ages::default(),
+                ages,
             };
             Some((settings, Logging { filter: filter?, json: json? }))
         };

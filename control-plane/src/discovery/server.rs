@@ -91,6 +91,12 @@ impl Default for Ages {
 }
 
 impl Ages {
+    /// Those of a replica behind a Kubernetes Service.
+    pub fn behind_a_service() -> Self {
+        let heard = Duration::from_secs(3);
+        Self { leaving: heard, spread: heard, ..Self::default() }
+    }
+
     /// The longest that a graceful stop takes.
     pub fn stop(&self) -> Duration {
         self.leaving + self.spread + self.drain + self.handshake

@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use kube::Client;
 use tokio::sync::watch;
@@ -32,6 +32,8 @@ pub(super) struct Injection<'a> {
     pub(super) oldest_kubelet: watch::Receiver<Option<(u32, u32)>>,
     pub(super) unenforced: watch::Receiver<Arc<BTreeMap<String, Vec<String>>>>,
     pub(super) leader: watch::Receiver<bool>,
+    /// How long the API server may still ask a replica that is going.
+    pub(super) leaving: Duration,
 }
 
 impl Injection<'_> {
@@ -63,8 +65,13 @@ impl Injection<'_> {
         });
         let known = known(cluster, shared);
         shared.gates.push(Gate { open: known, otherwise: "the API server's version is not known yet" });
+        let leaving = self.leaving;
         shared.tasks.spawn(async move {
-            webhook.run(tls, listener, ended(end)).await;
+            let shutdown = async {
+                ended(end).await;
+                tokio::time::sleep(leaving).await;
+            };
+            webhook.run(tls, listener, shutdown).await;
             WEBHOOK
         });
         shared.graceful.insert(WEBHOOK);

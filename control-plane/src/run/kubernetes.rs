@@ -38,6 +38,7 @@ pub(super) struct Cluster {
     settings: KubernetesSettings,
     trust_domain: String,
     identity: SpiffeId,
+    leaving: Duration,
 }
 
 impl Cluster {
@@ -66,6 +67,7 @@ impl Cluster {
             settings: kubernetes.clone(),
             trust_domain,
             identity: settings.identity.clone(),
+            leaving: settings.ages.leaving,
         };
         Ok((cluster, Authenticator::ServiceAccounts(reviewer)))
     }
@@ -131,6 +133,7 @@ impl Cluster {
                 oldest_kubelet: watch.oldest_kubelet,
                 unenforced: watch.unenforced,
                 leader,
+                leaving: self.leaving,
             };
             injection.begin(shared, end).await?;
         }

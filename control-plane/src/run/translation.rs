@@ -75,7 +75,7 @@ impl Translation {
         bundle.mark_unchanged();
         let runtime = Handle::current();
         let run = move || {
-            let mut known = Vec::new();
+            let mut known = None;
             runtime.block_on(async {
                 loop {
                     tokio::select! {
@@ -140,8 +140,12 @@ impl Translation {
     }
 
     /// Logs what is newly wrong, and shows all that is wrong.
-    fn report(&self, known: &mut Vec<Problem>, now: Vec<Problem>) {
-        for problem in now.iter().filter(|problem| !known.contains(problem)) {
+    fn report(&self, known: &mut Option<Vec<Problem>>, now: Vec<Problem>) {
+        if known.as_ref() == Some(&now) {
+            return;
+        }
+        let before = known.take().unwrap_or_default();
+        for problem in now.iter().filter(|problem| !before.contains(problem)) {
             match problem.severity {
                 Severity::Error => tracing::error!("{problem}"),
                 Severity::Warning => tracing::warn!("{problem}"),
@@ -154,7 +158,7 @@ impl Translation {
         if let Some(status) = &self.status {
             status.on_problems(now.clone());
         }
-        *known = now;
+        *known = Some(now);
     }
 }
 
