@@ -74,7 +74,8 @@ mod tests {
 
     #[test]
     fn a_label_asks_for_the_revision_it_names() {
-        let rows: &[(&str, &[(&str, &str)], Option<bool>)] = &[
+        type Row<'a> = (&'a str, &'a [(&'a str, &'a str)], Option<bool>);
+        let rows: &[Row<'_>] = &[
             ("", &[], None),
             ("", &[(INJECT, "enabled")], Some(true)),
             ("", &[(INJECT, "disabled")], Some(false)),

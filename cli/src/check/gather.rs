@@ -84,7 +84,7 @@ pub(super) async fn permissions(client: &Client, mesh: &Mesh) -> Vec<Permission>
         let what = format!("{verb} {resource}{dot}{group}{place}");
         Permission { what, allowed: may(client, verb, group, resource, namespace).await }
     });
-    stream::iter(asked).buffered(AT_ONCE).collect().await
+    Box::pin(stream::iter(asked).buffered(AT_ONCE).collect()).await
 }
 
 async fn may(

@@ -144,7 +144,8 @@ mod tests {
     #[test]
     fn bundles_are_wanted_where_pods_are_and_alike() {
         let (pem, other) = (root_until(20_000), root_until(20_000));
-        let rows: &[(&str, Vec<ConfigMap>, &[&str], &[(&str, Level)])] = &[
+        type Row<'a> = (&'a str, Vec<ConfigMap>, &'a [&'a str], &'a [(&'a str, Level)]);
+        let rows: &[Row<'_>] = &[
             ("nobody opted in yet", vec![], &[], &[("trust-bundle", Level::Ok)]),
             (
                 "all well",

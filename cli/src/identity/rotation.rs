@@ -109,7 +109,8 @@ mod tests {
     #[test]
     fn each_step_says_what_it_waits_for() {
         let now = SystemTime::from(OffsetDateTime::parse("2026-11-25T20:30:00Z", &Rfc3339).unwrap());
-        let rows: &[(&str, &[(&str, &str)], bool, Option<&str>)] = &[
+        type Row<'a> = (&'a str, &'a [(&'a str, &'a str)], bool, Option<&'a str>);
+        let rows: &[Row<'_>] = &[
             ("nothing is written", &[], false, None),
             ("stable", &[(STEP, "stable"), (SINCE, WHEN)], false, None),
             ("answered", &[(STEP, "stable"), (ROTATE, "a"), (ANSWERED, "a")], false, None),
