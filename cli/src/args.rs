@@ -236,6 +236,9 @@ pub(crate) struct InjectArgs {
     /// Inject what a default installation of this version would
     #[arg(long)]
     pub(crate) defaults: bool,
+    /// Where objects go that name no namespace
+    #[arg(short, long, default_value = "default", value_name = "NAMESPACE")]
+    pub(crate) namespace: String,
 }
 
 const UNINJECT: &str = "\
