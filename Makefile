@@ -40,8 +40,8 @@ test-unit: ## Unit, property and in-process tests
 test-e2e: packages build ## Tests between pods made of network namespaces (as root)
 	@e2e/setup/run-tests.sh $(TARGET) "$(SUDO)"
 
-test-cluster: images ## Tests on a real Kubernetes of its own: the first time, eight minutes more to build that (as root)
-	@$(SUDO) e2e/setup/run-cluster-tests.sh $(TARGET) $(IMAGES)
+test-cluster: images ## Tests on a real Kubernetes of its own: the first time, eight minutes more to build that (FILTER=rollouts; as root)
+	@$(SUDO) e2e/setup/run-cluster-tests.sh $(TARGET) $(IMAGES) $(FILTER)
 
 test-slow: packages build ## The same at full length: a control plane dead for 30 s, certificates rotating for 2 minutes
 	@WEFT_E2E_SLOW=1 e2e/setup/run-tests.sh $(TARGET) "$(SUDO)"

@@ -166,9 +166,10 @@ fn served(server: &str, peer: SocketAddr, request: &Request<Incoming>) -> Served
 
 async fn respond(options: &HttpServer, request: Request<Incoming>) -> Result<Response<Body>, AppError> {
     let path = request.uri().path().to_owned();
+    let query = request.uri().query().unwrap_or_default().to_owned();
     let number = |name: &str| -> u64 {
-        let pairs = request.uri().query().unwrap_or_default().split('&').filter_map(|pair| pair.split_once('='));
-        pairs.into_iter().find(|(found, _)| *found == name).and_then(|(_, value)| value.parse().ok()).unwrap_or(0)
+        let mut pairs = query.split('&').filter_map(|pair| pair.split_once('='));
+        pairs.find(|(found, _)| *found == name).and_then(|(_, value)| value.parse().ok()).unwrap_or(0)
     };
     if let Some(status) = path.strip_prefix("/status/") {
         let mut response = Response::new(full(format!("{}\n", options.name)));

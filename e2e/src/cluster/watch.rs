@@ -80,12 +80,7 @@ impl Watch {
     ///
     /// # Errors
     /// When it does not come in time, with the last object seen.
-    pub fn until<T>(
-        &self,
-        what: &str,
-        within: Duration,
-        mut done: impl FnMut(&Seen) -> Option<T>,
-    ) -> Result<T> {
+    pub fn until<T>(&self, what: &str, within: Duration, mut done: impl FnMut(&Seen) -> Option<T>) -> Result<T> {
         let deadline = Instant::now() + within;
         let mut last = Value::Null;
         while let Ok(seen) = self.seen.recv_timeout(deadline.saturating_duration_since(Instant::now())) {

@@ -160,8 +160,13 @@ impl Cluster {
         let folder = folder.canonicalize().context(|| format!("reading {}", folder.display()))?;
         // Too large for the annotation that a client-side apply keeps.
         self.kubectl(&["apply", "--server-side", "-f", &folder.display().to_string()])?;
-        self.kubectl(&["wait", "--for=condition=Established", "crd/httproutes.gateway.networking.k8s.io", "--timeout=30s"])
-            .map(drop)
+        self.kubectl(&[
+            "wait",
+            "--for=condition=Established",
+            "crd/httproutes.gateway.networking.k8s.io",
+            "--timeout=30s",
+        ])
+        .map(drop)
     }
 
     /// `helm install`, and how long it took until everything was ready.
@@ -192,7 +197,7 @@ impl Cluster {
         let folder = self.folder().join("failures").join(test.replace("::", "-"));
         let written = || format!("writing {}", folder.display());
         fs::create_dir_all(&folder).context(written)?;
-        let mut keep = |name: &str, arguments: &[&str]| {
+        let keep = |name: &str, arguments: &[&str]| {
             let said = self.attempt("kubectl", arguments, "").map(|outcome| outcome.stdout + &outcome.stderr);
             fs::write(folder.join(name), said.unwrap_or_else(|error| error.to_string())).context(written)
         };

@@ -41,13 +41,7 @@ impl Workload {
                 "volumes": [{"name": "records", "hostPath": {"path": format!("{ON_NODE}/{namespace}")}}],
             },
         });
-        Self {
-            namespace: namespace.to_owned(),
-            name: name.to_owned(),
-            replicas: 1,
-            template,
-            strategy: Value::Null,
-        }
+        Self { namespace: namespace.to_owned(), name: name.to_owned(), replicas: 1, template, strategy: Value::Null }
     }
 
     /// An HTTP server on port 8080 that calls itself like its pod, with a readiness probe.

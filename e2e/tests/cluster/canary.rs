@@ -79,7 +79,12 @@ pub(crate) fn weights_shift_by_kubectl_apply_without_a_failure() {
         let began_ms = now_ms();
         world.cluster().apply_all(&[route(weights)]).unwrap();
         edits.push(Edit { weights, began_ms, ended_ms: now_ms() });
-        figure_within(&format!("canary/status-of-{}-{}", weights.0, weights.1), settle(&watch, generation), LIMIT_MS, "ms");
+        figure_within(
+            &format!("canary/status-of-{}-{}", weights.0, weights.1),
+            settle(&watch, generation),
+            LIMIT_MS,
+            "ms",
+        );
         enough();
     }
     let ended = now_ms();
@@ -87,7 +92,10 @@ pub(crate) fn weights_shift_by_kubectl_apply_without_a_failure() {
     world.until_pods("load", 0);
 
     let totals = flawless(&world.records, edits.len() * REQUESTS, |_| "under load".to_owned());
-    figure("canary/requests", format!("{} sent, 0 failed, p50 {} ms, p99 {} ms", totals.sent, totals.p50_ms, totals.p99_ms));
+    figure(
+        "canary/requests",
+        format!("{} sent, 0 failed, p50 {} ms, p99 {} ms", totals.sent, totals.p50_ms, totals.p99_ms),
+    );
     let served: Vec<Served> = world.records.served().into_iter().filter(|one| !one.id.is_empty()).collect();
     for (n, edit) in edits.iter().enumerate() {
         let until = edits.get(n + 1).map_or(ended, |next| next.began_ms);
@@ -119,11 +127,13 @@ fn settle(watch: &Watch, generation: i64) -> f64 {
         let ours = parents.iter().find(|parent| parent["controllerName"] == "weft.dev/mesh-controller")?;
         assert_eq!(ours["parentRef"], route["spec"]["parentRefs"][0], "the parentRef is copied as it is");
         let conditions = ours["conditions"].as_array()?;
-        let said = |name: &&str| {
-            let is = |one: &Value| one["type"] == **name && one["status"] == "True" && one["observedGeneration"] == generation;
+        let said = |name: &str| {
+            let is = |one: &Value| {
+                one["type"] == *name && one["status"] == "True" && one["observedGeneration"] == generation
+            };
             conditions.iter().any(is)
         };
-        CONDITIONS.iter().all(|name| said(&name)).then_some(took)
+        CONDITIONS.into_iter().all(said).then_some(took)
     });
     took.unwrap().as_secs_f64() * 1000.0
 }

@@ -48,8 +48,14 @@ pub(crate) fn a_minute_without_a_control_plane_is_not_noticed() {
     let before = ejections();
     let going = text(&world.pod("web"), "/metadata/name").to_owned();
     world.kubectl(&["delete", "pod", &going, "--wait=false"]);
-    world.cluster().wait_for("the ejection of the endpoint", PATIENCE, || Ok((ejections() > before).then_some(()))).unwrap();
-    figure("faults/ejected-without-a-control-plane", format!("{:.1} s after kubectl delete", began.elapsed().as_secs_f64()));
+    world
+        .cluster()
+        .wait_for("the ejection of the endpoint", PATIENCE, || Ok((ejections() > before).then_some(())))
+        .unwrap();
+    figure(
+        "faults/ejected-without-a-control-plane",
+        format!("{:.1} s after kubectl delete", began.elapsed().as_secs_f64()),
+    );
 
     refused(&world);
     std::thread::sleep(Duration::from_secs(60).saturating_sub(began.elapsed()));
@@ -138,7 +144,8 @@ pub(crate) fn another_replica_leads_when_the_leader_is_killed() {
         let lease = cluster.get(&["-n", SYSTEM, "lease", "weft-control-plane"])?;
         Ok(text(&lease, "/spec/holderIdentity").to_owned())
     };
-    let leader = cluster.wait_for("a leader", PATIENCE, || Ok(Some(holder()?).filter(|name| !name.is_empty()))).unwrap();
+    let leader =
+        cluster.wait_for("a leader", PATIENCE, || Ok(Some(holder()?).filter(|name| !name.is_empty()))).unwrap();
     let pods = world.weft.control_plane().unwrap();
     let name = pods.iter().map(|pod| text(pod, "/metadata/name")).find(|name| leader.starts_with(name));
     let name = name.unwrap_or_else(|| panic!("the leader {leader} is none of the control plane's pods"));
@@ -185,11 +192,8 @@ impl Slices {
     fn new(world: &World) -> Self {
         let namespace = world.namespace.clone();
         let names = ["one", "two", "three", "four"];
-        let left: Vec<_> = names
-            .iter()
-            .zip(1..)
-            .map(|(name, n)| (format!("manual-{name}"), IpAddr::from([10, 249, 0, n])))
-            .collect();
+        let left: Vec<_> =
+            names.iter().zip(1..).map(|(name, n)| (format!("manual-{name}"), IpAddr::from([10, 249, 0, n]))).collect();
         let mut objects = vec![json!({
             "apiVersion": "v1",
             "kind": "Service",
@@ -223,12 +227,14 @@ impl Slices {
         let began = Instant::now();
         let page = format!("/debug/resources?type=Endpoints&name={}/manual:80", self.namespace);
         let has = |page: &str, address: &IpAddr| page.contains(&format!("\"{address}\""));
-        let gone = (1..=4).map(|n| IpAddr::from([10, 249, 0, n])).filter(|all| self.left.iter().all(|(_, one)| one != all));
+        let gone =
+            (1..=4).map(|n| IpAddr::from([10, 249, 0, n])).filter(|all| self.left.iter().all(|(_, one)| one != all));
         let gone: Vec<_> = gone.collect();
         let fresh = || {
             let pages = weft.admin(&page)?;
             let right = |page: &String| {
-                self.left.iter().all(|(_, address)| has(page, address)) && !gone.iter().any(|address| has(page, address))
+                self.left.iter().all(|(_, address)| has(page, address))
+                    && !gone.iter().any(|address| has(page, address))
             };
             Ok((!pages.is_empty() && pages.iter().all(right)).then_some(()))
         };

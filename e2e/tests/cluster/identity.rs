@@ -21,6 +21,9 @@ use crate::world::{World, text};
 const OWN: &str = "spiffe://cluster.local/ns/identity/sa/mallory";
 const REFUSED: &str = "weft_identity_refused_total";
 
+/// What it is; the proof sent; for which name; the code, the metric's reason and a word of the message it has to get.
+type Attempt<'a> = (&'a str, &'a [&'a str], &'a str, &'a str, &'a str, &'a str);
+
 pub(crate) fn whoever_claims_to_be_somebody_else_is_refused() {
     let world = World::meshed("identity");
     for account in ["mallory", "bank"] {
@@ -50,7 +53,7 @@ pub(crate) fn whoever_claims_to_be_somebody_else_is_refused() {
     let elsewhere = "spiffe://elsewhere.example/ns/identity/sa/mallory";
     let control_plane = "spiffe://cluster.local/ns/weft-system/sa/weft-control-plane";
     let unproven = "Unauthenticated";
-    let rows: [(&str, &[&str], &str, &str, &str, &str); 7] = [
+    let rows: [Attempt<'_>; 7] = [
         ("another's name", &ours, bank, "PermissionDenied", "not-yours", "sa/bank"),
         ("the control plane's name", &ours, control_plane, "PermissionDenied", "not-yours", "weft-control-plane"),
         ("another trust domain", &ours, elsewhere, "PermissionDenied", "not-yours", "elsewhere.example"),
@@ -108,7 +111,11 @@ fn mallory() -> Workload {
             let mount = json!({"name": name, "mountPath": path});
             spec["containers"][0]["volumeMounts"].as_array_mut().unwrap().push(mount);
         };
-        add("tokens", "/tokens", json!({"projected": {"sources": [token("ours", "weft-ca"), token("other", "vault")]}}));
+        add(
+            "tokens",
+            "/tokens",
+            json!({"projected": {"sources": [token("ours", "weft-ca"), token("other", "vault")]}}),
+        );
         add("roots", "/roots", json!({"configMap": {"name": "weft-ca-roots"}}));
     })
 }

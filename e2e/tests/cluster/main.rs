@@ -44,10 +44,8 @@ macro_rules! tests {
 fn main() -> ExitCode {
     weft_e2e::cluster::run(&[
         Phase { name: "without Weft", tests: tests![bare::a_cluster_without_weft_works] },
-        Phase {
-            name: "installation",
-            tests: tests![install::from_an_empty_cluster_it_is_ready_within_20_s],
-        },
+        Phase { name: "counter-proof", tests: tests![rollouts::without_weft_the_same_rollouts_lose_requests] },
+        Phase { name: "installation", tests: tests![install::from_an_empty_cluster_it_is_ready_within_20_s] },
         Phase {
             name: "what users do",
             tests: tests![

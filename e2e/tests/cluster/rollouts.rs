@@ -32,6 +32,22 @@ pub(crate) fn nothing_is_lost_with_classic_sidecars_when_apps_serve_on() {
     nothing_is_lost(Mode::Classic, "serve:5s");
 }
 
+/// The counter-proof: the same load on the same servers without sidecars loses requests. A harness that did not see them
+/// would not see Weft's either.
+pub(crate) fn without_weft_the_same_rollouts_lose_requests() {
+    let world = World::without_weft("rollouts-without-weft");
+    let mut diary = under_load(&world, Mode::Native, "close", 1);
+    for _ in 0..2 {
+        restart_server(&world, &mut diary);
+    }
+    end_of_load(&world, &mut diary);
+    let sent = world.records.sent();
+    let failed = sent.iter().filter(|one| !one.ok()).count();
+    figure("rollouts/without-weft", format!("{failed} of {} requests failed in two restarts", sent.len()));
+    assert!(failed > 0, "nothing was lost without Weft: these tests prove nothing");
+    world.remove();
+}
+
 /// What was going on when.
 struct Diary {
     began: Instant,
@@ -53,28 +69,14 @@ impl Diary {
 fn nothing_is_lost(mode: Mode, on_term: &str) {
     let habit = on_term.split(':').next().unwrap_or_default();
     let world = World::meshed(&format!("rollouts-{}-{habit}", mode.name()));
-    let namespace = &*world.namespace;
-    let server = Workload::server(namespace, "web").args(&["--on-term", on_term]).replicas(2);
-    let paths = ["--mix", "--body", "200", "--path", "/", "--path", "/slow?ms=300"];
-    let client = Workload::load(namespace, "load", "web:80", RATE).args(&paths).replicas(2);
-    world.deploy(&[
-        in_mode(server, mode).deployment(),
-        service(namespace, "web", "web", &[("http", 80, "http")]),
-        in_mode(Workload::idle(namespace, "client"), mode).deployment(),
-    ]);
-    world.until_answered("http://web/");
-    world.deploy(&[in_mode(client, mode).deployment()]);
-
-    let mut diary = Diary { began: Instant::now(), steps: Vec::new() };
+    let mut diary = under_load(&world, mode, on_term, 2);
     everything_is_restarted(&world, &mut diary);
     let wanted = if slow() { 4 * AT_LEAST } else { AT_LEAST };
     while world.records.sent().len() < wanted && diary.began.elapsed() < Duration::from_secs(600) {
         diary.write("a quiet while");
         std::thread::sleep(Duration::from_secs(5));
     }
-    diary.write("the clients' end");
-    world.kubectl(&["scale", "deployment/load", "--replicas=0"]);
-    world.until_pods("load", 0);
+    end_of_load(&world, &mut diary);
 
     let totals = flawless(&world.records, wanted, |at_ms| diary.at(at_ms));
     figure(
@@ -87,13 +89,39 @@ fn nothing_is_lost(mode: Mode, on_term: &str) {
     world.remove();
 }
 
+/// Two servers, and as many clients as said that ask them.
+fn under_load(world: &World, mode: Mode, on_term: &str, clients: u32) -> Diary {
+    let namespace = &*world.namespace;
+    let server = Workload::server(namespace, "web").args(&["--on-term", on_term]).replicas(2);
+    let paths = ["--mix", "--body", "200", "--path", "/", "--path", "/slow?ms=300"];
+    let client = Workload::load(namespace, "load", "web:80", RATE).args(&paths).replicas(clients);
+    world.deploy(&[
+        in_mode(server, mode).deployment(),
+        service(namespace, "web", "web", &[("http", 80, "http")]),
+        in_mode(Workload::idle(namespace, "client"), mode).deployment(),
+    ]);
+    world.until_answered("http://web/");
+    world.deploy(&[in_mode(client, mode).deployment()]);
+    std::thread::sleep(Duration::from_secs(2));
+    Diary { began: Instant::now(), steps: Vec::new() }
+}
+
+fn end_of_load(world: &World, diary: &mut Diary) {
+    diary.write("the clients' end");
+    world.kubectl(&["scale", "deployment/load", "--replicas=0"]);
+    world.until_pods("load", 0);
+}
+
+fn restart_server(world: &World, diary: &mut Diary) {
+    diary.write("restart of the server");
+    world.kubectl(&["rollout", "restart", "deployment/web"]);
+    world.cluster().rolled_out(&world.namespace, "deployment/web", PATIENCE).unwrap();
+}
+
 fn everything_is_restarted(world: &World, diary: &mut Diary) {
     let rolled_out = |workload: &str| world.cluster().rolled_out(&world.namespace, workload, PATIENCE).unwrap();
-    std::thread::sleep(Duration::from_secs(2));
-    for round in 1..=3 {
-        diary.write(&format!("restart {round} of the server"));
-        world.kubectl(&["rollout", "restart", "deployment/web"]);
-        rolled_out("deployment/web");
+    for _ in 0..3 {
+        restart_server(world, diary);
     }
     diary.write("restart of the clients");
     world.kubectl(&["rollout", "restart", "deployment/load"]);

@@ -50,11 +50,13 @@ pub(crate) fn a_thousand_services_and_two_hundred_proxies() {
     println!("  {made} objects made after {:.0?}", began.elapsed());
 
     let real = real_pod();
-    cluster.wait_for("the control plane to know them all", Duration::from_secs(60), || {
-        let page = format!("/debug/resources?type=Endpoints&name={NAMESPACE}/s{}:80", SERVICES - 1);
-        let last = address(SERVICES - 1, ENDPOINTS - 1);
-        Ok(world.weft.admin(&page)?.iter().all(|page| page.contains(&last)).then_some(()))
-    }).unwrap();
+    cluster
+        .wait_for("the control plane to know them all", Duration::from_secs(60), || {
+            let page = format!("/debug/resources?type=Endpoints&name={NAMESPACE}/s{}:80", SERVICES - 1);
+            let last = address(SERVICES - 1, ENDPOINTS - 1);
+            Ok(world.weft.admin(&page)?.iter().all(|page| page.contains(&last)).then_some(()))
+        })
+        .unwrap();
 
     let pem = cluster.get(&["-n", &real.namespace, "configmap", "weft-ca-roots"]).unwrap();
     let roots = wire::roots_of(text(&pem, "/data/roots.pem").as_bytes()).unwrap();
@@ -212,9 +214,10 @@ fn marker(change: usize) -> String {
 async fn token(client: &Client) -> String {
     let accounts: Api<ServiceAccount> = Api::namespaced(client.clone(), NAMESPACE);
     let request: TokenRequest =
-        serde_json::from_value(json!({"metadata": {}, "spec": {"audiences": ["weft-ca"], "expirationSeconds": 3600}})).unwrap();
+        serde_json::from_value(json!({"metadata": {}, "spec": {"audiences": ["weft-ca"], "expirationSeconds": 3600}}))
+            .unwrap();
     let answer = accounts.create_token_request("default", &PostParams::default(), &request).await.unwrap();
-    answer.status.unwrap().token
+    answer.status.unwrap().token.unwrap()
 }
 
 /// Connects the proxies, changes an endpoint of a Service that all of them use again and again, and times in µs when each
@@ -279,10 +282,10 @@ async fn proxy(
         let body = resource.resource.as_ref().map(|any| &any.value[..]).unwrap_or_default();
         let endpoints = <v1::Endpoints as prost::Message>::decode(body).unwrap().endpoints;
         let marked = endpoints.iter().find(|endpoint| endpoint.address.starts_with("10.240.0."));
-        if let Some(endpoint) = marked {
-            if heard.send((endpoint.address.clone(), at)).await.is_err() {
-                return;
-            }
+        if let Some(endpoint) = marked
+            && heard.send((endpoint.address.clone(), at)).await.is_err()
+        {
+            return;
         }
     }
 }

@@ -95,7 +95,8 @@ fn all_traffic_works(mode: Mode, port: u16) {
         }
     }
     // All of a Service's pods, when asked often enough.
-    let mut servers: Vec<String> = world.ask(&["http://web/", "--repeat", "40"]).into_iter().map(|got| got.server).collect();
+    let mut servers: Vec<String> =
+        world.ask(&["http://web/", "--repeat", "40"]).into_iter().map(|got| got.server).collect();
     servers.sort();
     servers.dedup();
     assert_eq!(servers.len(), 2, "{servers:?}");
@@ -159,5 +160,8 @@ fn a_person_looks(world: &World, port: u16) {
         world.cluster().get_from_node(address, "/")
     });
     let answer = answer.unwrap();
-    assert!(answer.status == 200 && answer.header("x-server").is_some_and(|name| name.starts_with("web-")), "{answer:?}");
+    assert!(
+        answer.status == 200 && answer.header("x-server").is_some_and(|name| name.starts_with("web-")),
+        "{answer:?}"
+    );
 }

@@ -39,7 +39,9 @@ fn ours(cluster: &Cluster) -> Result<BTreeSet<String>> {
     let all = cluster.kubectl(&["get", &kinds.join(","), "-A", "--ignore-not-found", format])?;
     let ours = |line: &&str| {
         let mut parts = line.split(' ');
-        let (Some(kind), Some(namespace), Some(name)) = (parts.next(), parts.next(), parts.next()) else { return false };
+        let (Some(kind), Some(namespace), Some(name)) = (parts.next(), parts.next(), parts.next()) else {
+            return false;
+        };
         let kept = kind == "CustomResourceDefinition" || kind == "Namespace";
         let kubernetes_own = name == "kube-root-ca.crt" || (kind == "ServiceAccount" && name == "default");
         !kept && !kubernetes_own && (namespace == SYSTEM || name.contains("weft"))

@@ -43,8 +43,16 @@ impl World {
         Self::new(name, &[])
     }
 
+    /// In a cluster without Weft.
+    pub(crate) fn without_weft(name: &str) -> Self {
+        Self::of(Weft { cluster: Cluster::of_environment().unwrap() }, name, &[])
+    }
+
     fn new(name: &str, labels: &[(&str, &str)]) -> Self {
-        let weft = Weft::installed().unwrap();
+        Self::of(Weft::installed().unwrap(), name, labels)
+    }
+
+    fn of(weft: Weft, name: &str, labels: &[(&str, &str)]) -> Self {
         weft.cluster.fresh_namespace(name, labels).unwrap();
         let records = weft.cluster.records(name).unwrap();
         Self { weft, namespace: name.to_owned(), records }
