@@ -7,6 +7,7 @@ pub mod discovery;
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]
 pub mod fuzzing;
+pub mod helm_test;
 pub mod identity;
 pub mod model;
 pub mod run;
