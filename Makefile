@@ -40,7 +40,7 @@ test-unit: ## Unit, property and in-process tests
 test-e2e: packages build ## Tests between pods made of network namespaces (as root)
 	@e2e/setup/run-tests.sh $(TARGET) "$(SUDO)"
 
-test-cluster: images ## Tests on a real Kubernetes of its own: the first time, eight minutes more to build that (FILTER=rollouts; as root)
+test-cluster: images ## Tests on a real Kubernetes of its own: the first time, ten minutes more to build that (FILTER=names; as root)
 	@$(SUDO) e2e/setup/run-cluster-tests.sh $(TARGET) $(IMAGES) $(FILTER)
 
 test-slow: packages build ## The same at full length: a control plane dead for 30 s, certificates rotating for 2 minutes
@@ -85,9 +85,10 @@ cluster: images ## A Kubernetes of its own on this machine, with our images in i
 cluster-down: ## End it, without a trace
 	@$(SUDO) e2e/kubernetes/down.sh $(TARGET)/cluster
 
-lint: ## Formatting, clippy, licences and advisories of what we depend on
+lint: ## Formatting, clippy, the Helm chart, licences and advisories of what we depend on
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
+	@charts/check.sh $(TARGET)
 	@e2e/setup/deny.sh $(TARGET)
 
 fmt: ## Format the code

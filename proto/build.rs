@@ -3,7 +3,8 @@
 use std::error::Error;
 
 fn main() -> Result<(), Box<dyn Error>> {
-    let protos = ["proto/weft/v1/resources.proto", "proto/weft/identity/v1/identity.proto"];
+    let protos =
+        ["proto/weft/v1/resources.proto", "proto/weft/v1/replicas.proto", "proto/weft/identity/v1/identity.proto"];
     for proto in protos {
         println!("cargo:rerun-if-changed={proto}");
     }

@@ -3,13 +3,17 @@
 //! `run` wires the rooms together; `settings` is what an operator says.
 
 pub mod admin;
+pub mod cleanup;
 pub mod discovery;
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]
 pub mod fuzzing;
 pub mod helm_test;
 pub mod identity;
+pub mod inject;
+pub mod leader;
 pub mod model;
+pub mod replicas;
 pub mod run;
 pub mod settings;
 pub mod source;

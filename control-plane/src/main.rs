@@ -5,9 +5,10 @@ use std::time::SystemTime;
 
 use clap::Parser;
 use tokio::signal::unix::{SignalKind, signal};
+use weft_control_plane::cleanup;
 use weft_control_plane::identity::JoinTokens;
 use weft_control_plane::run::ControlPlane;
-use weft_control_plane::settings::{Cli, Command, JoinTokenFlags, Logging, RunFlags};
+use weft_control_plane::settings::{CleanupFlags, Cli, Command, JoinTokenFlags, Logging, RunFlags};
 
 /// As clap's own for a bad command line.
 const BAD_SETTINGS: u8 = 2;
@@ -16,6 +17,7 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     match cli.command {
         Some(Command::JoinToken(flags)) => join_token(&flags),
+        Some(Command::Cleanup(flags)) => cleanup(&flags),
         Some(Command::Run(flags)) => run(&flags),
         None => run(&cli.run),
     }
@@ -62,6 +64,26 @@ fn join_token(flags: &JoinTokenFlags) -> ExitCode {
             ExitCode::SUCCESS
         }
         Err(error) => fail(1, &error),
+    }
+}
+
+fn cleanup(flags: &CleanupFlags) -> ExitCode {
+    let settings = match flags.settings() {
+        Ok(settings) => settings,
+        Err(bad) => return fail(BAD_SETTINGS, &bad),
+    };
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return fail(1, &error),
+    };
+    let cleaned = runtime.block_on(async {
+        let client =
+            kube::Client::try_default().await.map_err(|error| format!("cannot reach the API server: {error}"))?;
+        cleanup::run(client, &settings).await
+    });
+    match cleaned {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failed) => fail(1, &failed),
     }
 }
 

@@ -5,6 +5,7 @@
 //!
 //! Bound: the channels between the rooms are bounded by their makers, and a source that is ahead gathers edits.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -14,23 +15,31 @@ use std::time::{Duration, SystemTime};
 use parking_lot::Mutex;
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
-use crate::admin::Admin;
+use crate::admin::{Admin, Gate};
 use crate::discovery::{self, Discovery, Feed, Proxies, Server};
-use crate::identity::{self, Authenticator, Authority, Certifier, FileAuthority, JoinTokens, OwnSvid, server_config};
-use crate::settings::Settings;
-use crate::source::files;
-use crate::status::{StatusDir, StatusError};
+use crate::identity::{self, Certifier, OwnSvid, server_config};
+use crate::inject::certificate::CertificateError;
+use crate::inject::follow::FollowError;
+use crate::settings::{FilesSettings, Settings, SourceSettings};
+use crate::source::Edit;
+use crate::source::files::FilesError;
+use crate::source::kubernetes::KubernetesError;
+use crate::status::{StatusError, StatusSink};
 use crate::translate::Translator;
 
+mod files;
+mod injection;
+mod kubernetes;
 mod reporting;
 mod translation;
 
-use reporting::Reports;
+use kubernetes::Cluster;
 use translation::Translation;
 
+const DISCOVERY: &str = "port 15012";
 /// What a graceful stop may take beyond the connections' own drain.
 const STOP_MARGIN: Duration = Duration::from_secs(5);
 
@@ -42,7 +51,22 @@ pub enum RunError {
     Identity(#[from] identity::Error),
     /// The manifests.
     #[error(transparent)]
-    Source(#[from] files::FilesError),
+    Source(#[from] FilesError),
+    /// Neither a pod's service account nor a kubeconfig.
+    #[error("--source kubernetes: no way to the API server, neither a pod's service account nor a kubeconfig: {0}")]
+    Configuration(Box<kube::config::InferConfigError>),
+    /// The way to the API server is not usable.
+    #[error("--source kubernetes: cannot make a client for the API server: {0}")]
+    Client(#[source] kube::Error),
+    /// The watch on the API server.
+    #[error(transparent)]
+    Watch(#[from] KubernetesError),
+    /// `injection.yaml`.
+    #[error(transparent)]
+    Injection(#[from] FollowError),
+    /// The webhook's certificate.
+    #[error(transparent)]
+    Certificate(#[from] CertificateError),
     /// A port.
     #[error("cannot listen on {address} ({flag}): {source}")]
     Listen {
@@ -64,6 +88,25 @@ pub enum RunError {
     Ended(&'static str),
 }
 
+/// What differs between sources, opened.
+enum Source<'a> {
+    Files(&'a FilesSettings),
+    Cluster(Box<Cluster>),
+}
+
+/// What a source gives: edits, and who tells users what became of them.
+type Opened = (mpsc::Receiver<Edit>, Option<Box<dyn StatusSink>>);
+
+/// What the parts of a source share with the rest.
+struct Shared<'a> {
+    proxies: &'a Arc<Proxies>,
+    svid: &'a Arc<OwnSvid>,
+    registry: &'a mut Registry,
+    tasks: &'a mut JoinSet<&'static str>,
+    graceful: &'a mut BTreeSet<&'static str>,
+    gates: &'a mut Vec<Gate>,
+}
+
 /// A running control plane. Dropping it ends it at once; [`ControlPlane::stop`] does so gracefully.
 #[derive(Debug)]
 pub struct ControlPlane {
@@ -75,6 +118,8 @@ pub struct ControlPlane {
     draining: Arc<AtomicBool>,
     drain: Duration,
     tasks: JoinSet<&'static str>,
+    /// Those of `tasks` that the end of `ending` ends.
+    graceful: BTreeSet<&'static str>,
 }
 
 impl ControlPlane {
@@ -85,9 +130,17 @@ impl ControlPlane {
     pub async fn start(settings: &Settings) -> Result<Self, RunError> {
         let now = SystemTime::now();
         let trust_domain = settings.mesh.trust_domain.clone();
-        let authority = Arc::new(FileAuthority::open(&settings.state_dir, &trust_domain, now)?);
-        tracing::info!(roots = %authority.roots_file().display(), "the mesh's root certificates are ready for pods");
-        let tokens = JoinTokens::open(&settings.state_dir)?;
+        let (source, authority, authenticator) = match &settings.source {
+            SourceSettings::Files(files) => {
+                let (authority, authenticator) = files::identity(settings, files, now)?;
+                (Source::Files(files), authority, authenticator)
+            }
+            SourceSettings::Kubernetes(kubernetes) => {
+                let (cluster, authenticator) = Cluster::open(settings, kubernetes, now).await?;
+                let authority = cluster.authority();
+                (Source::Cluster(Box::new(cluster)), authority, authenticator)
+            }
+        };
         let svid = OwnSvid::issue(&*authority, settings.identity.clone(), settings.certificate_ttl, now)?;
         let svid = Arc::new(svid);
         let tls = server_config(&*authority, Arc::clone(&svid))?;
@@ -109,27 +162,37 @@ impl ControlPlane {
         let feed = Arc::new(Feed::new(translator.translated()));
         let proxies = Arc::new(Proxies::default());
         let problems = Arc::new(Mutex::new(Vec::new()));
-        let reports = match &settings.status_dir {
-            Some(directory) => Some(Reports::begin(StatusDir::open(directory)?).map_err(RunError::Thread)?),
-            None => None,
-        };
-        let translation =
-            Translation { translator, feed: Arc::clone(&feed), problems: Arc::clone(&problems), reports, metrics };
-        let translation = translation.begin(files::watch(&settings.manifests)?).map_err(RunError::Thread)?;
 
         let (ending, end) = watch::channel(false);
         let draining = Arc::new(AtomicBool::new(false));
         let mut tasks = JoinSet::new();
+        let mut graceful = BTreeSet::from([DISCOVERY]);
+        let mut gates = Vec::new();
+        let mut shared = Shared {
+            proxies: &proxies,
+            svid: &svid,
+            registry: &mut registry,
+            tasks: &mut tasks,
+            graceful: &mut graceful,
+            gates: &mut gates,
+        };
+        let (edits, status) = match source {
+            Source::Files(files) => files::begin(files)?,
+            Source::Cluster(cluster) => cluster.begin(&mut shared, end.clone()).await?,
+        };
+        let translation =
+            Translation { translator, feed: Arc::clone(&feed), problems: Arc::clone(&problems), status, metrics };
+        let translation = translation.begin(edits, authority.bundle()).map_err(RunError::Thread)?;
+
         let discovery = Discovery {
             feed: Arc::clone(&feed),
             proxies: Arc::clone(&proxies),
             metrics: discovery_metrics,
             pod_appears: settings.ages.pod_appears,
         };
-        let signer: Arc<dyn Authority> = authority;
         let certifier = Certifier {
-            authority: Arc::clone(&signer),
-            authenticator: Authenticator::JoinTokens(tokens),
+            authority: Arc::clone(&authority),
+            authenticator,
             trust_domain,
             ttl: settings.certificate_ttl,
             metrics: identity_metrics,
@@ -138,16 +201,16 @@ impl ControlPlane {
         let shutdown = ended(end);
         tasks.spawn(async move {
             server.run(discovery_listener, shutdown).await;
-            "port 15012"
+            DISCOVERY
         });
-        let admin = Admin { registry, feed, proxies, problems, draining: Arc::clone(&draining) };
+        let admin = Admin { registry, feed, proxies, problems, gates, draining: Arc::clone(&draining) };
         tasks.spawn(async move {
             // Serves to the very end: a probe must see "draining".
             admin.run(admin_listener, std::future::pending()).await;
             "the admin port"
         });
         tasks.spawn(async move {
-            svid.keep(signer).await;
+            svid.keep(authority).await;
             "the renewal of the control plane's own SVID"
         });
         tasks.spawn(async move {
@@ -155,8 +218,8 @@ impl ControlPlane {
             let _ = translation.await;
             "translation"
         });
-        tracing::info!(%discovery_address, %admin_address, manifests = %settings.manifests.display(), "serving");
-        Ok(Self { discovery_address, admin_address, ending, draining, drain: settings.ages.drain, tasks })
+        tracing::info!(%discovery_address, %admin_address, "serving");
+        Ok(Self { discovery_address, admin_address, ending, draining, drain: settings.ages.drain, tasks, graceful })
     }
 
     /// Waits for something to end that should not. Cancel safe.
@@ -172,9 +235,11 @@ impl ControlPlane {
         self.draining.store(true, Ordering::Relaxed);
         self.ending.send_replace(true);
         let drained = async {
-            // Port 15012 is the only task that the end of `ending` ends.
             while let Some(ended) = self.tasks.join_next().await {
-                if matches!(ended, Ok("port 15012")) {
+                if let Ok(ended) = ended {
+                    self.graceful.remove(ended);
+                }
+                if self.graceful.is_empty() {
                     return;
                 }
             }

@@ -1,6 +1,9 @@
 //! Flags and environment. Everything is taken as text first and checked together, so that a bad start reports every bad
 //! setting at once. Each setting says its default, where that comes from and what it costs.
 
+mod kubernetes;
+mod parse;
+
 use std::collections::BTreeSet;
 use std::fmt;
 use std::net::SocketAddr;
@@ -9,11 +12,13 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use ipnet::IpNet;
-use weft_proto::v1::OutboundPolicy;
 use weft_proto::{SpiffeId, control_plane_identity};
 
+use self::parse::{dns_name, duration_within, outbound_policy, per_10000, socket_address};
 use crate::discovery::Ages;
 use crate::translate::MeshConfig;
+
+pub use self::kubernetes::{CleanupFlags, CleanupSettings, KubernetesFlags, KubernetesSettings, of_revision};
 
 /// The command line.
 #[derive(Debug, Parser)]
@@ -34,32 +39,37 @@ pub enum Command {
     Run(Box<RunFlags>),
     /// Print a token by which a sidecar proves one identity
     JoinToken(JoinTokenFlags),
+    /// Take away what the control plane made in the cluster (a Helm hook runs it before an uninstall)
+    Cleanup(CleanupFlags),
 }
 
 /// The flags of `run`, as written.
 #[derive(Debug, Clone, Args)]
 pub struct RunFlags {
-    /// Where objects come from: `files`
+    /// Where objects come from: `files` or `kubernetes`
     #[arg(long, env = "WEFT_SOURCE", default_value = "files", value_name = "SOURCE")]
     pub source: String,
-    /// The directory of Kubernetes YAML to watch
+    /// With `--source files`: the directory of Kubernetes YAML to watch
     #[arg(long, env = "WEFT_MANIFESTS", value_name = "DIR")]
     pub manifests: Option<PathBuf>,
-    /// Where the status of objects is written, one file per object; not written where not given
+    /// With `--source files`: where the status of objects is written, a file per object; not written where not given
     #[arg(long, env = "WEFT_STATUS_DIR", value_name = "DIR")]
     pub status_dir: Option<PathBuf>,
-    /// Keeps the root certificate and the join tokens' key; `roots.pem` for pods is written there
+    /// With `--source files`: keeps the root certificate and the join tokens' key; `roots.pem` for pods is written there
     #[arg(long, env = "WEFT_STATE_DIR", value_name = "DIR")]
     pub state_dir: Option<PathBuf>,
+    /// What `--source kubernetes` needs to know.
+    #[command(flatten)]
+    pub kubernetes: KubernetesFlags,
     /// The SPIFFE trust domain
     #[arg(long, env = "WEFT_TRUST_DOMAIN", default_value = "cluster.local", value_name = "NAME")]
     pub trust_domain: String,
     /// The suffix of the cluster's DNS names
     #[arg(long, env = "WEFT_CLUSTER_DOMAIN", default_value = "cluster.local", value_name = "NAME")]
     pub cluster_domain: String,
-    /// Policies in this namespace are for the whole mesh
-    #[arg(long, env = "WEFT_ROOT_NAMESPACE", default_value = "weft-system", value_name = "NAMESPACE")]
-    pub root_namespace: String,
+    /// Policies in this namespace are for the whole mesh; `--namespace` where not given
+    #[arg(long, env = "WEFT_ROOT_NAMESPACE", value_name = "NAMESPACE")]
+    pub root_namespace: Option<String>,
     /// Address ranges of the cluster, in which proxies ask about unknown destinations; added to those derived from
     /// the objects
     #[arg(long, env = "WEFT_CLUSTER_CIDR", value_delimiter = ',', value_name = "CIDR")]
@@ -101,15 +111,31 @@ pub struct JoinTokenFlags {
     pub ttl: String,
 }
 
-/// Settings that hold together.
+/// Where objects come from, and what goes with it.
 #[derive(Debug, Clone)]
-pub struct Settings {
+pub enum SourceSettings {
+    /// `--source files`
+    Files(FilesSettings),
+    /// `--source kubernetes`
+    Kubernetes(KubernetesSettings),
+}
+
+/// What `--source files` needs.
+#[derive(Debug, Clone)]
+pub struct FilesSettings {
     /// Where objects come from.
     pub manifests: PathBuf,
     /// Where status goes.
     pub status_dir: Option<PathBuf>,
     /// The CA's root and the join tokens' key.
     pub state_dir: PathBuf,
+}
+
+/// Settings that hold together.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Where objects come from.
+    pub source: SourceSettings,
     /// What the whole mesh agrees on.
     pub mesh: MeshConfig,
     /// The control plane's own identity.
@@ -186,15 +212,14 @@ impl RunFlags {
     pub fn settings(&self) -> Result<(Settings, Logging), BadSettings> {
         let mut wrong = Wrong::default();
         let source = match &*self.source {
-            "files" => Ok(()),
-            other => Err(format!("`{other}` is not one of: files")),
+            "files" => self.files(&mut wrong).map(SourceSettings::Files),
+            "kubernetes" => self.kubernetes.settings(&mut wrong).map(SourceSettings::Kubernetes),
+            other => wrong.check("--source", Err(format!("`{other}` is not one of: files, kubernetes"))),
         };
-        wrong.check("--source", source);
-        let manifests = wrong.required("--manifests", "the directory of Kubernetes YAML", self.manifests.as_ref());
-        let state_dir = wrong.required("--state-dir", "it keeps the mesh's root certificate", self.state_dir.as_ref());
         let identity = wrong.check("--trust-domain", control_plane_identity(&self.trust_domain));
         let cluster_domain = wrong.check("--cluster-domain", dns_name(&self.cluster_domain));
-        let root_namespace = wrong.check("--root-namespace", dns_name(&self.root_namespace));
+        let root_namespace = self.root_namespace.as_ref().unwrap_or(&self.kubernetes.namespace);
+        let root_namespace = wrong.check("--root-namespace", dns_name(root_namespace));
         let cidrs: BTreeSet<IpNet> = self
             .cluster_cidr
             .iter()
@@ -229,9 +254,7 @@ impl RunFlags {
                 ..MeshConfig::default()
             };
             let settings = Settings {
-                manifests: manifests?,
-                status_dir: self.status_dir.clone(),
-                state_dir: state_dir?,
+                source: source?,
                 mesh,
                 identity: identity?,
                 certificate_ttl: certificate_ttl?,
@@ -245,6 +268,12 @@ impl RunFlags {
             Some(settings) if wrong.0.is_empty() => Ok(settings),
             _ => Err(BadSettings(wrong.0)),
         }
+    }
+
+    fn files(&self, wrong: &mut Wrong) -> Option<FilesSettings> {
+        let manifests = wrong.required("--manifests", "the directory of Kubernetes YAML", self.manifests.as_ref());
+        let state_dir = wrong.required("--state-dir", "it keeps the mesh's root certificate", self.state_dir.as_ref());
+        Some(FilesSettings { manifests: manifests?, status_dir: self.status_dir.clone(), state_dir: state_dir? })
     }
 }
 
@@ -271,80 +300,6 @@ impl JoinTokenFlags {
     }
 }
 
-fn outbound_policy(text: &str) -> Result<OutboundPolicy, String> {
-    match text {
-        "allow-any" => Ok(OutboundPolicy::AllowAny),
-        "registry-only" => Ok(OutboundPolicy::RegistryOnly),
-        other => Err(format!("`{other}` is not one of: allow-any, registry-only")),
-    }
-}
-
-fn socket_address(text: &str) -> Result<SocketAddr, String> {
-    text.parse().map_err(|_| format!("`{text}` is not ADDRESS:PORT, such as 0.0.0.0:15012 or [::]:15012"))
-}
-
-fn dns_name(text: &str) -> Result<String, String> {
-    let label = |label: &str| {
-        !label.is_empty()
-            && label.len() <= 63
-            && !label.starts_with('-')
-            && !label.ends_with('-')
-            && label.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
-    };
-    if text.len() <= 253 && text.split('.').all(label) {
-        Ok(text.to_owned())
-    } else {
-        Err(format!("`{text}` is no DNS name"))
-    }
-}
-
-/// `1%`, `0.25%`: parts of 10,000.
-fn per_10000(text: &str) -> Result<u32, String> {
-    let wrong = || format!("`{text}` is not a percentage such as 1% or 0.25%");
-    let number = text.strip_suffix('%').ok_or_else(wrong)?;
-    let (whole, hundredths) = number.split_once('.').unwrap_or((number, "0"));
-    let digits = |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit());
-    if !digits(whole) || !digits(hundredths) || hundredths.len() > 2 {
-        return Err(wrong());
-    }
-    let whole: u32 = whole.parse().map_err(|_| wrong())?;
-    let hundredths: u32 = format!("{hundredths:0<2}").parse().map_err(|_| wrong())?;
-    whole.checked_mul(100).map(|all| all + hundredths).filter(|&all| all <= 10_000).ok_or_else(wrong)
-}
-
-fn duration_within(text: &str, (least, most): (Duration, Duration)) -> Result<Duration, String> {
-    let duration = duration(text).ok_or_else(|| format!("`{text}` is not a duration such as 24h, 1h30m or 20s"))?;
-    if (least..=most).contains(&duration) {
-        Ok(duration)
-    } else {
-        Err(format!("`{text}` is not within {}s and {}h", least.as_secs(), most.as_secs() / 3600))
-    }
-}
-
-/// Whole numbers with units, largest first is customary but not asked for: `1h30m`, `20s`, `500ms`, `7d`.
-fn duration(text: &str) -> Option<Duration> {
-    let mut total = Duration::ZERO;
-    let mut rest = text;
-    while !rest.is_empty() {
-        let digits = rest.find(|c: char| !c.is_ascii_digit())?;
-        let (number, after) = rest.split_at(digits);
-        let unit = after.find(|c: char| c.is_ascii_digit()).unwrap_or(after.len());
-        let (unit, after) = after.split_at(unit);
-        let number: u64 = number.parse().ok()?;
-        let part = match unit {
-            "ms" => Duration::from_millis(number),
-            "s" => Duration::from_secs(number),
-            "m" => Duration::from_secs(number.checked_mul(60)?),
-            "h" => Duration::from_secs(number.checked_mul(3600)?),
-            "d" => Duration::from_secs(number.checked_mul(24 * 3600)?),
-            _ => return None,
-        };
-        total = total.checked_add(part)?;
-        rest = after;
-    }
-    (!text.is_empty()).then_some(total)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -367,7 +322,7 @@ mod tests {
     #[test]
     fn a_bad_start_reports_every_bad_setting_at_once() {
         let bad = [
-            ("--source", "kubernetes"),
+            ("--namespace", "Weft_System"),
             ("--trust-domain", "UPPER"),
             ("--cluster-domain", "a..b"),
             ("--cluster-cidr", "10.0.0.0/33"),
@@ -388,6 +343,26 @@ mod tests {
     }
 
     #[test]
+    fn a_source_nobody_knows_is_named_with_those_there_are() {
+        let error = flags(&["--source", "etcd"]).settings().unwrap_err().to_string();
+        assert_eq!(error, "a setting is wrong: --source: `etcd` is not one of: files, kubernetes");
+    }
+
+    #[test]
+    fn in_a_cluster_neither_manifests_nor_a_state_directory_are_wanted() {
+        let args =
+            ["--source", "kubernetes", "--namespace", "mesh", "--pod-name", "weft-0", "--pod-address", "10.0.0.7"];
+        let (settings, _) = flags(&args).settings().unwrap();
+        assert_eq!(settings.mesh.root_namespace, "mesh");
+        let SourceSettings::Kubernetes(kubernetes) = settings.source else { panic!("{:?}", settings.source) };
+        assert_eq!((&*kubernetes.namespace, &*kubernetes.pod_name), ("mesh", "weft-0"));
+        let error = flags(&["--source", "kubernetes", "--webhook-address", "x"]).settings().unwrap_err().to_string();
+        for flag in ["--webhook-address", "--pod-name", "--pod-address"] {
+            assert!(error.contains(&format!("  {flag}: ")), "{flag} is not in:\n{error}");
+        }
+    }
+
+    #[test]
     fn run_may_be_said_or_left_out() {
         let cli = Cli::try_parse_from(["weft-control-plane", "run", "--manifests", "m", "--state-dir", "s"]).unwrap();
         let Some(Command::Run(flags)) = cli.command else { panic!("{cli:?}") };
@@ -400,42 +375,5 @@ mod tests {
         assert!(flags("spiffe://weft.local/ns/shop/sa/web").settings().is_ok());
         assert!(flags("spiffe://weft.local/ns/weft-system/sa/weft-control-plane").settings().is_err());
         assert!(flags("spiffe://weft.local/shop").settings().is_err());
-    }
-
-    #[test]
-    fn durations_have_units() {
-        for (text, seconds) in [
-            ("20s", Some(20)),
-            ("24h", Some(86_400)),
-            ("1h30m", Some(5_400)),
-            ("2d", Some(172_800)),
-            ("1000ms", Some(1)),
-        ] {
-            assert_eq!(duration(text).map(|d| d.as_secs()), seconds, "{text}");
-        }
-        for text in ["", "20", "s", "1.5h", "-1s", "1 h", "1w", "99999999999999999999s", "18446744073709551615h"] {
-            assert_eq!(duration(text), None, "{text}");
-        }
-    }
-
-    #[test]
-    fn percentages_are_parts_of_ten_thousand() {
-        for (text, parts) in [
-            ("1%", Some(100)),
-            ("0%", Some(0)),
-            ("100%", Some(10_000)),
-            ("0.25%", Some(25)),
-            ("0.5%", Some(50)),
-            ("100.01%", None),
-            ("0.001%", None),
-            (".5%", None),
-            ("1", None),
-            ("-1%", None),
-            ("%", None),
-            ("1%%", None),
-            ("4294967295%", None),
-        ] {
-            assert_eq!(per_10000(text).ok(), parts, "{text}");
-        }
     }
 }

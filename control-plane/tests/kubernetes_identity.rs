@@ -95,7 +95,7 @@ impl Cluster {
 }
 
 fn reviewer(client: Client) -> TokenReviewer {
-    TokenReviewer::new(client, DOMAIN, SpiffeId::new(DOMAIN, "weft-system", "weft-control-plane").unwrap())
+    TokenReviewer::new(client, DOMAIN, vec![SpiffeId::new(DOMAIN, "weft-system", "weft-control-plane").unwrap()])
 }
 
 fn named(name: &str) -> ObjectMeta {

@@ -9,7 +9,8 @@ mod spiffe;
 pub use names::{EndpointsName, InvalidName, MESH_SETTINGS, SELF, ServiceName};
 pub use spiffe::{InvalidSpiffeId, SpiffeId};
 
-/// The resources a proxy subscribes to (`weft/v1/resources.proto`).
+/// The resources a proxy subscribes to (`weft/v1/resources.proto`), and what replicas of the control plane ask each other
+/// (`weft/v1/replicas.proto`).
 #[expect(missing_docs, clippy::derive_partial_eq_without_eq, reason = "generated; documented in the .proto file")]
 pub mod v1 {
     tonic::include_proto!("weft.v1");
@@ -106,6 +107,8 @@ pub mod ports {
     pub const ADMIN: u16 = 15000;
     /// Sidecar: outbound, loopback only.
     pub const OUTBOUND: u16 = 15001;
+    /// Sidecar: nobody listens on it. What the sidecar itself sends there is redirected to [`OUTBOUND`], if anything is.
+    pub const REDIRECT_CHECK: u16 = 15002;
     /// Sidecar: inbound.
     pub const INBOUND: u16 = 15006;
     /// Sidecar: metrics.

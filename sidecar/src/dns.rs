@@ -140,6 +140,16 @@ impl Dns {
         asking.await
     }
 
+    /// Looks `host` up again when it is next asked for: none of its addresses answers. They stay its last good ones.
+    pub fn refresh(&self, host: &str) {
+        let now = tokio::time::Instant::now().into_std();
+        if let Some(entry) = self.0.names.lock().get_mut(host.to_ascii_lowercase().as_str())
+            && let Some(good) = &mut entry.last_good
+        {
+            good.fresh_until = good.fresh_until.min(now);
+        }
+    }
+
     /// A known answer, or the lookup to wait for.
     fn known_or_ask(&self, host: &str, now: Instant) -> Result<Result<Resolved, DnsError>, Lookup> {
         let mut names = self.0.names.lock();
@@ -337,6 +347,17 @@ mod tests {
         assert_eq!(script.asked.load(Ordering::Relaxed), 1);
         tokio::time::advance(Duration::from_secs(1)).await;
         assert_eq!(last_octet(&dns).await, Some(2));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_name_whose_addresses_are_dead_is_looked_up_again() {
+        let (_, dns) = script([good(1, 300), good(2, 300), down()]);
+        assert_eq!(last_octet(&dns).await, Some(1));
+        dns.refresh("A.b");
+        assert_eq!(last_octet(&dns).await, Some(2));
+        dns.refresh("a.b");
+        assert_eq!(last_octet(&dns).await, Some(2), "kept, since the resolver is down");
+        dns.refresh("nobody.asked");
     }
 
     #[tokio::test(start_paused = true)]

@@ -9,12 +9,13 @@
 //! Each accepted connection goes to the worker with the fewest open ones: `SO_REUSEPORT` would put few long connections
 //! on one worker and reset its queue on close. Bound: [`HANDOVER`] connections on their way to one worker.
 //!
-//! Drain (SEMANTICS.md §3): inbound says GOAWAY or `Connection: close`, the listeners keep accepting, outbound serves
-//! the app until SIGTERM. After SIGTERM the process ends when no connection is left, at the latest after `--drain-seconds`,
-//! or at once when it is told again.
+//! How it ends is in `ending.rs`.
 
+mod app;
+mod ending;
 mod files;
 mod logging;
+mod redirected;
 mod view;
 mod worker;
 
@@ -28,6 +29,8 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use weft_proto::ports;
 
+use self::redirected::Redirected;
+use crate::admin::probe::Probes;
 use crate::admin::{self, Surface};
 use crate::config::{Config, ConfigSettings};
 use crate::dns::Dns;
@@ -40,12 +43,10 @@ use crate::settings::Settings;
 use crate::telemetry::spans::{self, ExportError};
 use crate::telemetry::{AccessLog, Local, Metrics, Telemetry};
 
+pub(crate) use ending::Drains;
 pub use logging::LogError;
 pub use worker::HANDOVER;
 
-/// A drain lasts at least this long: endpoints are withdrawn by the control plane meanwhile, and what arrives on its old
-/// word is still answered.
-const SETTLE: Duration = Duration::from_secs(1);
 /// How long what telemetry still holds may take to go out at the end, spans and then logs: within the 2 s that
 /// `--drain-seconds` leaves.
 const FLUSH: Duration = Duration::from_secs(1);
@@ -111,7 +112,7 @@ pub(crate) fn directions(
         server: ServerSettings { explain: true, ..ServerSettings::default() },
         drain: outbound_watch,
     });
-    (inbound, outbound, Drains { inbound: inbound_drain, outbound: outbound_drain })
+    (inbound, outbound, Drains::new(inbound_drain, outbound_drain))
 }
 
 async fn start(settings: Settings) -> Result<(), RunError> {
@@ -155,18 +156,23 @@ async fn start(settings: Settings) -> Result<(), RunError> {
     );
     view::register(&telemetry.metrics, &config);
     tokio::spawn(follow_owner(config.clone(), Arc::clone(&telemetry.local)));
-    let control_plane = ControlPlane::new(&args.control_plane, dns, Arc::new(TcpDial), identity.clone())?;
+    let control_plane = ControlPlane::new(&args.control_plane, dns.clone(), Arc::new(TcpDial), identity.clone())?;
 
     let (inbound, outbound, drains) = directions(&settings, &config, &identity, &telemetry);
     outbound.register_metrics();
 
     let (quit, mut quitting) = watch::channel(false);
     let drains = Arc::new(drains);
+    let redirected = Redirected::new(args.require_redirect.is_on());
+    // Hooks hold up the end, as what the app sends does.
+    let probes = Probes::new(settings.probes.clone(), args.pod_address, dns, drains.outbound.watch());
     let view: Arc<dyn admin::View> = Arc::new(view::Proxy {
         config: config.clone(),
         identity: identity.clone(),
         telemetry: telemetry.clone(),
         drains: Arc::clone(&drains),
+        redirected: redirected.clone(),
+        probes,
         quit,
         log,
     });
@@ -177,6 +183,7 @@ async fn start(settings: Settings) -> Result<(), RunError> {
     }
     let metrics_listener = admin::bind_any(ports::METRICS)?;
     tokio::spawn(admin::serve(metrics_listener, Surface::Metrics, Arc::clone(&view)));
+    tokio::spawn(async move { redirected.find_out().await });
 
     let identity_task = {
         let (identity, control_plane) = (identity.clone(), control_plane.clone());
@@ -220,7 +227,7 @@ async fn start(settings: Settings) -> Result<(), RunError> {
         _ = config_task => return Err(RunError::Task("config")),
     }
     tokio::select! {
-        () = drains.finish(Duration::from_secs(args.drain_seconds), &workers) => {}
+        () = drains.finish(args.mode, Duration::from_secs(args.drain_seconds), &workers) => {}
         _ = terminate.recv() => tracing::warn!("second SIGTERM: connections are cut"),
         _ = interrupt.recv() => tracing::warn!("second SIGINT: connections are cut"),
     }
@@ -234,30 +241,6 @@ async fn start(settings: Settings) -> Result<(), RunError> {
     tracing::info!("weft-sidecar ends");
     flush.finish(FLUSH / 2);
     Ok(())
-}
-
-/// Both directions' drains.
-pub(crate) struct Drains {
-    pub(crate) inbound: drain::Signal,
-    pub(crate) outbound: drain::Signal,
-}
-
-impl Drains {
-    /// SIGTERM: finishes what is in flight, then empties the accept queues, then is over.
-    async fn finish(&self, at_most: Duration, workers: &worker::Workers) {
-        self.inbound.start();
-        self.outbound.start();
-        let drained = async {
-            tokio::time::sleep(SETTLE.min(at_most)).await;
-            tokio::join!(self.inbound.drain(), self.outbound.drain());
-            workers.stop_accepting().await;
-            tokio::join!(self.inbound.drain(), self.outbound.drain());
-        };
-        if tokio::time::timeout(at_most, drained).await.is_err() {
-            let (inbound, outbound) = (self.inbound.held(), self.outbound.held());
-            tracing::warn!(inbound, outbound, "connections were cut: they outlived --drain-seconds");
-        }
-    }
 }
 
 /// Labels our metrics with what this pod belongs to: pods come and go, and a label for each would grow without end.

@@ -2,11 +2,13 @@
 //! it costs. A bad start reports every bad setting at once.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ipnet::IpNet;
 use weft_proto::{InvalidSpiffeId, SpiffeId, ports};
+
+use crate::admin::probe::{self, BadProbe, ProbeSpecs};
 
 /// Settings of `weft-sidecar run`.
 #[derive(Debug, Clone, clap::Args)]
@@ -15,12 +17,13 @@ pub struct RunArgs {
     #[arg(long, env = "WEFT_CONTROL_PLANE", default_value = "weft-control-plane.weft-system:15012")]
     pub control_plane: String,
 
-    /// PEM file with the mesh's root certificates; read again when it changes.
+    /// PEM file with the mesh's root certificates; read again when it changes, waited for where its folder is there.
     #[arg(long, env = "WEFT_CA_ROOTS", value_name = "FILE")]
     pub ca_roots: PathBuf,
 
-    /// File with the token that proves this workload's identity; read again at each renewal.
-    #[arg(long, env = "WEFT_JOIN_TOKEN", value_name = "FILE")]
+    /// File with the token that proves this workload's identity; read again at each renewal, waited for where its folder is
+    /// there.
+    #[arg(long, visible_alias = "token", env = "WEFT_JOIN_TOKEN", value_name = "FILE")]
     pub join_token: PathBuf,
 
     /// The mesh's trust domain.
@@ -79,6 +82,19 @@ pub struct RunArgs {
     #[arg(long, env = "WEFT_DRAIN_SECONDS", default_value_t = 28)]
     pub drain_seconds: u64,
 
+    /// Whether we outlive the app: `native`, SIGTERM comes once it has ended (a restartable init container); `classic`,
+    /// SIGTERM comes to both at once, and we stay until the app is gone.
+    #[arg(long, env = "WEFT_MODE", default_value = "native")]
+    pub mode: Mode,
+
+    /// Be ready only once this pod's traffic is seen to come to us: `on`, or `off` where nothing redirects it.
+    #[arg(long, env = "WEFT_REQUIRE_REDIRECT", default_value = "on")]
+    pub require_redirect: Switch,
+
+    /// The app's probes and hooks, which are run in kubelet's place: JSON, as injection writes it.
+    #[arg(long, env = "WEFT_PROBES", value_name = "JSON", default_value = "", hide_env_values = true)]
+    pub probes: String,
+
     /// Answer requests whose path is `/weft-panic` with a panic: only to test that a panic ends one request.
     #[arg(long, env = "WEFT_TEST_PANIC", hide = true, default_value = "off")]
     pub test_panic: Switch,
@@ -107,6 +123,15 @@ impl Switch {
     }
 }
 
+/// How our end and the app's are ordered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Mode {
+    /// A native sidecar: kubelet ends us after the app.
+    Native,
+    /// A container like any other: kubelet ends us with the app.
+    Classic,
+}
+
 /// Settings, checked.
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -118,6 +143,8 @@ pub struct Settings {
     pub workers: usize,
     /// Time limits that are not (yet) policy.
     pub timeouts: Timeouts,
+    /// The app's probes and hooks.
+    pub probes: ProbeSpecs,
 }
 
 /// Time limits (SEMANTICS.md §3, "connections"). Those of handshakes and first messages lie beside what they bound
@@ -156,7 +183,7 @@ pub enum BadSetting {
     /// The three parts make no SPIFFE ID.
     #[error("--trust-domain, --namespace, --service-account: {0}")]
     Identity(#[from] InvalidSpiffeId),
-    /// A file that must be there is not.
+    /// A file that must be there is not, and will not come: even its folder is missing.
     #[error("{flag} {path}: {error}")]
     File {
         /// The flag.
@@ -172,6 +199,9 @@ pub enum BadSetting {
     /// The log directives do not parse.
     #[error("--log-level {0}: {1}")]
     Log(String, String),
+    /// A probe cannot be run.
+    #[error(transparent)]
+    Probe(#[from] BadProbe),
 }
 
 impl Settings {
@@ -185,7 +215,7 @@ impl Settings {
             .map_err(|e| bad.push(e.into()))
             .ok();
         for (flag, path) in [("--ca-roots", &args.ca_roots), ("--join-token", &args.join_token)] {
-            if let Err(error) = std::fs::metadata(path) {
+            if let Err(error) = will_be_there(path) {
                 bad.push(BadSetting::File { flag, path: path.display().to_string(), error });
             }
         }
@@ -199,12 +229,29 @@ impl Settings {
         if let Err(error) = tracing_subscriber::EnvFilter::try_new(&args.log_level) {
             bad.push(BadSetting::Log(args.log_level.clone(), error.to_string()));
         }
+        let probes = probe::parse(&args.probes).unwrap_or_else(|wrong| {
+            bad.extend(wrong.into_iter().map(BadSetting::from));
+            ProbeSpecs::new()
+        });
         let available = std::thread::available_parallelism().map_or(1, usize::from);
         let workers = args.workers.map_or(available.min(2), usize::from);
         match identity {
-            Some(identity) if bad.is_empty() => Ok(Self { args, identity, workers, timeouts: Timeouts::default() }),
+            Some(identity) if bad.is_empty() => {
+                Ok(Self { args, identity, workers, timeouts: Timeouts::default(), probes })
+            }
             _ => Err(BadSettings(bad)),
         }
+    }
+}
+
+/// A ConfigMap or a token may come after us, into a folder that is mounted before: the file is waited for, its folder not.
+fn will_be_there(path: &Path) -> std::io::Result<()> {
+    match std::fs::metadata(path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => match path.parent() {
+            Some(folder) if folder.is_dir() => Ok(()),
+            _ => Err(error),
+        },
+        found => found.map(drop),
     }
 }
 
@@ -239,10 +286,28 @@ mod tests {
             "--trust-domain=UPPER",
             "--pod-address=10.0.0.1",
             "--log-level=a=b=c",
+            r#"--probes={"app/readiness": {"exec": {}}, "app": {"tcp": {"port": 1}}}"#,
         ]);
         let text = Settings::check(cli.run).unwrap_err().to_string();
-        for part in ["5 bad setting(s)", "UPPER", "--ca-roots", "--join-token", "nowhere", "--log-level"] {
+        for part in
+            ["7 bad setting(s)", "UPPER", "--ca-roots", "--join-token", "nowhere", "--log-level", "exec", "`app`"]
+        {
             assert!(text.contains(part), "{part} is missing in {text}");
         }
+    }
+    #[test]
+    fn a_file_that_is_still_to_come_is_no_bad_setting() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name).display().to_string();
+        let cli = Cli::parse_from([
+            "x",
+            &format!("--ca-roots={}", path("roots.pem")),
+            &format!("--token={}", path("token")),
+            "--pod-address=10.0.0.1",
+            r#"--probes={"app/liveness": {"tcp": {"port": 1}}}"#,
+        ]);
+        let settings = Settings::check(cli.run).unwrap();
+        assert_eq!(settings.args.join_token, folder.path().join("token"));
+        assert_eq!((settings.args.mode, settings.probes.len()), (Mode::Native, 1));
     }
 }

@@ -24,7 +24,7 @@ use parking_lot::Mutex;
 use prometheus_client::registry::Registry;
 use serde_json::json;
 use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 
 use crate::discovery::{Feed, Proxies, ResourceKind};
 use crate::translate::{Lookup, View};
@@ -57,8 +57,19 @@ pub struct Admin {
     pub proxies: Arc<Proxies>,
     /// What is wrong with the objects now, as JSON values.
     pub problems: Arc<Mutex<Vec<serde_json::Value>>>,
+    /// What else must hold before this replica is ready.
+    pub gates: Vec<Gate>,
     /// Set when the process is on its way out.
     pub draining: Arc<AtomicBool>,
+}
+
+/// Something that must hold for a replica to be ready.
+#[derive(Debug)]
+pub struct Gate {
+    /// Whether it does.
+    pub open: watch::Receiver<bool>,
+    /// What a person reads while it does not.
+    pub otherwise: &'static str,
 }
 
 impl Admin {
@@ -106,14 +117,17 @@ impl Admin {
     }
 
     fn ready(&self) -> Response<Full<Bytes>> {
+        let shut = self.gates.iter().find(|gate| !*gate.open.borrow());
         let (status, text) = if self.draining.load(Ordering::Relaxed) {
-            (StatusCode::SERVICE_UNAVAILABLE, "draining\n")
-        } else if self.feed.is_synced() {
-            (StatusCode::OK, "ready\n")
+            (StatusCode::SERVICE_UNAVAILABLE, "draining\n".to_owned())
+        } else if !self.feed.is_synced() {
+            (StatusCode::SERVICE_UNAVAILABLE, "not ready: the objects have not been read yet\n".to_owned())
+        } else if let Some(gate) = shut {
+            (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {}\n", gate.otherwise))
         } else {
-            (StatusCode::SERVICE_UNAVAILABLE, "not ready: the objects have not been read yet\n")
+            (StatusCode::OK, "ready\n".to_owned())
         };
-        answer(status, TEXT, text.to_owned())
+        answer(status, TEXT, text)
     }
 
     fn metrics(&self) -> Response<Full<Bytes>> {

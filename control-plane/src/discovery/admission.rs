@@ -19,8 +19,8 @@ pub enum Denied {
     NoAddress(String),
     /// No pod has that address; it may come.
     #[error(
-        "no pod at {address} is known: add a Pod with `status.podIP: {address}` and \
-         `serviceAccountName: {account}` in namespace {namespace} to the manifests",
+        "no pod at {address} is known; a Pod in namespace {namespace} must have `status.podIP: {address}` and \
+         `serviceAccountName: {account}` (without a cluster: in the manifests)",
         account = .id.service_account(), namespace = .id.namespace()
     )]
     UnknownPod {
@@ -31,8 +31,8 @@ pub enum Denied {
     },
     /// The pod at that address is somebody else.
     #[error(
-        "the pod at {address} runs as {namespace}/{account}, and the certificate is for {id}: \
-         the pod's serviceAccountName and the join token's SPIFFE ID must agree"
+        "the pod at {address} runs as {namespace}/{account}, and the certificate is for {id}: a proxy may only speak for \
+         its own pod, whose serviceAccountName the certificate names"
     )]
     OtherPod {
         /// The address claimed.
@@ -47,7 +47,17 @@ pub enum Denied {
 }
 
 impl Denied {
-    /// Whether waiting may help: manifests and pods come in any order.
+    /// A word for metrics.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Denied::NoCertificate => "no-certificate",
+            Denied::NoAddress(_) => "no-address",
+            Denied::UnknownPod { .. } => "unknown-pod",
+            Denied::OtherPod { .. } => "other-pod",
+        }
+    }
+
+    /// Whether waiting may help: manifests and pods come in any order, and so do what we watch and who connects.
     pub fn may_pass(&self) -> bool {
         matches!(self, Denied::UnknownPod { .. } | Denied::OtherPod { .. })
     }

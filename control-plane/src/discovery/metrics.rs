@@ -17,7 +17,7 @@ pub struct Metrics {
     skipped: Family<Type, Counter>,
     nacks: Family<Type, Counter>,
     pub(super) lagged: Counter,
-    denied: Counter,
+    denied: Family<Reason, Counter>,
     pub(super) connections: Gauge,
     pub(super) handshakes_failed: Counter,
 }
@@ -25,6 +25,11 @@ pub struct Metrics {
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Type {
     r#type: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Reason {
+    reason: &'static str,
 }
 
 impl Metrics {
@@ -50,7 +55,7 @@ impl Metrics {
             "Times a stream missed changes and was compared with the latest state as a whole",
             self.lagged.clone(),
         );
-        registry.register("weft_discovery_denied", "Streams denied", self.denied.clone());
+        registry.register("weft_discovery_denied", "Streams denied, by reason", self.denied.clone());
         registry.register("weft_discovery_connections", "Open connections on port 15012", self.connections.clone());
         registry.register(
             "weft_discovery_handshakes_failed",
@@ -73,7 +78,7 @@ impl Metrics {
         self.nacks.get_or_create(&Type { r#type: label }).inc();
     }
 
-    pub(super) fn on_denied(&self) {
-        self.denied.inc();
+    pub(super) fn on_denied(&self, reason: &'static str) {
+        self.denied.get_or_create(&Reason { reason }).inc();
     }
 }

@@ -8,11 +8,13 @@
 //! | `feed.rs` | how a change reaches every stream without waiting for any |
 //! | `stream.rs` | one stream: a session, its requests, the feed, and its end |
 //! | `server.rs` | port 15012: connections, handshakes, their age |
+//! | `acks.rs` | who has which version of a Service or the trust bundle (pure) |
 //! | `proxies.rs`, `metrics.rs` | what an operator sees of it |
 //!
 //! Not here: what resources are (`translate/`), certificates (`identity/`). Bound: per stream as `session.rs` says; streams
 //! and handshakes as `server.rs` says.
 
+mod acks;
 mod admission;
 mod feed;
 mod kinds;
@@ -25,6 +27,7 @@ mod stream;
 mod tests;
 mod tracked;
 
+pub use acks::{Held, MAX_LAGGARDS, Moved};
 pub use admission::{Denied, admit};
 pub use feed::Feed;
 pub use kinds::ResourceKind;

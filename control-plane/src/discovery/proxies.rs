@@ -1,5 +1,6 @@
 //! The proxies connected now, for `/debug/proxies`: who they are and how far they are. A proxy is listed while its stream
-//! lives; its guard takes it off again. Bound: one entry per stream.
+//! lives; its guard takes it off again. Beside the list stand the tables of who has which version (`acks.rs`).
+//! Bound: one entry per stream, and what `acks.rs` says.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -10,7 +11,9 @@ use std::time::SystemTime;
 use parking_lot::Mutex;
 use serde::Serialize;
 use weft_proto::SpiffeId;
+use weft_proto::v1::{Progress, ServiceQuestion};
 
+use super::acks::{Acks, Moved};
 use super::{Counts, Nack};
 
 /// All connected proxies.
@@ -18,6 +21,7 @@ use super::{Counts, Nack};
 pub struct Proxies {
     next: AtomicU64,
     entries: Mutex<BTreeMap<u64, ProxyInfo>>,
+    acks: Mutex<Acks>,
 }
 
 /// One connected proxy.
@@ -59,8 +63,19 @@ impl Proxies {
         self.entries.lock().values().cloned().collect()
     }
 
+    /// How far the proxies connected here are with a Service.
+    pub fn service_progress(&self, question: &ServiceQuestion) -> Progress {
+        self.acks.lock().service(question)
+    }
+
+    /// How far the proxies connected here are with the trust bundle of this version.
+    pub fn trust_progress(&self, version: &str) -> Progress {
+        self.acks.lock().trust_bundle(version)
+    }
+
     pub(super) fn enter(self: &Arc<Self>, info: ProxyInfo) -> Listed {
         let id = self.next.fetch_add(1, Ordering::Relaxed);
+        self.acks.lock().enter(id, &info.pod, info.identity.namespace());
         self.entries.lock().insert(id, info);
         Listed { proxies: Arc::clone(self), id }
     }
@@ -72,10 +87,18 @@ impl Listed {
             change(info);
         }
     }
+
+    pub(super) fn on_moved(&self, moved: Vec<Moved>) {
+        if !moved.is_empty() {
+            let mut acks = self.proxies.acks.lock();
+            moved.into_iter().for_each(|moved| acks.on_moved(self.id, moved));
+        }
+    }
 }
 
 impl Drop for Listed {
     fn drop(&mut self) {
         self.proxies.entries.lock().remove(&self.id);
+        self.proxies.acks.lock().leave(self.id);
     }
 }

@@ -7,6 +7,10 @@
 //! tonic's own server cannot end one connection by its peer's certificate, so hyper is driven here and tonic's services
 //! are called by path.
 //!
+//! At a stop it serves on for [`Ages::leaving`], because peers are sent here for as long as load balancers have not heard;
+//! then the streams are told to end, each at a moment of its own within [`Ages::spread`], so that the other replicas
+//! are not stampeded. A proxy loses nothing by it: it says on its next stream what it has.
+//!
 //! Bound: [`MAX_HANDSHAKES`] unfinished handshakes (more wait in the kernel's queue), [`MAX_STREAMS`] calls per
 //! connection, and as many connections as the process may have open files.
 
@@ -31,9 +35,11 @@ use tonic::codegen::Service as _;
 use tonic::server::NamedService;
 use weft_proto::discovery::AggregatedDiscoveryServiceServer;
 use weft_proto::identity::v1::identity_server::IdentityServer;
+use weft_proto::v1::replicas_server::ReplicasServer;
 
 use super::{Discovery, Lifetime, Metrics};
 use crate::identity::{Certifier, Peer, peer_of};
+use crate::replicas::Answers;
 
 /// Handshakes under way at once.
 const MAX_HANDSHAKES: usize = 256;
@@ -55,6 +61,11 @@ pub struct Ages {
     pub anonymous: Duration,
     /// From GOAWAY to the end. Default 5 s.
     pub drain: Duration,
+    /// From the stop until no connection is taken any more and streams are told to end. Behind a Kubernetes Service 3 s:
+    /// kube-proxy hears of a terminating pod within one or two. Default 0.
+    pub leaving: Duration,
+    /// Over how long the ends of streams are spread at a stop. Behind a Kubernetes Service 3 s. Default 0.
+    pub spread: Duration,
     /// How long a stream waits for its pod to appear, since pods and manifests come in any order. Default 5 s.
     pub pod_appears: Duration,
     /// Silence before a PING. Default 20 s.
@@ -70,6 +81,8 @@ impl Default for Ages {
             connection: Duration::from_secs(30 * 60),
             anonymous: Duration::from_secs(60),
             drain: Duration::from_secs(5),
+            leaving: Duration::ZERO,
+            spread: Duration::ZERO,
             pod_appears: Duration::from_secs(5),
             keepalive: Duration::from_secs(20),
             keepalive_timeout: Duration::from_secs(10),
@@ -77,10 +90,18 @@ impl Default for Ages {
     }
 }
 
+impl Ages {
+    /// The longest that a graceful stop takes.
+    pub fn stop(&self) -> Duration {
+        self.leaving + self.spread + self.drain + self.handshake
+    }
+}
+
 /// What port 15012 serves.
 pub struct Server {
     discovery: AggregatedDiscoveryServiceServer<Discovery>,
     identity: IdentityServer<Certifier>,
+    replicas: ReplicasServer<Answers>,
     tls: TlsAcceptor,
     trust_domain: String,
     metrics: Metrics,
@@ -88,13 +109,15 @@ pub struct Server {
 }
 
 impl Server {
-    /// Puts the two services behind `tls`.
+    /// Puts the services behind `tls`.
     pub fn new(discovery: Discovery, certifier: Certifier, tls: ServerConfig, ages: Ages) -> Self {
         let metrics = discovery.metrics.clone();
         let trust_domain = certifier.trust_domain.clone();
+        let answers = Answers::new(Arc::clone(&discovery.proxies), &trust_domain);
         Self {
             discovery: AggregatedDiscoveryServiceServer::new(discovery).max_decoding_message_size(MAX_REQUEST),
             identity: IdentityServer::new(certifier).max_decoding_message_size(64 << 10),
+            replicas: ReplicasServer::new(answers).max_decoding_message_size(MAX_REQUEST),
             tls: TlsAcceptor::from(Arc::new(tls)),
             trust_domain,
             metrics,
@@ -107,7 +130,10 @@ impl Server {
         let server = Arc::new(self);
         let (stop, stopping) = watch::channel(false);
         let handshakes = Arc::new(Semaphore::new(MAX_HANDSHAKES));
-        let mut shutdown = pin!(shutdown);
+        let mut shutdown = pin!(async {
+            shutdown.await;
+            tokio::time::sleep(server.ages.leaving).await;
+        });
         loop {
             let accepted = tokio::select! {
                 accepted = server.accept(&listener, &handshakes) => accepted,
@@ -130,8 +156,8 @@ impl Server {
         drop(listener);
         drop(stopping);
         stop.send_replace(true);
-        // Every connection holds a receiver and is gone `drain` after the stop at the latest.
-        let _ = tokio::time::timeout(server.ages.drain + server.ages.handshake, stop.closed()).await;
+        // Every connection holds a receiver and is gone `spread` and `drain` after this at the latest.
+        let _ = tokio::time::timeout(server.ages.stop(), stop.closed()).await;
     }
 
     async fn accept(
@@ -176,14 +202,21 @@ impl Server {
         tokio::select! {
             ended = connection.as_mut() => return log_end(ended),
             () = tokio::time::sleep(self.age(peer.as_ref())) => {}
-            // An error says that the server is gone, which is a stop as well.
-            _ = stopping.wait_for(|stop| *stop) => {}
+            () = self.stopped(&mut stopping) => {}
         }
         end.send_replace(true);
         connection.as_mut().graceful_shutdown();
         if let Ok(ended) = tokio::time::timeout(self.ages.drain, connection).await {
             log_end(ended);
         }
+    }
+
+    /// Waits for the stop, and then for this connection's turn.
+    async fn stopped(&self, stopping: &mut watch::Receiver<bool>) {
+        // An error says that the server is gone, which is a stop as well.
+        let _ = stopping.wait_for(|stop| *stop).await;
+        let turn = self.ages.spread * rand::rng().random_range(0..=1000_u32) / 1000;
+        tokio::time::sleep(turn).await;
     }
 
     /// How old a connection may get.
@@ -206,10 +239,12 @@ impl Server {
         request.extensions_mut().insert(Lifetime::new(ending.clone()));
         let service = request.uri().path().split('/').nth(1).unwrap_or_default().to_owned();
         let (mut discovery, mut identity) = (self.discovery.clone(), self.identity.clone());
+        let mut replicas = self.replicas.clone();
         async move {
             match &*service {
                 <AggregatedDiscoveryServiceServer<Discovery> as NamedService>::NAME => discovery.call(request).await,
                 <IdentityServer<Certifier> as NamedService>::NAME => identity.call(request).await,
+                <ReplicasServer<Answers> as NamedService>::NAME => replicas.call(request).await,
                 _ => Ok(tonic::Status::unimplemented("this port serves discovery and certificates").into_http()),
             }
         }

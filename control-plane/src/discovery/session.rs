@@ -17,6 +17,7 @@ use weft_proto::SELF;
 use weft_proto::discovery::{Any, DeltaDiscoveryRequest, DeltaDiscoveryResponse, Resource as Wire};
 
 use super::ResourceKind;
+use super::acks::{Held, Moved};
 use super::tracked::{Catalog, Tracked, Verdict};
 use crate::translate::{Lookup, Resource, Touched, Translated, View};
 
@@ -28,6 +29,9 @@ pub const MAX_NAME: usize = 1_024;
 const MAX_MESSAGE: usize = 1_024;
 /// Names kept of a NACK.
 const MAX_NACK_NAMES: usize = 20;
+
+/// The types of which somebody wants to know who has which version (`acks.rs`).
+const WATCHED: [ResourceKind; 2] = [ResourceKind::TrustBundle, ResourceKind::Service];
 
 /// Why a stream is ended.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -125,6 +129,8 @@ struct Typed {
     started: bool,
     tracked: Tracked,
     outstanding: Option<Outstanding>,
+    /// The latest NACK's message.
+    refused: String,
 }
 
 /// A response on its way.
@@ -137,7 +143,11 @@ struct Outstanding {
 impl Session {
     /// Nothing asked for.
     pub fn new() -> Self {
-        Self::default()
+        let mut session = Self::default();
+        for kind in WATCHED {
+            session.types[kind as usize].tracked.watch();
+        }
+        session
     }
 
     /// Takes in a request: an answer to a response, subscriptions, or both.
@@ -240,6 +250,19 @@ impl Session {
         self.types[kind as usize].tracked.take_totals()
     }
 
+    /// Services and trust bundles whose copy at the proxy, or what the proxy says of it, is not as it was at the last call.
+    pub fn take_moved(&mut self) -> Vec<Moved> {
+        let mut moved = Vec::new();
+        for kind in WATCHED {
+            let Typed { tracked, refused, .. } = &mut self.types[kind as usize];
+            moved.extend(tracked.take_moved().map(|(name, copy)| {
+                let held = copy.map(|(version, verdict)| Held::new(version, verdict, refused));
+                Moved { kind, name, held }
+            }));
+        }
+        moved
+    }
+
     fn on_unknown_type(&mut self, request: DeltaDiscoveryRequest) {
         if request.resource_names_subscribe.is_empty() {
             return;
@@ -278,6 +301,7 @@ impl Typed {
             }
         }
         let message = clipped(&error.message).to_owned();
+        self.refused.clone_from(&message);
         Received { acked: true, nack: Some(Nack { r#type: kind.label(), names, message }) }
     }
 }

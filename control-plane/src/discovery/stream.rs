@@ -78,7 +78,8 @@ impl AggregatedDiscoveryService for Discovery {
         request: Request<Streaming<DeltaDiscoveryRequest>>,
     ) -> Result<Response<Self::DeltaAggregatedResourcesStream>, Status> {
         let denied = |denied: &Denied| {
-            self.metrics.on_denied();
+            self.metrics.on_denied(denied.reason());
+            tracing::warn!(reason = %denied, "discovery stream denied");
             Status::unauthenticated(denied.to_string())
         };
         let peer = request.extensions().get::<Peer>().ok_or_else(|| denied(&Denied::NoCertificate))?.clone();
@@ -193,7 +194,7 @@ impl Discovery {
             Err(_) => admit(&peer.id, node_id, &self.feed.latest()),
         };
         decided.map_err(|denied| {
-            self.metrics.on_denied();
+            self.metrics.on_denied(denied.reason());
             tracing::warn!(identity = %peer.id, reason = %denied, "discovery stream denied");
             Status::permission_denied(denied.to_string())
         })
@@ -204,7 +205,7 @@ impl Discovery {
     fn still_admitted(&self, peer: &Peer, node_id: &str) -> Result<(), Status> {
         match admit(&peer.id, node_id, &self.feed.latest()) {
             Err(denied @ Denied::OtherPod { .. }) => {
-                self.metrics.on_denied();
+                self.metrics.on_denied(denied.reason());
                 tracing::warn!(identity = %peer.id, reason = %denied, "discovery stream ended");
                 Err(Status::permission_denied(denied.to_string()))
             }
@@ -279,6 +280,7 @@ impl Open<'_> {
 
     fn report(&mut self) {
         let Self { session, listed, service, .. } = self;
+        listed.on_moved(session.take_moved());
         listed.update(|info| {
             for kind in ResourceKind::ALL {
                 service.metrics.on_totals(kind, session.take_totals(kind));

@@ -89,6 +89,10 @@ pub(super) struct Tracked {
     nacked: usize,
     sent_total: u64,
     skipped_total: u64,
+    /// Whether somebody wants to know what moves.
+    watched: bool,
+    /// Names of copies that are not as they were, perhaps more than once.
+    moved: Vec<Name>,
 }
 
 /// The content of one response.
@@ -118,6 +122,22 @@ impl Answer {
 }
 
 impl Tracked {
+    /// From now on it is noted which copies move ([`Tracked::take_moved`]).
+    pub(super) fn watch(&mut self) {
+        self.watched = true;
+    }
+
+    /// Copies that came, went, were sent or judged since the last call: name, and version and verdict of those there are.
+    pub(super) fn take_moved(&mut self) -> impl Iterator<Item = (Name, Option<(&str, Verdict)>)> {
+        let mut moved = std::mem::take(&mut self.moved);
+        moved.sort_unstable();
+        moved.dedup();
+        moved.into_iter().map(|name| {
+            let copy = self.copies.get(&name).map(|copy| (&*copy.version, copy.verdict));
+            (name, copy)
+        })
+    }
+
     /// Takes in a copy the proxy brought along from an earlier stream.
     pub(super) fn announce(&mut self, name: &str, version: String) {
         let name = Name::from(name);
@@ -125,6 +145,7 @@ impl Tracked {
         if self.copies.insert(Arc::clone(&name), copy).is_none() {
             self.acked += 1;
         }
+        self.note(&name);
         self.due(name, false);
     }
 
@@ -221,11 +242,16 @@ impl Tracked {
 
     /// What the proxy said about the copy it was sent in `version`. Ignored when it has been sent another since.
     pub(super) fn judge(&mut self, name: &str, version: &str, verdict: Verdict) {
-        if let Some(copy) = self.copies.get_mut(name).filter(|copy| copy.version == version) {
-            let before = std::mem::replace(&mut copy.verdict, verdict);
-            self.count(before, -1);
-            self.count(verdict, 1);
+        let Some((name, copy)) = self.copies.get_key_value(name).filter(|(_, copy)| copy.version == version) else {
+            return;
+        };
+        let (name, before) = (Arc::clone(name), copy.verdict);
+        if let Some(copy) = self.copies.get_mut(&name) {
+            copy.verdict = verdict;
         }
+        self.count(before, -1);
+        self.count(verdict, 1);
+        self.note(&name);
     }
 
     pub(super) fn asked(&self) -> usize {
@@ -294,6 +320,8 @@ impl Tracked {
                     && !copy.announced
                 {
                     copy.version.clear();
+                    let canonical = Arc::clone(canonical);
+                    self.note(&canonical);
                 }
                 return;
             }
@@ -397,6 +425,7 @@ impl Tracked {
                 copy.announced = false;
                 self.count(before, -1);
             }
+            self.note(&canonical);
         }
     }
 
@@ -410,9 +439,16 @@ impl Tracked {
     }
 
     fn forget(&mut self, canonical: &str) -> Option<Copy> {
-        let copy = self.copies.remove(canonical)?;
+        let (name, copy) = self.copies.remove_entry(canonical)?;
         self.count(copy.verdict, -1);
+        self.note(&name);
         Some(copy)
+    }
+
+    fn note(&mut self, name: &Name) {
+        if self.watched {
+            self.moved.push(Arc::clone(name));
+        }
     }
 
     fn count(&mut self, verdict: Verdict, by: isize) {

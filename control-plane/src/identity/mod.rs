@@ -60,7 +60,7 @@ pub use tls::{Peer, peer_of, server_config};
 pub use token::JoinTokens;
 
 /// As whom we write to the API server.
-const FIELD_MANAGER: &str = "weft-control-plane";
+pub(crate) const FIELD_MANAGER: &str = "weft-control-plane";
 
 /// What went wrong on our side: the operator must act.
 #[derive(Debug, thiserror::Error)]

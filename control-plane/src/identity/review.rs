@@ -55,7 +55,7 @@ type Outcome = Result<Proven, Unproven>;
 struct Shared {
     reviews: Box<dyn Reviews>,
     trust_domain: String,
-    reserved: SpiffeId,
+    reserved: Vec<SpiffeId>,
     slots: Semaphore,
     known: Mutex<Known>,
 }
@@ -72,12 +72,13 @@ trait Reviews: Send + Sync + 'static {
 }
 
 impl TokenReviewer {
-    /// Identities are in `trust_domain`; `reserved`, the service account the control plane itself runs as, gets none.
-    pub fn new(client: kube::Client, trust_domain: &str, reserved: SpiffeId) -> Self {
+    /// Identities are in `trust_domain`; those `reserved` are given to nobody: the one that the control plane proves to proxies,
+    /// and the service account that it really runs as.
+    pub fn new(client: kube::Client, trust_domain: &str, reserved: Vec<SpiffeId>) -> Self {
         Self::with(Box::new(client), trust_domain, reserved)
     }
 
-    fn with(reviews: Box<dyn Reviews>, trust_domain: &str, reserved: SpiffeId) -> Self {
+    fn with(reviews: Box<dyn Reviews>, trust_domain: &str, reserved: Vec<SpiffeId>) -> Self {
         let known = Known { accepted: Accepted::new(MAX_ACCEPTED), flights: HashMap::new() };
         Self(Arc::new(Shared {
             reviews,

@@ -7,6 +7,8 @@ use std::time::{Duration, SystemTime};
 use arc_swap::ArcSwap;
 use rand::Rng as _;
 use rcgen::{CertificateParams, DistinguishedName, KeyPair, PKCS_ECDSA_P256_SHA256, SanType};
+use rustls::SignatureScheme;
+use rustls::client::ResolvesClientCert;
 use rustls::crypto::aws_lc_rs::sign::any_supported_type;
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
@@ -83,6 +85,17 @@ impl OwnSvid {
                 }
             }
         }
+    }
+}
+
+/// Towards other replicas.
+impl ResolvesClientCert for OwnSvid {
+    fn resolve(&self, _: &[&[u8]], _: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
+        Some(Arc::clone(&self.current.load().key))
+    }
+
+    fn has_certs(&self) -> bool {
+        true
     }
 }
 

@@ -51,7 +51,7 @@ pub enum Kind {
 }
 
 /// What every object carries.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Meta {
     /// Its name.
     pub name: ObjectName,
@@ -67,11 +67,11 @@ pub struct Meta {
 
 /// When an object was made, as far as precedence cares: seconds since 1970 from the API server, or the position in the
 /// manifests directory (file, then document).
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Age(pub i64, pub String, pub u32);
 
 /// One object.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Hash)]
 pub enum Object {
     /// A Namespace.
     Namespace(Namespace),
@@ -123,21 +123,21 @@ impl Object {
 }
 
 /// A Namespace.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Hash)]
 pub struct Namespace {
     /// Metadata.
     pub meta: Meta,
 }
 
 /// A Node: only its zone matters.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Hash)]
 pub struct Node {
     /// Metadata (`topology.kubernetes.io/zone` among the labels).
     pub meta: Meta,
 }
 
 /// A Service.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Hash)]
 pub struct Service {
     /// Metadata.
     pub meta: Meta,
@@ -158,7 +158,7 @@ pub struct Service {
 }
 
 /// What kind of Service.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum ServiceKind {
     /// With a cluster IP (ClusterIP, NodePort, LoadBalancer).
     ClusterIp,
@@ -169,7 +169,7 @@ pub enum ServiceKind {
 }
 
 /// One port of a Service.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct ServicePort {
     /// Its name, or empty.
     pub name: String,
@@ -182,7 +182,7 @@ pub struct ServicePort {
 }
 
 /// A `targetPort`.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum TargetPort {
     /// By number.
     Number(u16),
@@ -191,7 +191,7 @@ pub enum TargetPort {
 }
 
 /// An EndpointSlice.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Hash)]
 pub struct EndpointSlice {
     /// Metadata.
     pub meta: Meta,
@@ -204,7 +204,7 @@ pub struct EndpointSlice {
 }
 
 /// One port of a slice.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct SlicePort {
     /// The Service port's name, or empty.
     pub name: String,
@@ -213,7 +213,7 @@ pub struct SlicePort {
 }
 
 /// One endpoint of a slice.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct SliceEndpoint {
     /// Its addresses.
     pub addresses: Vec<IpAddr>,
@@ -232,7 +232,7 @@ pub struct SliceEndpoint {
 }
 
 /// A Pod.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Hash)]
 pub struct Pod {
     /// Metadata.
     pub meta: Meta,
@@ -257,7 +257,7 @@ pub struct Pod {
 }
 
 /// A container port.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct ContainerPort {
     /// Name, or empty.
     pub name: String,
@@ -266,7 +266,7 @@ pub struct ContainerPort {
 }
 
 /// An HTTPRoute.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Hash)]
 pub struct HttpRoute {
     /// Metadata.
     pub meta: Meta,
@@ -299,8 +299,18 @@ pub struct ParentRef {
     pub port: Option<u16>,
 }
 
+impl ParentRef {
+    /// Whether it is ours to answer: of kind Service, in the group of Services or in the one that is meant where none is
+    /// written, which has no Services, so that nobody else would tell the user.
+    pub fn names_a_service(&self) -> bool {
+        let group = self.group.as_deref();
+        self.kind.as_deref() == Some("Service")
+            && matches!(group, None | Some("" | "core" | "gateway.networking.k8s.io"))
+    }
+}
+
 /// A rule of an HTTPRoute.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Hash)]
 pub struct HttpRouteRule {
     /// Its name, if it has one.
     pub name: Option<String>,
@@ -317,7 +327,7 @@ pub struct HttpRouteRule {
 }
 
 /// A match of a rule. All conditions must hold.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Hash)]
 pub struct HttpRouteMatch {
     /// Path.
     pub path: PathMatch,
@@ -330,7 +340,7 @@ pub struct HttpRouteMatch {
 }
 
 /// A path condition.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum PathMatch {
     /// The whole path.
     Exact(String),
@@ -341,7 +351,7 @@ pub enum PathMatch {
 }
 
 /// A header or query condition.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct KeyMatch {
     /// Header names are lower case.
     pub name: String,
@@ -352,7 +362,7 @@ pub struct KeyMatch {
 }
 
 /// A filter. Kinds this version does not do are kept by name: the rule answers 500 and status says why.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum HttpRouteFilter {
     /// RequestHeaderModifier
     RequestHeaders(HeaderModifier),
@@ -363,7 +373,7 @@ pub enum HttpRouteFilter {
 }
 
 /// A header filter: remove, then set, then add.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 pub struct HeaderModifier {
     /// Replaces.
     pub set: Vec<(String, String)>,
@@ -374,7 +384,7 @@ pub struct HeaderModifier {
 }
 
 /// A backendRef with its defaults.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct BackendRef {
     /// Core group is `""`.
     pub group: String,
@@ -393,7 +403,7 @@ pub struct BackendRef {
 }
 
 /// An Istio PeerAuthentication.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Hash)]
 pub struct PeerAuthentication {
     /// Metadata.
     pub meta: Meta,
@@ -406,7 +416,7 @@ pub struct PeerAuthentication {
 }
 
 /// A PeerAuthentication mode.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum MtlsMode {
     /// Inherit.
     Unset,

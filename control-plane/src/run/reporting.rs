@@ -13,7 +13,7 @@ use parking_lot::{Condvar, Mutex};
 
 use crate::model::ObjectName;
 use crate::source::Problem;
-use crate::status::{StatusDir, StatusError};
+use crate::status::{StatusDir, StatusError, StatusSink};
 use crate::translate::Translated;
 
 const AGAIN: Duration = Duration::from_secs(1);
@@ -63,9 +63,10 @@ impl Reports {
         std::thread::Builder::new().name("status".into()).spawn(move || theirs.run(directory))?;
         Ok(Self(shared))
     }
+}
 
-    /// `routes` have other conditions in `state`; the first time, all that are not in it are removed.
-    pub(super) fn on_state(&self, state: Arc<Translated>, routes: BTreeSet<ObjectName>, first: bool) {
+impl StatusSink for Reports {
+    fn on_state(&self, state: Arc<Translated>, routes: BTreeSet<ObjectName>, first: bool) {
         let mut pending = self.0.pending.lock();
         pending.state = Some(state);
         pending.routes.extend(routes);
@@ -73,8 +74,7 @@ impl Reports {
         self.0.changed.notify_one();
     }
 
-    /// This is all that is wrong now.
-    pub(super) fn on_problems(&self, problems: Vec<Problem>) {
+    fn on_problems(&self, problems: Vec<Problem>) {
         self.0.pending.lock().problems = Some(problems);
         self.0.changed.notify_one();
     }

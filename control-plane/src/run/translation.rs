@@ -1,10 +1,11 @@
-//! The translation thread: takes edits from the source, has them translated, publishes what comes of it, and says what is
-//! wrong. A panic costs the edit that caused it: what was published stays published.
+//! The translation thread: takes edits from the source and roots from the authority, has them translated, publishes what
+//! comes of it, and says what is wrong. A panic costs the edit that caused it: what was published stays published.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use prometheus_client::metrics::counter::Counter;
@@ -12,13 +13,15 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 use serde_json::json;
-use tokio::sync::{mpsc, oneshot};
+use tokio::runtime::Handle;
+use tokio::sync::{mpsc, oneshot, watch};
 
-use super::reporting::Reports;
 use crate::discovery::Feed;
-use crate::model::Batch;
+use crate::identity::Bundle;
+use crate::model::{Batch, ObjectName};
 use crate::source::{self, Edit, Problem, Severity};
-use crate::translate::Translator;
+use crate::status::StatusSink;
+use crate::translate::{Touched, Translated, Translator};
 
 /// What translation counts.
 pub(super) struct Metrics {
@@ -53,23 +56,41 @@ pub(super) struct Translation {
     pub(super) feed: Arc<Feed>,
     pub(super) problems: Arc<Mutex<Vec<serde_json::Value>>>,
     /// Where status is written; `None` where nobody wants it.
-    pub(super) reports: Option<Reports>,
+    pub(super) status: Option<Box<dyn StatusSink>>,
     pub(super) metrics: Metrics,
 }
 
 impl Translation {
-    /// Begins; the receiver resolves when it ends, which it does with its source.
+    /// Begins; the receiver resolves when it ends, which it does with its source. The first roots of `bundle` are in the
+    /// translator already.
     ///
     /// # Errors
     /// When there can be no thread.
-    pub(super) fn begin(mut self, mut edits: mpsc::Receiver<Edit>) -> io::Result<oneshot::Receiver<()>> {
+    pub(super) fn begin(
+        mut self,
+        mut edits: mpsc::Receiver<Edit>,
+        mut bundle: watch::Receiver<Bundle>,
+    ) -> io::Result<oneshot::Receiver<()>> {
         let (alive, ended) = oneshot::channel::<()>();
+        bundle.mark_unchanged();
+        let runtime = Handle::current();
         let run = move || {
             let mut known = Vec::new();
-            while let Some(edit) = edits.blocking_recv() {
-                self.apply(edit.objects);
-                self.report(&mut known, edit.problems);
-            }
+            runtime.block_on(async {
+                loop {
+                    tokio::select! {
+                        edit = edits.recv() => {
+                            let Some(edit) = edit else { break };
+                            self.apply(edit.objects);
+                            self.report(&mut known, edit.problems);
+                        }
+                        Ok(()) = bundle.changed() => {
+                            let roots = bundle.borrow_and_update().clone();
+                            self.trust(&roots);
+                        }
+                    }
+                }
+            });
             drop(alive);
         };
         std::thread::Builder::new().name("translate".into()).spawn(run)?;
@@ -77,31 +98,45 @@ impl Translation {
     }
 
     fn apply(&mut self, objects: Batch) {
-        let began = Instant::now();
         let (removed, changed) = (objects.removes.len(), objects.upserts.len());
         self.metrics.edits.inc();
         let first = !self.feed.is_synced();
-        match catch_unwind(AssertUnwindSafe(|| self.translator.apply(objects))) {
-            Ok((state, mut touched)) => {
-                let routes = std::mem::take(&mut touched.statuses);
-                self.feed.publish(Arc::clone(&state), touched);
-                let took = began.elapsed();
-                self.metrics.seconds.observe(took.as_secs_f64());
+        if let Some((took, routes)) = self.publish(|translator| translator.apply(objects)) {
+            if first {
                 tracing::info!(changed, removed, ?took, "objects taken in");
-                if let Some(reports) = &self.reports {
-                    reports.on_state(state, routes, first);
-                }
+            } else {
+                tracing::debug!(changed, removed, ?took, "objects taken in");
             }
-            Err(_) => {
-                self.metrics.panics.inc();
-                tracing::error!(
-                    changed,
-                    removed,
-                    "a defect in translation: this edit is lost; please report the panic"
-                );
+            if let Some(status) = &self.status {
+                status.on_state(self.feed.latest(), routes, first);
             }
         }
         self.feed.set_synced();
+    }
+
+    fn trust(&mut self, roots: &Bundle) {
+        let roots = roots.iter().map(|root| root.to_vec()).collect();
+        if self.publish(|translator| translator.set_trust_roots(roots)).is_some() {
+            tracing::info!("proxies are told of other roots");
+        }
+    }
+
+    /// Publishes what `translate` makes of things; how long that took, and the routes whose conditions changed.
+    fn publish(
+        &mut self,
+        translate: impl FnOnce(&mut Translator) -> (Arc<Translated>, Touched),
+    ) -> Option<(Duration, BTreeSet<ObjectName>)> {
+        let began = Instant::now();
+        let Ok((state, mut touched)) = catch_unwind(AssertUnwindSafe(|| translate(&mut self.translator))) else {
+            self.metrics.panics.inc();
+            tracing::error!("a defect in translation: what changed is lost; please report the panic");
+            return None;
+        };
+        let routes = std::mem::take(&mut touched.statuses);
+        self.feed.publish(state, touched);
+        let took = began.elapsed();
+        self.metrics.seconds.observe(took.as_secs_f64());
+        Some((took, routes))
     }
 
     /// Logs what is newly wrong, and shows all that is wrong.
@@ -116,8 +151,8 @@ impl Translation {
         self.metrics.errors.set(i64::try_from(errors).unwrap_or(i64::MAX));
         self.metrics.warnings.set(i64::try_from(now.len() - errors).unwrap_or(i64::MAX));
         *self.problems.lock() = now.iter().map(shown).collect();
-        if let Some(reports) = &self.reports {
-            reports.on_problems(now.clone());
+        if let Some(status) = &self.status {
+            status.on_problems(now.clone());
         }
         *known = now;
     }

@@ -2,6 +2,7 @@
 //! nobody ever sees half of what a user changed together.
 //!
 //! - [`files`]: a watched directory of ordinary Kubernetes YAML, for a laptop, a VM, or a test.
+//! - [`kubernetes`]: the API server of a cluster.
 //! - [`protocol`]: what a Service port speaks by `appProtocol` and name, which every source has to decide alike.
 //!
 //! Not here: what objects mean together (`translate/`) and where they are indexed (`model/`).
@@ -12,6 +13,7 @@ use std::fmt;
 use crate::model::{Batch, Kind, Meta, Object, ObjectKey};
 
 pub mod files;
+pub mod kubernetes;
 pub mod protocol;
 
 /// Most problems one edit lists; a last one says how many more there are.
@@ -31,7 +33,8 @@ pub struct Edit {
 /// Displays as `reviews.yaml:14: spec.rules[0].backendRefs[0].weight: must be between 0 and 1000000`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Problem {
-    /// File, relative to the manifests directory; empty where the directory itself is the problem.
+    /// File, relative to the manifests directory; empty where the directory itself is the problem. In a cluster, the
+    /// object: `HTTPRoute shop/reviews`.
     pub file: String,
     /// Line, from 1; 0 where the problem is with the file as a whole.
     pub line: u32,

@@ -325,7 +325,7 @@ fn transitions_of(text: &str) -> Transitions {
 }
 
 /// `2026-01-31T23:59:59Z`, as `metav1.Time` is written.
-fn rfc3339(time: SystemTime) -> String {
+pub(super) fn rfc3339(time: SystemTime) -> String {
     let time = OffsetDateTime::from(time);
     let (year, month, day) = time.to_calendar_date();
     let (hour, minute, second) = time.to_hms();

@@ -1,18 +1,46 @@
 //! What users are told about their objects: the conditions of routes, and the problems of manifests.
 //!
-//! `translate/` decides the conditions (Gateway API `status.parents[]`); this room only holds their plain types and
-//! writes them down. In files mode `dir` puts one file per object into `--status-dir`.
+//! `translate/` decides the conditions (Gateway API `status.parents[]`); this room holds their plain types and
+//! writes them down, and decides the one condition that no object decides: `weft.dev/Programmed`.
+//!
+//! | file | what it does |
+//! |---|---|
+//! | `dir.rs` | without a cluster: one file per object in `--status-dir` |
+//! | `kubernetes/` | in a cluster: the elected leader writes the objects' `status` |
+//! | `programmed.rs` | whether the proxies that a route is for have taken it (pure) |
+//!
+//! Not here: who leads (`leader.rs`), what proxies ACKed (`replicas/`, `discovery/`).
 
 mod dir;
+mod kubernetes;
+mod programmed;
 
 use std::borrow::Cow;
+use std::collections::BTreeSet;
+use std::sync::Arc;
 
-use crate::model::ParentRef;
+use crate::model::{ObjectName, ParentRef};
+use crate::source::Problem;
+use crate::translate::Translated;
 
 pub use dir::{StatusDir, StatusError};
+pub use kubernetes::{KubernetesStatus, Metrics, Writer};
+pub use programmed::{About, At, Known, Programmed};
+
+/// Takes what there is to tell users, at once and without waiting: writing is somebody else's time.
+pub trait StatusSink: Send {
+    /// `routes` have other conditions in `state`; the `first` time it is said of all there are, so what is not in `state`
+    /// is nobody's any more.
+    fn on_state(&self, state: Arc<Translated>, routes: BTreeSet<ObjectName>, first: bool);
+    /// This is all that is wrong now.
+    fn on_problems(&self, problems: Vec<Problem>);
+}
 
 /// Who wrote a `status.parents[]` entry.
 pub const CONTROLLER_NAME: &str = "weft.dev/mesh-controller";
+
+/// The condition that says whether proxies have taken a route.
+pub const PROGRAMMED: &str = "weft.dev/Programmed";
 
 /// The status of a route: one entry per parentRef that is ours, in the order of the spec.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -28,6 +56,14 @@ pub struct ParentStatus {
     pub parent_ref: ParentRef,
     /// Conditions, one per type.
     pub conditions: Vec<Condition>,
+}
+
+impl ParentStatus {
+    /// The generation that this parent accepted; `None` when it did not.
+    pub fn accepted(&self) -> Option<i64> {
+        let accepted = self.conditions.iter().find(|condition| condition.kind == "Accepted" && condition.status);
+        accepted.map(|condition| condition.observed_generation)
+    }
 }
 
 /// A condition without `lastTransitionTime`: the writer adds that when `status` changes and keeps it otherwise.

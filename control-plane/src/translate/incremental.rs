@@ -121,10 +121,7 @@ impl Translator {
     /// so it must be the same on all replicas. None at all: the bundle is held.
     pub fn set_trust_roots(&mut self, roots: Vec<Vec<u8>>) -> (Arc<Translated>, Touched) {
         let name = self.config.trust_domain.clone();
-        let bundle = (!roots.is_empty()).then(|| {
-            let message = TrustBundle { trust_domain: name.clone(), roots };
-            Arc::new(Resource::new(type_url::TRUST_BUNDLE, name.clone(), Vec::new(), &message))
-        });
+        let bundle = (!roots.is_empty()).then(|| Arc::new(trust_bundle(&name, roots)));
         let mut touched = Touched::default();
         if self.current.trust != bundle {
             self.current.trust = bundle;
@@ -253,4 +250,14 @@ impl Translator {
             touched.name(type_url::MESH_SETTINGS, MESH_SETTINGS);
         }
     }
+}
+
+fn trust_bundle(trust_domain: &str, roots: Vec<Vec<u8>>) -> Resource {
+    let message = TrustBundle { trust_domain: trust_domain.to_owned(), roots };
+    Resource::new(type_url::TRUST_BUNDLE, trust_domain.to_owned(), Vec::new(), &message)
+}
+
+/// The version under which proxies get the trust bundle of these root certificates (DER).
+pub fn trust_bundle_version(trust_domain: &str, roots: Vec<Vec<u8>>) -> String {
+    trust_bundle(trust_domain, roots).version
 }

@@ -29,8 +29,8 @@ mod translated;
 use ipnet::IpNet;
 use weft_proto::v1::OutboundPolicy;
 
-pub use incremental::{Touched, Translator};
-pub use translated::{Lookup, Resource, Translated, WorkloadIdentity};
+pub use incremental::{Touched, Translator, trust_bundle_version};
+pub use translated::{Lookup, Resource, ServiceVersions, Translated, WorkloadIdentity};
 
 /// Which proxies see which form of a resource. All proxies of one namespace see the same.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]

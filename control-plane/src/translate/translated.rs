@@ -74,6 +74,15 @@ pub struct WorkloadIdentity {
     pub labels: BTreeMap<String, String>,
 }
 
+/// The versions of a Service's forms, for asking who has them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServiceVersions {
+    /// For clients in namespaces without a form of their own.
+    pub default: String,
+    /// By client namespace.
+    pub by_namespace: Vec<(String, String)>,
+}
+
 /// A Service in the forms its clients see. The default form is for clients of other namespaces without consumer routes.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct ServiceForms {
@@ -185,6 +194,13 @@ impl Translated {
     /// The conditions of one route; `None` when it is gone or has no parent of ours.
     pub fn route_status(&self, route: &ObjectName) -> Option<&Arc<RouteStatus>> {
         self.statuses.get(route)
+    }
+
+    /// The versions of a Service's forms; `None` when there is no such Service.
+    pub fn service_versions(&self, service: &ServiceName) -> Option<ServiceVersions> {
+        let forms = self.services.get(service)?;
+        let by_namespace = forms.by_namespace.iter().map(|(namespace, form)| (namespace.clone(), form.version.clone()));
+        Some(ServiceVersions { default: forms.default.version.clone(), by_namespace: by_namespace.collect() })
     }
 
     fn service(&self, name: &str, view: &View) -> Option<Arc<Resource>> {

@@ -9,6 +9,7 @@ mod outside;
 mod pods;
 mod protocols;
 mod redirect;
+mod rollouts;
 mod shop;
 mod soak;
 mod wire;

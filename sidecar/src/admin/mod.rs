@@ -4,7 +4,7 @@
 //! |---|---|---|
 //! | 15000 | loopback only | everything below |
 //! | 15020 | the pod's network | `/metrics` |
-//! | 15021 | the pod's network | `/ready`, `/live` (kubelet's probes) |
+//! | 15021 | the pod's network | `/ready`, `/live` (kubelet's probes of us), `/probe/...` (its probes of the app, `probe.rs`) |
 //!
 //! It is served by `hyper`: nothing here is on the data path. 15021 runs on a data-plane worker, so that a probe vouches
 //! for the thread that forwards.
@@ -15,13 +15,15 @@
 //!
 //! Bounds: [`MAX_CONNECTIONS`] per listener, [`MAX_HEAD`] per request, [`HEAD_TIMEOUT`] for a head, and as long for a body.
 
+pub mod probe;
+
 use std::convert::Infallible;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{ACCEPT, CONTENT_TYPE, HOST, ORIGIN};
+use http::header::{ACCEPT, CONTENT_TYPE, HOST, ORIGIN, USER_AGENT};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
@@ -29,6 +31,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 
+use self::probe::Probes;
 use crate::listen::accept::no_such_family;
 use crate::settings::loopback;
 
@@ -51,6 +54,8 @@ pub trait View: Send + Sync + 'static {
     fn drain(&self);
     /// Drains and exits.
     fn quit(&self);
+    /// The app's probes.
+    fn probes(&self) -> &Probes;
 }
 
 /// Which paths a listener answers.
@@ -60,7 +65,7 @@ pub enum Surface {
     Admin,
     /// `/metrics`
     Metrics,
-    /// `/ready`, `/live`
+    /// `/ready`, `/live`, `/probe/...`
     Health,
 }
 
@@ -73,9 +78,13 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 /// Longest body of `POST /log`.
 const MAX_BODY: usize = 4_096;
 
+/// What the paths of probes start with.
+const PROBE: &str = "/probe/";
+
 const HELP: &str = "weft-sidecar admin
   GET  /ready        200 when traffic can be taken; else 503 and what is missing
   GET  /live         200 while the process runs
+  GET  /probe/CONTAINER/KIND   runs a probe of the app: 200, or 503 and why
   GET  /metrics      Prometheus text
   GET  /config       the compiled snapshot, JSON
   GET  /log          log directives in force
@@ -167,7 +176,7 @@ async fn answer(request: Request<Incoming>, surface: Surface, view: Arc<dyn View
     let allowed = match surface {
         Surface::Admin => true,
         Surface::Metrics => matches!(path.as_str(), "/metrics" | "/stats/prometheus"),
-        Surface::Health => matches!(path.as_str(), "/ready" | "/live" | "/healthz/ready"),
+        Surface::Health => matches!(path.as_str(), "/ready" | "/live" | "/healthz/ready") || path.starts_with(PROBE),
     };
     if !allowed {
         return text(StatusCode::NOT_FOUND, "not served on this port\n".to_owned());
@@ -177,6 +186,9 @@ async fn answer(request: Request<Incoming>, surface: Surface, view: Arc<dyn View
             StatusCode::FORBIDDEN,
             "requests from web pages are refused; use localhost or 127.0.0.1\n".to_owned(),
         );
+    }
+    if let Some(name) = path.strip_prefix(PROBE) {
+        return probed(name, request.method(), view.probes().run(name, request.headers().get(USER_AGENT))).await;
     }
     match (request.method(), path.as_str()) {
         (&Method::GET | &Method::HEAD, "/ready" | "/healthz/ready") => {
@@ -234,6 +246,24 @@ async fn answer(request: Request<Incoming>, surface: Surface, view: Arc<dyn View
     }
 }
 
+async fn probed(
+    name: &str,
+    method: &Method,
+    run: impl Future<Output = Option<Result<(), probe::Failure>>>,
+) -> Response<Full<Bytes>> {
+    if !matches!(*method, Method::GET | Method::HEAD) {
+        return text(StatusCode::METHOD_NOT_ALLOWED, HELP.to_owned());
+    }
+    match run.await {
+        Some(Ok(())) => text(StatusCode::OK, "ok\n".to_owned()),
+        Some(Err(why)) => text(StatusCode::SERVICE_UNAVAILABLE, format!("{name}: {why}\n")),
+        None => text(
+            StatusCode::NOT_FOUND,
+            format!("no probe `{name}` in WEFT_PROBES: was the pod changed after injection?\n"),
+        ),
+    }
+}
+
 /// Whether a browser may have sent this on behalf of a page: it names its origin, or a host that is not this machine's
 /// loopback. Browsers cannot leave Host out, or send another one than they connected by.
 fn is_from_web_page(headers: &HeaderMap) -> bool {
@@ -274,10 +304,20 @@ mod tests {
     use tokio::net::TcpStream;
 
     use super::*;
+    use crate::dns::Dns;
+    use crate::listen::drain;
 
-    #[derive(Default)]
     struct Fake {
         drains: AtomicUsize,
+        probes: Probes,
+    }
+
+    impl Default for Fake {
+        fn default() -> Self {
+            let specs = probe::parse(r#"{"app/liveness": {"tcp": {"port": 1}}}"#).unwrap();
+            let probes = Probes::new(specs, [127, 0, 0, 1].into(), Dns::fixed([]), drain::new().1);
+            Self { drains: AtomicUsize::default(), probes }
+        }
     }
 
     impl View for Fake {
@@ -300,6 +340,9 @@ mod tests {
             self.drains.fetch_add(1, Ordering::Relaxed);
         }
         fn quit(&self) {}
+        fn probes(&self) -> &Probes {
+            &self.probes
+        }
     }
 
     async fn start(surface: Surface) -> (SocketAddr, Arc<Fake>) {
@@ -354,6 +397,10 @@ mod tests {
             (Surface::Health, "GET /ready", "200"),
             (Surface::Health, "GET /metrics", "404"),
             (Surface::Health, "POST /drain", "404"),
+            (Surface::Health, "GET /probe/app/liveness", "503"),
+            (Surface::Health, "POST /probe/app/liveness", "405"),
+            (Surface::Health, "GET /probe/app/readiness", "404"),
+            (Surface::Metrics, "GET /probe/app/liveness", "404"),
         ] {
             let (addr, _) = start(surface).await;
             let request =

@@ -20,6 +20,11 @@ pub trait Io: AsyncRead + AsyncWrite + Abort + Send + Unpin + 'static {
     fn is_silent(&self) -> bool {
         true
     }
+
+    /// Whether the peer reset the connection, of which a FIN is all that reading may have told. Without a socket: no.
+    fn was_reset(&self) -> bool {
+        false
+    }
 }
 
 /// A connection of any kind. One virtual call per read or write.
@@ -29,6 +34,11 @@ impl Io for TcpStream {
     fn is_silent(&self) -> bool {
         let mut byte = [MaybeUninit::uninit(); 1];
         matches!(socket2::SockRef::from(self).peek(&mut byte), Err(error) if error.kind() == io::ErrorKind::WouldBlock)
+    }
+
+    fn was_reset(&self) -> bool {
+        // A socket that has not been closed on this side has a peer until a reset takes it (getpeername(2), ENOTCONN).
+        self.peer_addr().is_err()
     }
 }
 
@@ -67,6 +77,10 @@ impl Io for tokio::io::DuplexStream {}
 impl Io for BoxedIo {
     fn is_silent(&self) -> bool {
         (**self).is_silent()
+    }
+
+    fn was_reset(&self) -> bool {
+        (**self).was_reset()
     }
 }
 

@@ -62,6 +62,8 @@ pub struct PoolSettings {
     /// Each worker opens HTTP/2 connections of its own while the limit allows, rather than using another's, which costs a
     /// wake-up across threads for every frame. Default true.
     pub per_worker: bool,
+    /// The server is the app of this pod: a reset tells whether it read an HTTP/1 request (`h1/unread.rs`). Default false.
+    pub to_app: bool,
     /// Largest HTTP/1 response head.
     pub head: HeadLimits,
     /// HTTP/2 connections.
@@ -77,6 +79,7 @@ impl Default for PoolSettings {
             idle_timeout: Duration::from_secs(300),
             expect: Proto::H2,
             per_worker: true,
+            to_app: false,
             head: HeadLimits::default(),
             h2: ClientSettings::default(),
         }
@@ -373,7 +376,7 @@ impl Attempt {
         let Connected { io, proto, expires } = connect.await?;
         let Some((shared, _)) = &self.0 else { return Err(ConnectError::new("the attempt was abandoned")) };
         match proto {
-            Proto::H1 => Ok(Made::H1(H1::new(io, shared.settings.head))),
+            Proto::H1 => Ok(Made::H1(H1::new(io, shared.settings.head).to_app(shared.settings.to_app))),
             Proto::H2 => {
                 let (handle, driver) = H2::handshake(io, &shared.settings.h2).await.map_err(ConnectError::new)?;
                 Ok(Made::H2(handle, Box::pin(driver), expires))

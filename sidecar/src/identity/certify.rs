@@ -3,7 +3,9 @@
 //!
 //! An answer is believed only when its chain leads to a root, names us, fits the key we just made, and has not ended.
 //! When renewal fails the SVID in use stays until its end, and the back-off (0.5 s to 150 s) shrinks with the life
-//! that is left. The key pair is new each time and never leaves memory.
+//! that is left. Without one the pod cannot start, so nobody waits longer than [`LONGEST_WITHOUT`]; a file that is still to
+//! come (a ConfigMap being written, a token being projected) is looked for every [`LOOK_FOR_FILE`]. The key pair is new each
+//! time and never leaves memory.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -28,6 +30,11 @@ use super::{IdentityManager, Svid};
 const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 const FIRST_BACKOFF: Duration = Duration::from_millis(500);
 const LONGEST_BACKOFF: Duration = Duration::from_secs(150);
+/// Before the first SVID.
+const LONGEST_WITHOUT: Duration = Duration::from_secs(5);
+const LOOK_FOR_FILE: Duration = Duration::from_millis(500);
+/// How often it is said again that a file is waited for.
+const SAY_EVERY: Duration = Duration::from_secs(10);
 /// How often the roots file is looked at, and the longest sleep before the wall clock is asked again (a suspended
 /// machine's monotonic clock stands still).
 const LOOK_EVERY: Duration = Duration::from_secs(5);
@@ -79,11 +86,22 @@ pub enum CertifyError {
     Key(rustls::Error),
 }
 
+impl CertifyError {
+    /// The file that is not there yet, if that is what is wrong.
+    fn missing_file(&self) -> Option<&Path> {
+        match self {
+            Self::File { path, why } if why.kind() == io::ErrorKind::NotFound => Some(path),
+            _ => None,
+        }
+    }
+}
+
 impl IdentityManager {
     /// Keeps this proxy's SVID and roots fresh. Never returns; drop it to stop.
     pub async fn run(&self, control_plane: &ControlPlane) {
         let mut backoff = Backoff::new(FIRST_BACKOFF, LONGEST_BACKOFF);
         let mut file = RootsFile::default();
+        let mut say_next = Instant::now();
         loop {
             let wait = match self.renew(control_plane, &mut file).await {
                 Ok(svid) => {
@@ -91,13 +109,28 @@ impl IdentityManager {
                     tracing::info!(identity = %svid.identity, "certified");
                     renew_after(svid.issued, svid.not_after, &mut rand::rng())
                 }
-                Err(error) => {
-                    let left = self.svid().map(|svid| svid.not_after.duration_since(SystemTime::now()));
-                    let left = left.and_then(Result::ok).unwrap_or_default();
-                    let wait = within_remaining(backoff.after_failure(&mut rand::rng()), left);
-                    tracing::warn!(%error, ?wait, "no new certificate; trying again");
-                    wait
-                }
+                Err(error) => match (self.svid(), error.missing_file()) {
+                    (None, Some(path)) => {
+                        if Instant::now() >= say_next {
+                            let path = path.display();
+                            tracing::warn!(%path, "waiting for a file that is not there yet: is the control plane running?");
+                            say_next = Instant::now() + SAY_EVERY;
+                        }
+                        LOOK_FOR_FILE
+                    }
+                    (svid, _) => {
+                        let mut wait = backoff.after_failure(&mut rand::rng());
+                        wait = match svid {
+                            None => wait.min(LONGEST_WITHOUT),
+                            Some(svid) => {
+                                let left = svid.not_after.duration_since(SystemTime::now()).unwrap_or_default();
+                                within_remaining(wait, left)
+                            }
+                        };
+                        tracing::warn!(%error, ?wait, "no new certificate; trying again");
+                        wait
+                    }
+                },
             };
             self.sleep_and_look(wait, &mut file).await;
         }
@@ -112,8 +145,19 @@ impl IdentityManager {
                 return;
             }
             tokio::time::sleep(left.min(LOOK_EVERY)).await;
-            if let Err(error) = self.read_roots(file).await {
-                tracing::warn!(%error, "the roots file cannot be used; the roots in use stay");
+            self.look_at_roots(file).await;
+        }
+    }
+
+    /// Takes the roots file if it has changed. That it cannot be used is said once.
+    async fn look_at_roots(&self, file: &mut RootsFile) {
+        match self.read_roots(file).await {
+            Ok(()) => file.complained = false,
+            // Without any roots `renew` says more.
+            Err(error) => {
+                if !std::mem::replace(&mut file.complained, true) && self.roots().is_some() {
+                    tracing::warn!(%error, "the roots file cannot be used; the roots in use stay");
+                }
             }
         }
     }
@@ -124,11 +168,10 @@ impl IdentityManager {
         file: &mut RootsFile,
     ) -> Result<Arc<Svid>, CertifyError> {
         // A broken file must not keep a proxy from renewing with the roots it has.
-        if let Err(error) = self.read_roots(file).await {
-            if self.0.roots.lock().for_control_plane().is_none() {
-                return Err(error);
-            }
-            tracing::warn!(%error, "the roots file cannot be used; the roots in use stay");
+        if self.0.roots.lock().for_control_plane().is_some() {
+            self.look_at_roots(file).await;
+        } else {
+            self.read_roots(file).await?;
         }
         match tokio::time::timeout(CALL_TIMEOUT, self.certify(control_plane)).await {
             Ok(result) => result,
@@ -218,6 +261,8 @@ impl IdentityManager {
 #[derive(Default)]
 pub(super) struct RootsFile {
     contents: Option<Vec<u8>>,
+    /// It has been said that it cannot be used.
+    complained: bool,
 }
 
 async fn read(path: &Path) -> Result<Vec<u8>, CertifyError> {

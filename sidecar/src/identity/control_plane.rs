@@ -17,6 +17,7 @@ use rand::seq::SliceRandom;
 use rustls::ClientConfig;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
+use tokio::time::Instant;
 use tokio_rustls::TlsConnector;
 use tonic::transport::{Channel, Endpoint, Uri};
 
@@ -30,8 +31,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// A PING after this much silence, and how long it may take to be answered (SEMANTICS.md §3).
 const PING_AFTER: Duration = Duration::from_secs(5);
 const PING_TIMEOUT: Duration = Duration::from_secs(3);
-/// Addresses of one name that are tried before giving up until the next back-off.
-const MAX_ADDRESSES: usize = 4;
+/// All addresses of one name together; then the back-off is the caller's.
+const ALL_TIMEOUT: Duration = Duration::from_secs(9);
 
 /// A byte stream.
 pub trait Io: AsyncRead + AsyncWrite + Unpin + Send {}
@@ -176,16 +177,23 @@ impl ControlPlane {
         let mut addresses = self.dns.resolve(&self.host).await?.addresses().to_vec();
         // Spreads proxies over replicas whose name has several addresses.
         addresses.shuffle(&mut rand::rng());
+        let give_up = Instant::now() + ALL_TIMEOUT;
         let mut last = None;
-        for ip in addresses.into_iter().take(MAX_ADDRESSES) {
+        for ip in addresses {
             let address = SocketAddr::new(ip, self.port);
-            let why = match tokio::time::timeout(CONNECT_TIMEOUT, self.dial.dial(address)).await {
+            let until = give_up.min(Instant::now() + CONNECT_TIMEOUT);
+            let why = match tokio::time::timeout_at(until, self.dial.dial(address)).await {
                 Ok(Ok(io)) => return Ok(io),
                 Ok(Err(why)) => why,
                 Err(_) => io::ErrorKind::TimedOut.into(),
             };
             last = Some(ControlPlaneError::Connect { address, why });
+            if Instant::now() >= give_up {
+                break;
+            }
         }
+        // Replicas may have moved since the name was looked up, whatever its TTL says.
+        self.dns.refresh(&self.host);
         Err(last.unwrap_or(ControlPlaneError::Name(DnsError::NoAddress(self.host.to_string()))))
     }
 }

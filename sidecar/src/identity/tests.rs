@@ -403,3 +403,53 @@ async fn a_wrong_answer_is_not_installed() {
     }
     bootstrap.manager.renew(&control_plane, &mut control_plane_file).await.unwrap();
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_file_that_comes_later_is_waited_for() {
+    let bootstrap = Bootstrap::new(secs(24 * 3600));
+    bootstrap.serve_as("weft-control-plane");
+    for file in ["roots.pem", "token"] {
+        std::fs::remove_file(bootstrap.files.path().join(file)).unwrap();
+    }
+    let _run = bootstrap.run();
+    tokio::time::sleep(secs(300)).await;
+    assert!(bootstrap.manager.svid().is_none());
+    bootstrap.write("roots.pem", &pem(&bootstrap.ca));
+    tokio::time::sleep(secs(5)).await;
+    bootstrap.write("token", "secret\n");
+    tokio::time::timeout(secs(2), bootstrap.manager.ready()).await.expect("soon after both are there");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pod_that_cannot_start_yet_asks_again_soon() {
+    let bootstrap = Bootstrap::new(secs(24 * 3600));
+    let _run = bootstrap.run();
+    tokio::time::sleep(secs(600)).await;
+    assert!(bootstrap.manager.svid().is_none(), "the control plane is down");
+    bootstrap.serve_as("weft-control-plane");
+    tokio::time::timeout(secs(6), bootstrap.manager.ready()).await.expect("it is back");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_mounted_config_map_that_changes_is_followed() {
+    // As kubelet does it: files are links into `..data`, itself a link that is swapped for another.
+    let bootstrap = Bootstrap::new(secs(24 * 3600));
+    bootstrap.serve_as("weft-control-plane");
+    let folder = bootstrap.files.path();
+    let next = TestCa::new("weft.local");
+    for (version, text) in [("..1", pem(&bootstrap.ca)), ("..2", pem(&bootstrap.ca) + &pem(&next))] {
+        std::fs::create_dir(folder.join(version)).unwrap();
+        std::fs::write(folder.join(version).join("roots.pem"), text).unwrap();
+    }
+    std::fs::remove_file(folder.join("roots.pem")).unwrap();
+    std::os::unix::fs::symlink("..1", folder.join("..data")).unwrap();
+    std::os::unix::fs::symlink("..data/roots.pem", folder.join("roots.pem")).unwrap();
+    let _run = bootstrap.run();
+    bootstrap.manager.ready().await;
+    let file = || bootstrap.manager.0.roots.lock().file.clone().unwrap();
+    let before = file();
+    std::os::unix::fs::symlink("..2", folder.join("..data_tmp")).unwrap();
+    std::fs::rename(folder.join("..data_tmp"), folder.join("..data")).unwrap();
+    tokio::time::sleep(secs(6)).await;
+    assert!(*before != *file());
+}

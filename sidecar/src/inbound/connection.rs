@@ -25,6 +25,9 @@ use crate::reason::Reason;
 use crate::settings::is_own_port;
 use crate::tcp::{self, Abort, Counters, Ended};
 
+/// How long a peer's connection that comes while we drain is served like any other: the control plane tells it of us sooner.
+const LATE: Duration = Duration::from_millis(500);
+
 /// What a first message turned out to be.
 enum Hello {
     /// A ClientHello that offers `weft/*`.
@@ -278,6 +281,7 @@ impl Inbound {
         self.telemetry.metrics.connection("inbound", if proto == Proto::H1 { "http/1" } else { "http/2" }, meshed);
         let settings: &ServerSettings = if visit.sidecar { &self.mesh_server } else { &self.server };
         let (signal, watch) = drain::new();
+        let late = visit.sidecar && self.drain.is_draining();
         let handler = RequestHandler {
             inbound: Arc::clone(&self),
             destination: visit.destination,
@@ -289,19 +293,19 @@ impl Inbound {
         let mut served = Box::pin(serve(io, proto, handler, settings, watch));
         let ended = tokio::select! {
             ended = &mut served => ended,
-            () = self.drain_due(visit.expiry) => {
-                signal.start();
-                served.await
-            }
+            () = self.tell_to_end(signal, visit.expiry, late) => served.await,
         };
         if let Err(error) = ended {
             tracing::debug!(client = %visit.client, destination = %visit.destination, %error, "inbound connection ended");
         }
     }
 
-    /// When a connection has to begin its end: the proxy drains, or the peer's leaf has a tenth of its life left, at most
-    /// a minute (SEMANTICS.md §1: drained by the expiry).
-    async fn drain_due(&self, expiry: Option<SystemTime>) {
+    /// Tells a connection when to begin its end: the proxy drains, or the peer's leaf has a tenth of its life left, at most
+    /// a minute (SEMANTICS.md §1: drained by the expiry). Resolves when it has been told to close.
+    ///
+    /// `late`: a peer came while we drain. Its view of the endpoints is stale, and told at once it would dial anew for every
+    /// request until it hears.
+    async fn tell_to_end(&self, signal: drain::Signal, expiry: Option<SystemTime>, late: bool) {
         let expires = async {
             match expiry {
                 None => std::future::pending().await,
@@ -311,10 +315,20 @@ impl Inbound {
                 }
             }
         };
+        let drains = async {
+            self.drain.draining().await;
+            if late {
+                tokio::time::sleep(LATE).await;
+            }
+            signal.start();
+            std::future::pending::<()>().await;
+        };
         tokio::select! {
-            () = self.drain.draining() => {}
+            () = drains => {}
+            () = self.drain.closing() => {}
             () = expires => {}
         }
+        signal.close();
     }
 
     /// The first bytes on a port declared HTTP: silence means nothing there, but it does not last for ever.

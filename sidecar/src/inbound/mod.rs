@@ -92,6 +92,7 @@ impl Inbound {
             max_pending: MAX_TO_APP,
             idle_timeout: self.settings.timeouts.idle_app,
             expect: proto,
+            to_app: true,
             ..PoolSettings::default()
         });
         pools.insert((destination, proto), pool.clone());

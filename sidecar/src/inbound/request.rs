@@ -2,7 +2,7 @@
 //!
 //! | what happened | to a mesh peer | to a plain-text client |
 //! |---|---|---|
-//! | the app could not be reached, not one byte written | `REFUSED_STREAM` (on `weft/h1`: 503 + `x-weft-not-processed`) | 503 `connect-failed` |
+//! | the app could not be reached, not one byte written, or it closed without reading what was (`http/h1/unread.rs`) | `REFUSED_STREAM` (on `weft/h1`: 503 + `x-weft-not-processed`) | 503 `connect-failed` |
 //! | the app was lost after a byte, before a response head | `INTERNAL_ERROR` | 502 `upstream-reset` |
 //! | a limit of ours | 503 `overflow` | the same |
 //! | the response broke the protocol | 502 `upstream-protocol` | the same |
@@ -198,7 +198,7 @@ async fn send(
     if proto == Proto::H1 && inbound.drain.is_draining() {
         // The app is being told to stop too, and closes idle connections just as requests arrive on them.
         let app = tcp::dial_plain(PlainAddr::outside_mesh(destination), timeout).await.map_err(unreachable_app)?;
-        return h1::client::Connection::new(app, h1::HeadLimits::default()).send(request).await;
+        return h1::client::Connection::new(app, h1::HeadLimits::default()).to_app(true).send(request).await;
     }
     let connect = move || async move {
         let io = tcp::dial_plain(PlainAddr::outside_mesh(destination), timeout).await.map_err(ConnectError::new)?;

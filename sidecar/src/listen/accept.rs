@@ -67,7 +67,7 @@ impl Accept {
         match listen(SocketAddr::from((v6, port))) {
             Ok(second) => listeners.push(second),
             Err(error) if no_such_family(&error) => {
-                tracing::info!(%error, port, "no IPv6 here: listening on IPv4 only");
+                tracing::debug!(%error, port, "no IPv6 here: listening on IPv4 only");
             }
             Err(error) => return Err(error),
         }

@@ -1,14 +1,21 @@
 //! Drain: no new work, finish what is in flight, close. One [`Signal`] starts it, any number of [`Watch`]es hear of it,
-//! and it is over when the last [`Guard`] is dropped.
+//! and it is over when the last [`Guard`] is dropped. When a pod's life ends in which order is `runtime/ending.rs`'s.
+//!
+//! ```text
+//! serving ── start ──► draining ── close ──► closing
+//!                      peers are told        what has nothing in flight closes
+//! ```
 //!
 //! The contract:
 //!
 //! 1. Whoever does work that must finish holds a [`Guard`] for as long: one per connection is enough.
-//! 2. Who holds one also watches [`Watch::draining`], and when it resolves tells its peer (`Connection: close`, GOAWAY) and
-//!    ends as soon as nothing is in flight. It may take as long as its work takes; it is the caller of [`Signal::drain`] who
-//!    sets a limit, with a timeout around it.
-//! 3. Guards may be taken while draining: listeners keep accepting (SEMANTICS.md §3, "drain").
-//! 4. Draining does not end: there is no way back. A signal dropped without draining never drains.
+//! 2. Who holds one also watches [`Watch::draining`], and when it resolves tells its peer (`Connection: close` on the next
+//!    answer, GOAWAY). Where telling needs an answer to tell it with, as in HTTP/1, an idle connection stays: its client
+//!    may be writing a request this very moment, and a close would lose it.
+//! 3. When [`Watch::closing`] resolves, the wait is on: what has nothing in flight closes. What has may take as long as its
+//!    work takes; it is the caller of [`Signal::drain`] who sets a limit, with a timeout around it.
+//! 4. Guards may be taken at any stage: listeners keep accepting (SEMANTICS.md §3, "drain").
+//! 5. There is no way back. A signal dropped without draining never drains.
 //!
 //! Bound: one word per guard's owner, none here.
 
@@ -17,17 +24,24 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use tokio::sync::{Notify, watch};
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Stage {
+    Serving,
+    Draining,
+    Closing,
+}
+
 /// Starts a drain and waits for its end.
 #[derive(Debug)]
 pub struct Signal {
-    draining: watch::Sender<bool>,
+    stage: watch::Sender<Stage>,
     guards: Arc<Guards>,
 }
 
 /// Hears of a drain, and hands out guards.
 #[derive(Debug, Clone)]
 pub struct Watch {
-    draining: watch::Receiver<bool>,
+    stage: watch::Receiver<Stage>,
     guards: Arc<Guards>,
 }
 
@@ -39,7 +53,7 @@ pub struct Guard(Arc<Guards>);
 #[derive(Debug, Default)]
 struct Guards {
     held: AtomicUsize,
-    /// What every request asks, without the lock of `draining`.
+    /// What every request asks, without the lock of `stage`.
     started: AtomicBool,
     /// Notified whenever `held` falls to zero.
     none: Notify,
@@ -47,21 +61,36 @@ struct Guards {
 
 /// A signal and its first watch, of which further ones are clones.
 pub fn new() -> (Signal, Watch) {
-    let (sender, receiver) = watch::channel(false);
+    let (sender, receiver) = watch::channel(Stage::Serving);
     let guards = Arc::<Guards>::default();
-    (Signal { draining: sender, guards: guards.clone() }, Watch { draining: receiver, guards })
+    (Signal { stage: sender, guards: guards.clone() }, Watch { stage: receiver, guards })
 }
 
 impl Signal {
     /// Starts the drain; doing so again changes nothing.
     pub fn start(&self) {
-        self.guards.started.store(true, Ordering::Release);
-        self.draining.send_if_modified(|draining| !std::mem::replace(draining, true));
+        self.advance(Stage::Draining);
     }
 
-    /// Starts the drain and waits until no guard is held.
+    /// Starts it, and closes what has nothing in flight.
+    pub fn close(&self) {
+        self.advance(Stage::Closing);
+    }
+
+    fn advance(&self, to: Stage) {
+        self.guards.started.store(true, Ordering::Release);
+        self.stage.send_if_modified(|stage| {
+            let further = *stage < to;
+            if further {
+                *stage = to;
+            }
+            further
+        });
+    }
+
+    /// Closes, and waits until no guard is held.
     pub async fn drain(&self) {
-        self.start();
+        self.close();
         loop {
             let none = self.guards.none.notified();
             tokio::pin!(none);
@@ -81,7 +110,7 @@ impl Signal {
 
     /// Another watch.
     pub fn watch(&self) -> Watch {
-        Watch { draining: self.draining.subscribe(), guards: self.guards.clone() }
+        Watch { stage: self.stage.subscribe(), guards: self.guards.clone() }
     }
 }
 
@@ -93,8 +122,17 @@ impl Watch {
 
     /// Resolves when the drain starts, or at once if it has. Dropping the future loses nothing.
     pub async fn draining(&self) {
-        let mut draining = self.draining.clone();
-        if draining.wait_for(|draining| *draining).await.is_err() {
+        self.reached(Stage::Draining).await;
+    }
+
+    /// Resolves when what has nothing in flight is to close. Dropping the future loses nothing.
+    pub async fn closing(&self) {
+        self.reached(Stage::Closing).await;
+    }
+
+    async fn reached(&self, stage: Stage) {
+        let mut stages = self.stage.clone();
+        if stages.wait_for(|reached| *reached >= stage).await.is_err() {
             // The signal is gone: nobody will ever drain.
             std::future::pending::<()>().await;
         }
@@ -161,6 +199,18 @@ mod tests {
         signal.start();
         timeout(SOON, early).await.unwrap().unwrap();
         timeout(SOON, watch.draining()).await.unwrap();
+        timeout(SOON, signal.watch().draining()).await.unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_drain_that_has_started_closes_nothing_until_it_is_told() {
+        let (signal, watch) = new();
+        signal.start();
+        timeout(SOON, watch.draining()).await.unwrap();
+        assert!(timeout(SOON, watch.closing()).await.is_err());
+        signal.close();
+        signal.start();
+        timeout(SOON, watch.closing()).await.expect("there is no way back");
         timeout(SOON, signal.watch().draining()).await.unwrap();
     }
 

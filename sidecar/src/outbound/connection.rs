@@ -36,6 +36,7 @@ use crate::http::server::serve;
 use crate::listen::first::{FIRST_MESSAGE, SILENCE, detect_more};
 use crate::listen::{Detected, FirstSpeaker, Prefixed, first_bytes, original_dst};
 use crate::reason::Reason;
+use crate::redirect;
 use crate::settings::is_own_port;
 use crate::tcp;
 
@@ -56,6 +57,7 @@ impl Outbound {
     /// Serves one connection to its end. What goes wrong costs this connection only.
     pub async fn serve(self: Arc<Self>, stream: TcpStream, client: SocketAddr) {
         match original_dst(&stream, client) {
+            Ok(destination) if redirect::check::is_question(destination) => redirect::check::answer(stream).await,
             Ok(destination) => self.serve_to(stream, client, destination).await,
             Err(error) => {
                 tracing::debug!(%client, %error, "outbound: the connection was gone before it was looked at");

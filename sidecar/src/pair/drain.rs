@@ -141,11 +141,89 @@ async fn after_sigterm_outbound_answers_what_it_has_and_closes() {
     while two.old_app.count() < 2 {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
-    two.web.outbound_drain.start();
+    two.web.outbound_drain.close();
     assert_eq!(idle.end().await, End::Closed);
     two.release.notify_one();
     let response = busy.response().await;
     assert_eq!((response.head.status(), response.head.get("connection")), (200, Some("close")));
     drop(busy);
     timeout(Duration::from_secs(5), two.web.outbound_drain.drain()).await.expect("nothing is left");
+}
+
+#[tokio::test]
+async fn an_idle_plain_connection_is_told_to_go_with_its_next_answer() {
+    let two = two().await;
+    let mut plain = two.old.connect_inbound(two.old_app.addr).await;
+    assert_eq!(plain.get("/").await.head.get("connection"), None);
+    two.old.inbound_drain.start();
+    assert!(timeout(Duration::from_millis(50), plain.more()).await.is_err(), "a close might meet a request on its way");
+    let response = plain.get("/").await;
+    assert_eq!((response.text(), response.head.get("connection")), ("old", Some("close")));
+    assert_eq!(plain.end().await, End::Closed);
+}
+
+#[tokio::test]
+async fn a_plain_client_hears_503_and_goodbye_when_the_app_takes_nothing_more() {
+    let two = two().await;
+    let address = two.old_app.addr;
+    two.old.inbound_drain.start();
+    drop(two.old_app);
+    tokio::task::yield_now().await;
+    let mut plain = two.old.connect_inbound(address).await;
+    let response = plain.post("/", "x").await;
+    assert_eq!((response.head.status(), response.head.get("connection")), (503, Some("close")));
+    assert_eq!(plain.end().await, End::Closed);
+}
+
+/// Answers one request a connection, and closes it with the next one unread.
+async fn hangs_up(name: &'static str) -> App {
+    App::raw(move |mut wire, log| async move {
+        if let Some(request) = wire.request().await {
+            log.requests.lock().push(request);
+            wire.send(ok(name)).await;
+        }
+        let _ = wire.stream.readable().await;
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_post_that_an_ending_app_left_unread_runs_once_elsewhere() {
+    let ca = TestCa::new("weft.local");
+    let web = Sidecar::new(&ca, "web");
+    let (one, other) = (Sidecar::new(&ca, "reviews"), Sidecar::new(&ca, "reviews"));
+    let (ending, (staying, _)) = (hangs_up("ending").await, app("staying").await);
+    web.service(|_| {});
+    web.endpoints(REVIEWS, &[one.meshed(ending.addr).await, other.meshed(staying.addr).await]);
+    let mut client = web.connect(VIP).await;
+    let mut lost = 0;
+    for number in 0..60 {
+        let response = client.post(&format!("/{number}"), "x").await;
+        // Another test's aborts leave room for doubt, and then the answer is no.
+        lost += usize::from(response.head.status() != 200);
+    }
+    let mut runs: Vec<_> = ending.requests().iter().chain(&staying.requests()).map(|seen| seen.head.path().to_owned()).collect();
+    let all = runs.len();
+    runs.sort();
+    runs.dedup();
+    assert_eq!(runs.len(), all, "none ran twice");
+    assert!(ending.count() > 1 && web.metric("weft_retries_total", "reviews") > 0, "it met the ending app");
+    assert!(all + lost == 60 && lost < 30, "{lost} of 60 were lost");
+}
+
+#[tokio::test]
+async fn a_stale_peer_dials_a_draining_sidecar_once_and_not_for_every_request() {
+    let two = two().await;
+    let endpoint = two.old.meshed(two.old_app.addr).await;
+    two.old.inbound_drain.start();
+    two.web.endpoints(REVIEWS, &[endpoint]);
+    let before = two.old.metric("weft_connections_total", "inbound");
+    let mut client = two.web.connect(VIP).await;
+    for _ in 0..30 {
+        assert_eq!(client.post("/", "x").await.head.status(), 200);
+    }
+    let dialled = two.old.metric("weft_connections_total", "inbound") - before;
+    assert!((1..=3).contains(&dialled), "{dialled} connections for 30 requests");
+    let mut over = Box::pin(two.old.inbound_drain.drain());
+    timeout(Duration::from_secs(5), &mut over).await.expect("it is told when the wait is on");
 }

@@ -3,7 +3,8 @@
 //! Run once, as root with NET_ADMIN in the pod's network namespace, before the app starts: as an init container, or by
 //! the end-to-end pods. The table `inet weft` is replaced as a whole in one transaction, so running it twice, or again
 //! with other options, leaves no moment without rules and nothing left over; then it is read back from the kernel and
-//! held against what was asked. Nothing outside that table is read or changed.
+//! held against what was asked. Nothing outside that table is read or changed. `check.rs` is the other end: the sidecar,
+//! which may not read rules, sees whether they act.
 //!
 //! `rules.rs` decides; `message.rs` is the kernel's language (a rule's steps are in `expression.rs`, the bytes of both in
 //! `attributes.rs`); `kernel.rs` talks. All of it speaks netlink itself: the image needs neither `nft` nor `iptables`.
@@ -19,6 +20,7 @@ use self::message::InstalledChain;
 pub use self::rules::{Options, PortRange, Ruleset};
 
 mod attributes;
+pub mod check;
 mod expression;
 mod kernel;
 mod message;
@@ -34,14 +36,17 @@ pub struct RedirectArgs {
     #[arg(long)]
     dry_run: bool,
     /// Destination ports that the app reaches directly: 5432,9000-9010.
-    #[arg(long, value_delimiter = ',', value_name = "PORTS", env = "WEFT_EXCLUDE_OUTBOUND_PORTS")]
-    exclude_outbound_ports: Vec<PortRange>,
+    #[arg(long, value_delimiter = ',', value_name = "PORTS", value_parser = Listed::ports, env = "WEFT_EXCLUDE_OUTBOUND_PORTS")]
+    exclude_outbound_ports: Vec<Listed<PortRange>>,
     /// Destination addresses that the app reaches directly: 10.1.0.0/16,fd00:1::/32.
-    #[arg(long, value_delimiter = ',', value_name = "CIDRS", value_parser = parse_cidr, env = "WEFT_EXCLUDE_OUTBOUND_CIDRS")]
-    exclude_outbound_cidrs: Vec<IpNet>,
+    #[arg(long, value_delimiter = ',', value_name = "CIDRS", value_parser = Listed::cidr, env = "WEFT_EXCLUDE_OUTBOUND_CIDRS")]
+    exclude_outbound_cidrs: Vec<Listed<IpNet>>,
+    /// Only these destination addresses go through the sidecar: 10.96.0.0/12. Default: all.
+    #[arg(long, value_delimiter = ',', value_name = "CIDRS", value_parser = Listed::cidr, env = "WEFT_INCLUDE_OUTBOUND_CIDRS")]
+    include_outbound_cidrs: Vec<Listed<IpNet>>,
     /// The app's ports that are reached directly: 9999.
-    #[arg(long, value_delimiter = ',', value_name = "PORTS", env = "WEFT_EXCLUDE_INBOUND_PORTS")]
-    exclude_inbound_ports: Vec<PortRange>,
+    #[arg(long, value_delimiter = ',', value_name = "PORTS", value_parser = Listed::ports, env = "WEFT_EXCLUDE_INBOUND_PORTS")]
+    exclude_inbound_ports: Vec<Listed<PortRange>>,
     /// The user the sidecar runs as; what it opens itself is not redirected.
     #[arg(long, default_value_t = 1337)]
     uid: u32,
@@ -117,9 +122,10 @@ pub fn run(args: RedirectArgs) -> Result<(), RedirectError> {
     }
     let rules = Ruleset::new(&Options {
         uid: args.uid,
-        exclude_outbound_ports: args.exclude_outbound_ports,
-        exclude_outbound_cidrs: args.exclude_outbound_cidrs,
-        exclude_inbound_ports: args.exclude_inbound_ports,
+        exclude_outbound_ports: Listed::all(args.exclude_outbound_ports),
+        exclude_outbound_cidrs: Listed::all(args.exclude_outbound_cidrs),
+        include_outbound_cidrs: Listed::all(args.include_outbound_cidrs),
+        exclude_inbound_ports: Listed::all(args.exclude_inbound_ports),
     })?;
     if args.dry_run {
         write!(out, "{rules}")?;
@@ -162,12 +168,36 @@ fn verify(rules: &Ruleset, mut found: Vec<InstalledChain>) -> Result<(), Redirec
     Err(RedirectError::NotInstalled { found })
 }
 
-/// `10.0.0.0/8`, or one address.
-fn parse_cidr(text: &str) -> Result<IpNet, String> {
-    let text = text.trim();
-    text.parse::<IpNet>()
-        .or_else(|_| text.parse::<IpAddr>().map(IpNet::from))
-        .map_err(|_| format!("`{text}` is not an address range such as 10.0.0.0/8 or fd00::/8"))
+/// An entry of a list: nothing, where the list is given and empty (an annotation without a value).
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Listed<T>(Option<T>);
+
+impl<T> Listed<T> {
+    fn parse<E>(text: &str, parse: impl FnOnce(&str) -> Result<T, E>) -> Result<Self, E> {
+        let text = text.trim();
+        if text.is_empty() { Ok(Self(None)) } else { parse(text).map(|entry| Self(Some(entry))) }
+    }
+
+    fn all(list: Vec<Self>) -> Vec<T> {
+        list.into_iter().filter_map(|entry| entry.0).collect()
+    }
+}
+
+impl Listed<PortRange> {
+    fn ports(text: &str) -> Result<Self, rules::InvalidPortRange> {
+        Self::parse(text, str::parse)
+    }
+}
+
+impl Listed<IpNet> {
+    /// `10.0.0.0/8`, or one address.
+    fn cidr(text: &str) -> Result<Self, String> {
+        Self::parse(text, |text| {
+            text.parse::<IpNet>()
+                .or_else(|_| text.parse::<IpAddr>().map(IpNet::from))
+                .map_err(|_| format!("`{text}` is not an address range such as 10.0.0.0/8 or fd00::/8"))
+        })
+    }
 }
 
 #[cfg(test)]
@@ -188,14 +218,21 @@ mod tests {
             "redirect",
             "--exclude-outbound-ports=5432,9000-9010",
             "--exclude-outbound-cidrs=10.1.0.0/16,10.9.9.9,fd00::1",
+            "--include-outbound-cidrs=10.0.0.0/8",
             "--exclude-inbound-ports=9999",
         ])
         .unwrap()
         .args;
         assert_eq!(args.uid, 1337);
+        assert_eq!(Listed::all(args.include_outbound_cidrs), ["10.0.0.0/8".parse::<IpNet>().unwrap()]);
         assert_eq!(args.exclude_outbound_ports.len(), 2);
-        let cidrs: Vec<_> = args.exclude_outbound_cidrs.iter().map(ToString::to_string).collect();
+        let cidrs: Vec<_> = Listed::all(args.exclude_outbound_cidrs).iter().map(ToString::to_string).collect();
         assert_eq!(cidrs, ["10.1.0.0/16", "10.9.9.9/32", "fd00::1/128"]);
+        // What injection sets for a pod without annotations.
+        let empty = ["redirect", "--exclude-outbound-ports=", "--exclude-outbound-cidrs=", "--include-outbound-cidrs="];
+        let args = Command::try_parse_from(empty).unwrap().args;
+        assert!(Listed::all(args.exclude_outbound_ports).is_empty());
+        assert!(Listed::all(args.include_outbound_cidrs).is_empty());
         for bad in ["--exclude-outbound-ports=0", "--exclude-outbound-cidrs=10.0.0.0/33", "--exclude-inbound-ports=a"] {
             assert!(Command::try_parse_from(["redirect", bad]).is_err(), "{bad}");
         }
@@ -212,6 +249,6 @@ mod tests {
         let message = verify(&rules, Vec::new()).unwrap_err().to_string();
         assert!(message.contains("no chains"), "{message}");
         let message = verify(&rules, installed[..1].to_vec()).unwrap_err().to_string();
-        assert!(message.contains("output: 10 rules"), "{message}");
+        assert!(message.contains("output: 11 rules"), "{message}");
     }
 }

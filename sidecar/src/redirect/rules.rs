@@ -2,11 +2,14 @@
 //!
 //! One `inet` table holds both address families, so that IPv4 and IPv6 cannot drift apart. Two chains of type `nat`:
 //! `output` sends what the app opens to the outbound listener, `prerouting` sends what reaches the pod to the inbound
-//! one. A chain is a list of exceptions followed by one redirect; the order is part of the meaning.
+//! one. A chain is a list of exceptions followed by one redirect, or by one for each range that alone is to be redirected;
+//! the order is part of the meaning. One rule stands before the exceptions: it sends the sidecar's own question whether
+//! the table is in force to its outbound listener (`check.rs`).
 //!
 //! Not here: how rules reach the kernel (`message.rs`, `kernel.rs`). Bound: [`MAX_EXCLUSIONS`] exceptions of the user's.
 
 use std::fmt;
+use std::net::{Ipv4Addr, SocketAddrV4};
 use std::str::FromStr;
 
 use ipnet::IpNet;
@@ -19,7 +22,10 @@ pub const OUTBOUND_PORT: u16 = 15001;
 pub const INBOUND_PORT: u16 = 15006;
 /// The sidecar's own ports that are reached from outside the pod and must not be looped through it: metrics, health.
 pub const OWN_PORTS: [u16; 2] = [15020, 15021];
-/// The most exclusions accepted, ports and ranges together. A batch of that many rules still fits the default netlink
+/// Where the sidecar dials to see whether the redirection is in force (`check.rs`): loopback, so that it is there in any pod,
+/// and an address of it that nobody else uses.
+pub const CHECK: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(127, 0, 0, 6), weft_proto::ports::REDIRECT_CHECK);
+/// The most exclusions and inclusions accepted, ports and ranges together. A batch of that many rules still fits the default netlink
 /// send buffer (208 KiB) twice over.
 pub const MAX_EXCLUSIONS: usize = 256;
 
@@ -32,6 +38,8 @@ pub struct Options {
     pub exclude_outbound_ports: Vec<PortRange>,
     /// Destination addresses the app reaches directly.
     pub exclude_outbound_cidrs: Vec<IpNet>,
+    /// Only destinations in these ranges are redirected; none: all are. Exclusions come first.
+    pub include_outbound_cidrs: Vec<IpNet>,
     /// Ports of the app that are reached directly.
     pub exclude_inbound_ports: Vec<PortRange>,
 }
@@ -159,7 +167,9 @@ pub struct Ruleset {
 
 /// More exclusions than the bound.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{given} exclusions given, at most {MAX_EXCLUSIONS} are accepted: use ranges such as 9000-9010 or wider CIDRs")]
+#[error(
+    "{given} exclusions and inclusions given, at most {MAX_EXCLUSIONS} are accepted: use ranges such as 9000-9010 or wider CIDRs"
+)]
 pub struct TooManyExclusions {
     /// How many were given.
     pub given: usize,
@@ -173,6 +183,7 @@ impl Ruleset {
     pub fn new(options: &Options) -> Result<Self, TooManyExclusions> {
         let given = options.exclude_outbound_ports.len()
             + options.exclude_outbound_cidrs.len()
+            + options.include_outbound_cidrs.len()
             + options.exclude_inbound_ports.len();
         if given > MAX_EXCLUSIONS {
             return Err(TooManyExclusions { given });
@@ -186,6 +197,7 @@ fn output(options: &Options) -> Chain {
     let mut rules = vec![
         // First, so that a DNS packet costs one comparison.
         pass(vec![Match::NotTcp]),
+        Rule { matches: check(options.uid), verdict: Verdict::Redirect(OUTBOUND_PORT) },
         // What the sidecar opens itself; everything else of it follows from this line, or it would talk to itself.
         pass(vec![Match::Uid(options.uid)]),
         // The app talking to itself by its own address or by localhost stays untouched (SEMANTICS.md, "calls to self").
@@ -195,8 +207,20 @@ fn output(options: &Options) -> Chain {
     ];
     rules.extend(options.exclude_outbound_cidrs.iter().map(|range| pass(vec![Match::To(range.trunc())])));
     rules.extend(options.exclude_outbound_ports.iter().map(|&ports| pass(vec![Match::Tcp, Match::Port(ports)])));
-    rules.push(Rule { matches: vec![Match::Tcp], verdict: Verdict::Redirect(OUTBOUND_PORT) });
+    let redirect = |matches| Rule { matches, verdict: Verdict::Redirect(OUTBOUND_PORT) };
+    if options.include_outbound_cidrs.is_empty() {
+        rules.push(redirect(vec![Match::Tcp]));
+    }
+    rules.extend(
+        options.include_outbound_cidrs.iter().map(|range| redirect(vec![Match::To(range.trunc()), Match::Tcp])),
+    );
     Chain { hook: Hook::Output, rules }
+}
+
+/// Only the sidecar's own question: an app may use that address as it likes.
+fn check(uid: u32) -> Vec<Match> {
+    let address = IpNet::from(std::net::IpAddr::V4(*CHECK.ip()));
+    vec![Match::Uid(uid), Match::To(address), Match::Tcp, Match::Port(PortRange::from(CHECK.port()))]
 }
 
 fn prerouting(options: &Options) -> Chain {
@@ -270,6 +294,7 @@ pub(super) mod tests {
             uid: 1337,
             exclude_outbound_ports: vec!["5432".parse().unwrap(), "9000-9010".parse().unwrap()],
             exclude_outbound_cidrs: vec!["192.168.7.9/16".parse().unwrap(), "fd00:1::/32".parse().unwrap()],
+            include_outbound_cidrs: vec![],
             exclude_inbound_ports: vec!["9999".parse().unwrap()],
         }
     }
@@ -284,6 +309,7 @@ table inet weft {
 \tchain output {
 \t\ttype nat hook output priority -100; policy accept;
 \t\tmeta l4proto != tcp return
+\t\tmeta skuid 1337 ip daddr 127.0.0.6/32 meta l4proto tcp th dport 15002 redirect to :15001
 \t\tmeta skuid 1337 return
 \t\toifname \"lo\" return
 \t\tip daddr 127.0.0.0/8 return
@@ -309,16 +335,30 @@ table inet weft {
     }
 
     #[test]
-    fn the_redirect_is_the_last_word_of_each_chain_and_the_only_one() {
+    fn the_redirect_is_the_last_word_of_each_chain_and_all_before_it_but_the_check_is_let_through() {
         for chain in Ruleset::new(&options()).unwrap().chains {
             let (last, before) = chain.rules.split_last().unwrap();
             assert!(matches!(last.verdict, Verdict::Redirect(_)), "{chain:?}");
-            assert!(before.iter().all(|rule| rule.verdict == Verdict::Pass), "{chain:?}");
+            let is_check = |rule: &Rule| rule.matches == check(1337);
+            assert!(before.iter().all(|rule| rule.verdict == Verdict::Pass || is_check(rule)), "{chain:?}");
             assert!(
                 before.iter().all(|rule| !rule.matches.is_empty()),
                 "a rule without conditions stops all: {chain:?}"
             );
         }
+    }
+
+    #[test]
+    fn where_ranges_are_included_nothing_else_is_redirected() {
+        let included = ["10.96.0.0/12".parse().unwrap(), "fd00:2::7/64".parse().unwrap()];
+        let text = Ruleset::new(&Options { include_outbound_cidrs: included.into(), ..options() }).unwrap().to_string();
+        let end = "\
+\t\tmeta l4proto tcp th dport 9000-9010 return
+\t\tip daddr 10.96.0.0/12 meta l4proto tcp redirect to :15001
+\t\tip6 daddr fd00:2::/64 meta l4proto tcp redirect to :15001
+\t}
+";
+        assert!(text.contains(end), "{text}");
     }
 
     #[test]

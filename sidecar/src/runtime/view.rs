@@ -11,7 +11,9 @@ use tokio::sync::watch;
 
 use super::Drains;
 use super::logging::Log;
+use super::redirected::Redirected;
 use crate::admin::View;
+use crate::admin::probe::Probes;
 use crate::config::Config;
 use crate::identity::IdentityManager;
 use crate::telemetry::{Metrics, Telemetry};
@@ -21,6 +23,8 @@ pub(super) struct Proxy {
     pub(super) identity: IdentityManager,
     pub(super) telemetry: Telemetry,
     pub(super) drains: Arc<Drains>,
+    pub(super) redirected: Redirected,
+    pub(super) probes: Probes,
     pub(super) quit: watch::Sender<bool>,
     pub(super) log: Log,
 }
@@ -33,6 +37,9 @@ impl View for Proxy {
         }
         if self.config.inbound_policy().is_none() {
             missing.push("no inbound policy yet (does the control plane know this pod's address?)");
+        }
+        if !self.redirected.is_verified() {
+            missing.push("redirection is not in force (did weft-redirect run, or is the CNI plugin missing?)");
         }
         missing
     }
@@ -64,12 +71,16 @@ impl View for Proxy {
     }
 
     fn drain(&self) {
-        tracing::info!("draining inbound");
-        self.drains.inbound.start();
+        tracing::info!("draining: the pod is being ended");
+        self.drains.begin();
     }
 
     fn quit(&self) {
         self.quit.send_replace(true);
+    }
+
+    fn probes(&self) -> &Probes {
+        &self.probes
     }
 }
 

@@ -71,7 +71,11 @@ pub(super) fn claims(token: &str, now: SystemTime) -> Result<Option<SystemTime>,
 }
 
 /// Whom `status` proves.
-pub(super) fn identity(status: TokenReviewStatus, trust_domain: &str, reserved: &SpiffeId) -> Result<Proven, Refusal> {
+pub(super) fn identity(
+    status: TokenReviewStatus,
+    trust_domain: &str,
+    reserved: &[SpiffeId],
+) -> Result<Proven, Refusal> {
     if status.authenticated != Some(true) {
         // The API server has no code for it, only this word.
         let expired = status.error.is_some_and(|error| error.contains("expired"));
@@ -85,7 +89,7 @@ pub(super) fn identity(status: TokenReviewStatus, trust_domain: &str, reserved: 
     let account = user.username.as_deref().and_then(|name| name.strip_prefix(SERVICE_ACCOUNT));
     let (namespace, account) = account.and_then(|name| name.split_once(':')).ok_or(Refusal::NotServiceAccount)?;
     let id = SpiffeId::new(trust_domain, namespace, account).map_err(|_| Refusal::NotServiceAccount)?;
-    if id == *reserved {
+    if reserved.contains(&id) {
         return Err(Refusal::Reserved(id));
     }
     let pod = extra(&user, POD_NAME).zip(extra(&user, POD_UID)).map(|(name, uid)| ProvenPod { name, uid });

@@ -61,9 +61,11 @@ fn only_a_service_account_for_our_audience_is_anybody() {
         ("a third part", yes("system:serviceaccount:shop:web:x", ours), "not-service-account"),
         ("a path for a name", yes("system:serviceaccount:shop:web/sa/bank", ours), "not-service-account"),
         ("the control plane", yes("system:serviceaccount:weft-system:weft-control-plane", ours), "reserved"),
+        ("its own account", yes("system:serviceaccount:mesh:weft-control-plane", ours), "reserved"),
     ];
     for (row, status, expected) in rows {
-        let outcome = answer::identity(status, "weft.local", &own());
+        let outcome =
+            answer::identity(status, "weft.local", &[own(), id("spiffe://weft.local/ns/mesh/sa/weft-control-plane")]);
         assert_eq!(outcome.as_ref().map_or_else(Refusal::reason, |_| "ok"), expected, "{row}");
         if let Ok(proven) = outcome {
             assert_eq!(proven, Proven { id: id("spiffe://weft.local/ns/shop/sa/web"), pod: None }, "{row}");
@@ -77,7 +79,9 @@ fn the_pod_is_kept_for_the_audit_log() {
     let extra = [("authentication.kubernetes.io/pod-name", "web-1"), ("authentication.kubernetes.io/pod-uid", "u-1")];
     let extra = extra.into_iter().map(|(key, value)| (key.to_owned(), vec![value.to_owned()])).collect();
     status.user.as_mut().unwrap().extra = Some(extra);
-    let proven = answer::identity(status, "weft.local", &own()).unwrap();
+    let proven =
+        answer::identity(status, "weft.local", &[own(), id("spiffe://weft.local/ns/mesh/sa/weft-control-plane")])
+            .unwrap();
     assert_eq!(proven.pod, Some(ProvenPod { name: "web-1".to_owned(), uid: "u-1".to_owned() }));
 }
 
@@ -134,7 +138,7 @@ fn reviewer(
 ) -> (Arc<TokenReviewer>, Arc<AtomicUsize>, Arc<Semaphore>) {
     let (asked, may) = (Arc::new(AtomicUsize::new(0)), Arc::new(Semaphore::new(permits)));
     let fake = Fake { asked: Arc::clone(&asked), may: Arc::clone(&may), says };
-    (Arc::new(TokenReviewer::with(Box::new(fake), "weft.local", own())), asked, may)
+    (Arc::new(TokenReviewer::with(Box::new(fake), "weft.local", vec![own()])), asked, may)
 }
 
 fn good() -> Result<TokenReviewStatus, String> {

@@ -37,6 +37,15 @@ pub(super) struct Decoded {
     pub(super) flaws: Vec<Flaw>,
 }
 
+/// Who has looked at a document before us.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Origin {
+    /// Nobody: it is checked here as an API server would.
+    Manifest,
+    /// An API server: its schemas may be newer than ours, and what it says of a Pod is the truth.
+    ApiServer,
+}
+
 /// How a document ended.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Outcome {
@@ -78,7 +87,7 @@ fn decode_node(node: &Node, path: String, out: &mut Vec<Decoded>) {
         Identified::Nobody => (None, Outcome::Bad),
         Identified::Object(kind, meta) => {
             let key = ObjectKey { kind, name: meta.name.clone() };
-            let outcome = match read(kind, meta, &document) {
+            let outcome = match read(kind, meta, &document, Origin::Manifest) {
                 Some(object) if !flaws.refused() => {
                     Outcome::Good(Box::new(object), node.digest(&["metadata", "status"]))
                 }
@@ -95,43 +104,44 @@ fn decode_node(node: &Node, path: String, out: &mut Vec<Decoded>) {
     }
 }
 
-fn read(kind: Kind, meta: Meta, document: &Field<'_>) -> Option<Object> {
+/// Decodes what an API server hands out as an object of this kind; `None` where it is none that Weft reads. It was found
+/// good by the API server, so nothing but the fields that Weft uses is looked at.
+pub(super) fn decode_served(kind: Kind, node: &Node, flaws: &Flaws) -> Option<Object> {
+    let document = Field::root(node, String::new(), flaws);
+    let (_, meta) = metadata(kind, &document)?;
+    read(kind, meta?, &document, Origin::ApiServer)
+}
+
+fn read(kind: Kind, meta: Meta, document: &Field<'_>, origin: Origin) -> Option<Object> {
+    if origin == Origin::Manifest {
+        check_schema(kind, document);
+    }
     match kind {
-        Kind::Namespace => {
-            super::schema::check::<core_v1::Namespace>(document);
-            Some(Object::Namespace(Namespace { meta }))
-        }
-        Kind::Node => {
-            super::schema::check::<core_v1::Node>(document);
-            Some(Object::Node(NodeObject { meta }))
-        }
-        Kind::Service => {
-            super::schema::check::<core_v1::Service>(document);
-            core::service(meta, document).map(Object::Service)
-        }
-        Kind::Pod => {
-            super::schema::check::<core_v1::Pod>(document);
-            core::pod(meta, document).map(Object::Pod)
-        }
-        Kind::EndpointSlice => {
-            super::schema::check::<discovery_v1::EndpointSlice>(document);
-            core::endpoint_slice(meta, document).map(Object::EndpointSlice)
-        }
-        Kind::HttpRoute => {
-            check_metadata(document);
-            route::http_route(meta, document).map(Object::HttpRoute)
-        }
+        Kind::Namespace => Some(Object::Namespace(Namespace { meta })),
+        Kind::Node => Some(Object::Node(NodeObject { meta })),
+        Kind::Service => core::service(meta, document).map(Object::Service),
+        Kind::Pod => core::pod(meta, document, origin).map(Object::Pod),
+        Kind::EndpointSlice => core::endpoint_slice(meta, document).map(Object::EndpointSlice),
+        Kind::HttpRoute => route::http_route(meta, document).map(Object::HttpRoute),
         Kind::PeerAuthentication => {
-            check_metadata(document);
             peer_authentication::peer_authentication(meta, document).map(Object::PeerAuthentication)
         }
     }
 }
 
-/// Metadata is of a core type in kinds of CRDs too.
-fn check_metadata(document: &Field<'_>) {
-    if let Some(metadata) = document.get("metadata") {
-        super::schema::check::<meta_v1::ObjectMeta>(&metadata);
+/// Every field of a core kind; of a CRD's kind its metadata, which is of a core type too.
+fn check_schema(kind: Kind, document: &Field<'_>) {
+    match kind {
+        Kind::Namespace => super::schema::check::<core_v1::Namespace>(document),
+        Kind::Node => super::schema::check::<core_v1::Node>(document),
+        Kind::Service => super::schema::check::<core_v1::Service>(document),
+        Kind::Pod => super::schema::check::<core_v1::Pod>(document),
+        Kind::EndpointSlice => super::schema::check::<discovery_v1::EndpointSlice>(document),
+        Kind::HttpRoute | Kind::PeerAuthentication => {
+            if let Some(metadata) = document.get("metadata") {
+                super::schema::check::<meta_v1::ObjectMeta>(&metadata);
+            }
+        }
     }
 }
 

@@ -5,19 +5,19 @@
 //! Bound: [`MAX_DOCUMENTS`] a file.
 
 /// Most documents one file may hold; those behind are not read, and the file says so.
-pub(super) const MAX_DOCUMENTS: usize = 10_000;
+pub(crate) const MAX_DOCUMENTS: usize = 10_000;
 
 /// One document of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Document<'a> {
+pub(crate) struct Document<'a> {
     /// Its text, with the `---` that opens it: content may follow on that line.
-    pub(super) text: &'a str,
+    pub(crate) text: &'a str,
     /// Line of its first byte in the file, from 1.
-    pub(super) first_line: u32,
+    pub(crate) first_line: u32,
 }
 
 /// The documents of a file in order, those without content left out.
-pub(super) fn split(text: &str) -> Vec<Document<'_>> {
+pub(crate) fn split(text: &str) -> Vec<Document<'_>> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let mut documents = Vec::new();
     let (mut start, mut start_line, mut offset) = (0, 1, 0);

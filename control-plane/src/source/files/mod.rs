@@ -6,6 +6,7 @@
 //! | `documents` | cuts a file into documents, so that a bad one costs only itself |
 //! | `tree`, `field`, `schema`, `values` | a document as values that know their line; reading and checking them |
 //! | `decode/` | one document to objects, kind by kind |
+//! | `served` | objects of an API server, through the same decoders, for `source/kubernetes` |
 //! | `derive` | EndpointSlices from selectors and Pods |
 //! | `state` | what is in force: last good versions, generations, ages, duplicates; an edit to its difference |
 //! | `scan`, `watch` | the directory itself; the only two that touch the file system |
@@ -14,14 +15,15 @@
 
 mod decode;
 mod derive;
-mod documents;
+pub(crate) mod documents;
 mod field;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
 mod scan;
 mod schema;
+pub(super) mod served;
 mod state;
-mod tree;
+pub(crate) mod tree;
 mod values;
 mod watch;
 

@@ -12,29 +12,29 @@ use serde_saphyr::granit_parser::{Event, Marker, Parser, ScalarStyle, StrInput, 
 use xxhash_rust::xxh3::Xxh3;
 
 /// Most nodes of one document.
-pub(super) const MAX_NODES: usize = 200_000;
+pub(crate) const MAX_NODES: usize = 200_000;
 /// Most levels of nesting.
-pub(super) const MAX_DEPTH: usize = 64;
+pub(crate) const MAX_DEPTH: usize = 64;
 
 /// A place in a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
-pub(super) struct Mark {
+pub(crate) struct Mark {
     /// From 1.
-    pub(super) line: u32,
+    pub(crate) line: u32,
     /// From 1.
-    pub(super) column: u32,
+    pub(crate) column: u32,
 }
 
 /// A value and where it begins.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct Node {
-    pub(super) at: Mark,
-    pub(super) value: Value,
+pub(crate) struct Node {
+    pub(crate) at: Mark,
+    pub(crate) value: Value,
 }
 
 /// What a node holds.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) enum Value {
+pub(crate) enum Value {
     Null,
     Bool(bool),
     Int(i64),
@@ -46,24 +46,24 @@ pub(super) enum Value {
 
 /// One entry of a mapping; keys are unique.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct Entry {
-    pub(super) key: String,
+pub(crate) struct Entry {
+    pub(crate) key: String,
     /// Where the key stands: a field's place is its key's, wherever its value begins.
-    pub(super) at: Mark,
-    pub(super) value: Node,
+    pub(crate) at: Mark,
+    pub(crate) value: Node,
 }
 
 /// Text that is not YAML, or not YAML that Kubernetes reads.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
-pub(super) struct SyntaxError {
-    pub(super) at: Mark,
-    pub(super) message: String,
+pub(crate) struct SyntaxError {
+    pub(crate) at: Mark,
+    pub(crate) message: String,
 }
 
 impl Node {
     /// The value of a field, if this is a mapping that has it.
-    pub(super) fn get(&self, key: &str) -> Option<&Entry> {
+    pub(crate) fn get(&self, key: &str) -> Option<&Entry> {
         match &self.value {
             Value::Map(entries) => entries.iter().find(|entry| entry.key == key),
             _ => None,
@@ -71,7 +71,7 @@ impl Node {
     }
 
     /// The text of a field, if it has that field and it is text.
-    pub(super) fn text(&self, key: &str) -> Option<&str> {
+    pub(crate) fn text(&self, key: &str) -> Option<&str> {
         match &self.get(key)?.value.value {
             Value::Str(text) => Some(text),
             _ => None,
@@ -79,7 +79,7 @@ impl Node {
     }
 
     /// What it is, in a user's words.
-    pub(super) fn describe(&self) -> &'static str {
+    pub(crate) fn describe(&self) -> &'static str {
         match self.value {
             Value::Null => "nothing",
             Value::Bool(_) => "a boolean",
@@ -92,7 +92,7 @@ impl Node {
     }
 
     /// A hash of the content below `skip`ped top-level keys: places, order of keys and spelling do not matter.
-    pub(super) fn digest(&self, skip: &[&str]) -> u128 {
+    pub(crate) fn digest(&self, skip: &[&str]) -> u128 {
         let mut hasher = Xxh3::new();
         self.hash_into(&mut hasher, skip);
         hasher.digest128()
@@ -154,7 +154,7 @@ impl Node {
 }
 
 /// Parses one document whose first line is line `first_line` of its file.
-pub(super) fn parse(text: &str, first_line: u32) -> Result<Node, SyntaxError> {
+pub(crate) fn parse(text: &str, first_line: u32) -> Result<Node, SyntaxError> {
     let mut builder = Builder {
         parser: Parser::new_from_str(text),
         first_line,

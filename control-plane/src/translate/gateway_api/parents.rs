@@ -30,19 +30,14 @@ pub(super) type Resolved = Result<Vec<(ServiceName, u16)>, Refusal>;
 
 /// `None` when the parent is another controller's.
 pub(super) fn resolve(parent: &ParentRef, route: &ObjectName, model: &Model, config: &MeshConfig) -> Option<Resolved> {
-    if parent.kind.as_deref() != Some("Service") {
-        return None;
-    }
-    match parent.group.as_deref() {
-        Some("" | "core") => Some(service_ports(parent, route, model, config)),
-        // The default group has no Service: nobody else will tell the user.
-        None | Some("gateway.networking.k8s.io") => Some(Err(Refusal {
+    parent.names_a_service().then(|| match parent.group.as_deref() {
+        Some("" | "core") => service_ports(parent, route, model, config),
+        _ => Err(Refusal {
             reason: INVALID_KIND,
             message: "there is no Service in group gateway.networking.k8s.io; write `group: \"\"` in the parentRef"
                 .to_owned(),
-        })),
-        Some(_) => None,
-    }
+        }),
+    })
 }
 
 fn service_ports(parent: &ParentRef, route: &ObjectName, model: &Model, config: &MeshConfig) -> Resolved {

@@ -26,6 +26,7 @@ use tokio::time::Sleep;
 
 use super::encode::{self, Framing, encode_request};
 use super::reader::{BODY_READ, HEAD_READ, poll_read};
+use super::unread::{self, Aborts};
 use super::writer::{Queue, WriteError, Writer};
 use super::{BodyLength, Decoded, Decoder, FramingError, HeadLimits, HeadScan, Progress, ResponseHead, spare};
 use crate::http::body::{Body, PollFrame, Source};
@@ -84,6 +85,8 @@ struct Open {
     served: u64,
     thread: ThreadId,
     place: Option<Place>,
+    /// The server is the app of this pod (`unread.rs`).
+    to_app: bool,
 }
 
 impl Connection {
@@ -97,7 +100,14 @@ impl Connection {
             served: 0,
             thread: std::thread::current().id(),
             place: None,
+            to_app: false,
         }))
+    }
+
+    /// Whether the server is the app of this pod, whose resets tell whether it read a request.
+    pub fn to_app(mut self, to_app: bool) -> Self {
+        self.0.to_app = to_app;
+        self
     }
 
     /// `home` gets it back after each exchange that leaves it usable, and hears of its end. Set before the first one.
@@ -155,11 +165,11 @@ impl Connection {
         };
         match std::future::poll_fn(|cx| opening.poll(cx)).await {
             Ok(head) => opening.finish(head).map_err(|kind| SendError::unknown(kind).on_reused(reused)),
-            Err(kind) => Err(if opening.written() == 0 {
-                SendError::not_processed(kind).on_reused(reused)
-            } else {
-                SendError::unknown(kind).on_reused(reused)
-            }),
+            Err(kind) => {
+                let unread = opening.written() == 0 || (opening.may_be_unread(&kind) && opening.is_unread(&kind).await);
+                let error = if unread { SendError::not_processed(kind) } else { SendError::unknown(kind) };
+                Err(error.on_reused(reused))
+            }
         }
     }
 }
@@ -183,6 +193,11 @@ struct Opening {
     upgrades: bool,
     request_keeps_alive: bool,
     upload_failed: bool,
+    /// Nothing has been written yet; then, that all of it was at once.
+    fresh: bool,
+    one_piece: bool,
+    /// For a request to the app that is not safe to repeat: whether it was read, if the app is lost (`unread.rs`).
+    aborts: Option<Aborts>,
 }
 
 impl Opening {
@@ -210,6 +225,7 @@ impl Opening {
         writer.hold(expects);
         Ok(Self {
             written_before: connection.0.queue.written(),
+            aborts: (connection.0.to_app && !parts.method.is_idempotent()).then(Aborts::so_far),
             connection: Some(connection),
             writer: Some(writer),
             hold: expects.then(|| Box::pin(tokio::time::sleep(CONTINUE_WAIT))),
@@ -219,7 +235,27 @@ impl Opening {
             upgrades,
             request_keeps_alive: keeps_alive,
             upload_failed: false,
+            fresh: true,
+            one_piece: false,
         })
+    }
+
+    /// Whether what was written may not have been read: then it is worth a closer look.
+    fn may_be_unread(&self, kind: &SendErrorKind) -> bool {
+        matches!(kind, SendErrorKind::Lost(_))
+            && self.aborts.is_some()
+            && self.one_piece
+            && self.interim == 0
+            && self.written() <= unread::ONE_PIECE
+            && self.connection.as_ref().is_some_and(|connection| connection.0.read.is_empty())
+    }
+
+    async fn is_unread(&mut self, kind: &SendErrorKind) -> bool {
+        let (Some(connection), Some(aborts)) = (&mut self.connection, self.aborts) else { return false };
+        let fin = matches!(kind, SendErrorKind::Lost(error) if error.kind() == io::ErrorKind::UnexpectedEof);
+        // Boxed: nearly no request pays for this.
+        Box::pin(async move { unread::was_reset(&mut connection.0.io).await && (fin || aborts.none_since().await) })
+            .await
     }
 
     fn written(&self) -> u64 {
@@ -244,9 +280,10 @@ impl Opening {
                 return Poll::Ready(Err(SendErrorKind::Lost(io::ErrorKind::NotConnected.into())));
             };
             if let Some(writer) = &mut self.writer {
+                let first = std::mem::replace(&mut self.fresh, false);
                 match writer.poll(&mut connection.0.queue, &mut connection.0.io, cx) {
                     Poll::Pending => {}
-                    Poll::Ready(Ok(())) => self.writer = None,
+                    Poll::Ready(Ok(())) => (self.writer, self.one_piece) = (None, first),
                     Poll::Ready(Err(WriteError::Body(error))) => {
                         // A reader of what was sent so far must not take it for the whole.
                         connection.0.io.abort_on_drop();

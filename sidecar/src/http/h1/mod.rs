@@ -27,6 +27,7 @@ mod section;
 pub(crate) mod server;
 mod spare;
 pub mod target;
+mod unread;
 pub(crate) mod writer;
 
 pub use body::{Decoded, Decoder, FramingError};

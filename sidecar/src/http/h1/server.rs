@@ -38,7 +38,7 @@ pub(crate) async fn serve<IO: Io, H: Handler>(
     drain: Watch,
 ) -> Result<(), ServeError> {
     let mut wire = Wire { io, read: BytesMut::new(), queue: Queue::default(), timer: Timer::default(), eof: false };
-    let mut draining = pin!(drain.draining());
+    let mut closing = pin!(drain.closing());
     let mut first = true;
     loop {
         let head = {
@@ -49,8 +49,8 @@ pub(crate) async fn serve<IO: Io, H: Handler>(
                 if let Poll::Ready(head) = wire.poll_head(cx, settings, &mut scan, &mut waiting) {
                     return Poll::Ready(head);
                 }
-                let draining = drain.is_draining() || draining.as_mut().poll(cx).is_ready();
-                wire.poll_patience(cx, settings, &mut waiting, draining)
+                let closing = closing.as_mut().poll(cx).is_ready();
+                wire.poll_patience(cx, settings, &mut waiting, closing)
             })
             .await
         };

@@ -231,7 +231,7 @@ async fn a_body_longer_or_shorter_than_its_content_length_is_an_abort() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn draining_lets_the_open_request_finish_and_closes_idle_connections() {
+async fn draining_lets_the_open_request_finish_and_closing_ends_idle_connections() {
     let slow = || {
         handler(|_| async {
             tokio::time::sleep(Duration::from_secs(3)).await;
@@ -249,7 +249,18 @@ async fn draining_lets_the_open_request_finish_and_closes_idle_connections() {
     send(&mut idle.client, "GET / HTTP/1.1\r\nhost: a\r\n\r\n").await;
     read_until(&mut idle.client, "\r\n\r\n").await;
     idle.signal.start();
+    let mut byte = [0];
+    let waited = tokio::time::timeout(Duration::from_secs(60), idle.client.read(&mut byte)).await;
+    assert!(waited.is_err(), "a close might meet a request on its way");
+    idle.signal.close();
     assert_eq!(read_all(&mut idle.client).await, "");
+
+    let mut told = served(Proto::H1, echo());
+    send(&mut told.client, "GET / HTTP/1.1\r\nhost: a\r\n\r\n").await;
+    read_until(&mut told.client, "\r\n\r\n").await;
+    told.signal.start();
+    send(&mut told.client, "GET / HTTP/1.1\r\nhost: a\r\n\r\n").await;
+    assert!(read_all(&mut told.client).await.contains("connection: close"), "with its next answer");
 
     // Its first request may be on its way: it is answered, with a close.
     let mut fresh = served(Proto::H1, echo());

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use super::{TERMINATING_ANNOTATION, string_map};
+use super::{Origin, TERMINATING_ANNOTATION, string_map};
 use crate::model::{
     ContainerPort, EndpointSlice, Meta, Pod, Service, ServiceKind, ServicePort, SliceEndpoint, SlicePort, TargetPort,
 };
@@ -151,11 +151,12 @@ fn target_port(field: &Field<'_>) -> Option<TargetPort> {
     }
 }
 
-pub(super) fn pod(meta: Meta, document: &Field<'_>) -> Option<Pod> {
+pub(super) fn pod(meta: Meta, document: &Field<'_>, origin: Origin) -> Option<Pod> {
     let spec = document.require("spec").filter(Field::is_mapping)?;
     let metadata = document.get("metadata")?;
+    let by_hand = origin == Origin::Manifest;
     let terminating = metadata.get("deletionTimestamp").is_some()
-        || meta.annotations.get(TERMINATING_ANNOTATION).is_some_and(|value| value == "true");
+        || by_hand && meta.annotations.get(TERMINATING_ANNOTATION).is_some_and(|value| value == "true");
     let owner = owner(&metadata, &meta);
     let mut pod = Pod {
         addresses: Vec::new(),
@@ -167,7 +168,8 @@ pub(super) fn pod(meta: Meta, document: &Field<'_>) -> Option<Pod> {
         node: spec.get("nodeName").and_then(|f| f.text()).unwrap_or_default().to_owned(),
         ports: container_ports(&spec),
         finished: false,
-        ready: true,
+        // A manifest written by hand has no conditions: such a pod is taken to be ready. A cluster's is not, yet.
+        ready: by_hand,
         terminating,
         owner,
         meta,
@@ -182,7 +184,6 @@ pub(super) fn pod(meta: Meta, document: &Field<'_>) -> Option<Pod> {
             let phase = phase.one_of(&["Pending", "Running", "Succeeded", "Failed", "Unknown"])?;
             pod.finished = matches!(phase, "Succeeded" | "Failed");
         }
-        // A manifest written by hand has no conditions: such a pod is taken to be ready.
         if let Some(conditions) = status.get("conditions") {
             pod.ready = conditions.items().iter().any(|condition| {
                 condition.node().text("type") == Some("Ready") && condition.node().text("status") == Some("True")
@@ -192,12 +193,13 @@ pub(super) fn pod(meta: Meta, document: &Field<'_>) -> Option<Pod> {
     Some(pod)
 }
 
-/// Ports of containers and of sidecars (init containers that keep running).
+/// Ports of containers and of sidecars (init containers that keep running). Two containers may use one name: the first
+/// is what a `targetPort` of that name means.
 fn container_ports(spec: &Field<'_>) -> Vec<ContainerPort> {
     let sidecars = spec.list("initContainers").into_iter().filter(|c| c.node().text("restartPolicy") == Some("Always"));
-    let mut names = BTreeSet::new();
     let mut ports = Vec::new();
     for container in spec.list("containers").into_iter().chain(sidecars) {
+        let mut names = BTreeSet::new();
         for field in container.list("ports") {
             let transport = transport(&field);
             let name = field.get("name").map_or(Some(""), |name| values::port_name(&name));
@@ -207,7 +209,7 @@ fn container_ports(spec: &Field<'_>) -> Vec<ContainerPort> {
                 && !names.insert(name)
                 && let Some(field) = field.get("name")
             {
-                field.error(format_args!("duplicate port name {name:?} in this pod"));
+                field.error(format_args!("duplicate port name {name:?} in this container"));
             }
             ports.push(ContainerPort { name: name.to_owned(), port });
         }

@@ -97,7 +97,7 @@ impl<IO: Io> Wire<IO> {
         cx: &mut Context<'_>,
         settings: &ServerSettings,
         waiting: &mut Waiting,
-        draining: bool,
+        closing: bool,
     ) -> Poll<NextHead> {
         let idle = !waiting.started;
         if waiting.was_idle && !idle {
@@ -109,7 +109,7 @@ impl<IO: Io> Wire<IO> {
             self.queue.release();
         }
         // A connection that has not been used yet has its first request on the way: it may not be told to go away.
-        if idle && draining && !waiting.first {
+        if idle && closing && !waiting.first {
             return Poll::Ready(NextHead::Closed);
         }
         let timeout = if idle && !waiting.first { settings.idle_timeout } else { settings.head_timeout };

@@ -1,0 +1,256 @@
+use std::sync::Mutex;
+
+use base64::Engine as _;
+use proptest::prelude::*;
+use serde_json::{Value, json};
+
+use super::super::{INJECT, to_json};
+use super::*;
+
+/// Namespaces as a test says.
+#[derive(Debug, Default)]
+struct Known(Mutex<BTreeMap<String, Result<Labelled, String>>>);
+
+impl Namespaces for Known {
+    async fn get(&self, name: &str) -> Result<Labelled, String> {
+        self.0.lock().unwrap().get(name).cloned().unwrap_or_else(|| Ok(Labelled::default()))
+    }
+}
+
+fn webhook() -> Webhook<Known> {
+    let labels = BTreeMap::from([(INJECT.to_owned(), "enabled".to_owned())]);
+    let shop = Labelled { labels, annotations: BTreeMap::new() };
+    let known = BTreeMap::from([("shop".to_owned(), Ok(shop)), ("away".to_owned(), Err("timed out".to_owned()))]);
+    let unenforced = |objects: &[&str]| objects.iter().map(|object| (*object).to_owned()).collect::<Vec<_>>();
+    let unenforced = BTreeMap::from([
+        ("shop".to_owned(), unenforced(&["AuthorizationPolicy shop/a", "AuthorizationPolicy shop/b"])),
+        ("weft-system".to_owned(), unenforced(&["c", "d", "e", "f", "g"])),
+        ("other".to_owned(), unenforced(&["h"])),
+    ]);
+    Webhook {
+        namespaces: Known(Mutex::new(known)),
+        settings: watch::Sender::new(Arc::new(InjectSettings::default())).subscribe(),
+        cluster: watch::Sender::new(ClusterFacts::SUPPORTED).subscribe(),
+        unenforced: watch::Sender::new(Arc::new(unenforced)).subscribe(),
+        metrics: Metrics::default(),
+    }
+}
+
+fn review(namespace: &str, pod: Value) -> Value {
+    json!({
+        "apiVersion": "admission.k8s.io/v1",
+        "kind": "AdmissionReview",
+        "request": {
+            "uid": "4711",
+            "kind": { "group": "", "version": "v1", "kind": "Pod" },
+            "resource": { "group": "", "version": "v1", "resource": "pods" },
+            "name": "", "namespace": namespace, "operation": "CREATE", "dryRun": true,
+            "userInfo": { "username": "somebody" },
+            "object": pod,
+            "oldObject": null,
+            "options": { "apiVersion": "meta.k8s.io/v1", "kind": "CreateOptions" },
+        },
+    })
+}
+
+fn pod() -> Value {
+    json!({ "apiVersion": "v1", "kind": "Pod", "metadata": { "generateName": "web-" }, "spec": { "containers": [{ "name": "app" }] } })
+}
+
+async fn post(webhook: &Webhook<Known>, body: Vec<u8>) -> (StatusCode, Value) {
+    let request = Request::post(PATH).body(Full::from(body)).unwrap();
+    let response = webhook.answer(request).await;
+    let status = response.status();
+    let body = response.into_body().collect().await.unwrap().to_bytes();
+    (status, serde_json::from_slice(&body).unwrap_or_else(|_| String::from_utf8_lossy(&body).into()))
+}
+
+async fn ask(webhook: &Webhook<Known>, review: &Value) -> Value {
+    let (status, answer) = post(webhook, review.to_string().into_bytes()).await;
+    assert_eq!(status, StatusCode::OK, "{answer}");
+    assert_eq!((&answer["apiVersion"], &answer["kind"]), (&json!("admission.k8s.io/v1"), &json!("AdmissionReview")));
+    assert_eq!(answer["response"]["uid"], "4711");
+    answer["response"].clone()
+}
+
+#[tokio::test]
+async fn a_new_pod_gets_a_patch_and_warnings() {
+    let webhook = webhook();
+    let response = ask(&webhook, &review("shop", pod())).await;
+    assert_eq!((&response["allowed"], &response["patchType"]), (&json!(true), &json!("JSONPatch")));
+    let bytes = match &response["patch"] {
+        // As the API server reads `[]byte`.
+        Value::String(text) => base64::engine::general_purpose::STANDARD.decode(text).unwrap(),
+        other => panic!("{other} is not base64"),
+    };
+    let patch: json_patch::Patch = serde_json::from_slice(&bytes).unwrap();
+    let mut patched = pod();
+    json_patch::patch(&mut patched, &patch).unwrap();
+    assert_eq!(patched["spec"]["initContainers"][1]["name"], "weft-sidecar");
+    let warnings: Vec<_> =
+        response["warnings"].as_array().unwrap().iter().map(|warning| warning.as_str().unwrap()).collect();
+    assert_eq!(warnings.len(), 6);
+    assert!(warnings[0].contains("AuthorizationPolicy shop/a is NOT enforced"), "{warnings:?}");
+    assert!(warnings[5].contains("2 more"), "{warnings:?}");
+    assert_eq!(webhook.metrics.count("injected"), 1);
+    // As after another webhook's turn.
+    let again = ask(&webhook, &review("shop", patched)).await;
+    assert_eq!((&again["allowed"], &again["patch"]), (&json!(true), &Value::Null));
+    assert_eq!(webhook.metrics.count("already"), 1);
+}
+
+#[tokio::test]
+async fn what_is_not_a_new_pod_of_ours_is_let_through() {
+    let with = |path: &str, value: Value| {
+        let mut review = review("shop", pod());
+        *review.pointer_mut(path).unwrap() = value;
+        review
+    };
+    let update = with("/request/operation", json!("UPDATE"));
+    let mut subresource = review("shop", pod());
+    subresource["request"]["subResource"] = json!("ephemeralcontainers");
+    let host_network = with("/request/object/spec/containers", json!([{ "name": "app" }]));
+    let host_network = {
+        let mut review = host_network;
+        review["request"]["object"]["spec"]["hostNetwork"] = json!(true);
+        review
+    };
+    let rows = [
+        (review("quiet", pod()), "not-asked"),
+        (review("nowhere", pod()), "not-asked"),
+        (review("kube-system", pod()), "excluded-namespace"),
+        (with("/request/resource/resource", json!("services")), "not-a-new-pod"),
+        (with("/request/object", Value::Null), "not-a-new-pod"),
+        (with("/request/namespace", Value::Null), "not-a-new-pod"),
+        (update, "not-a-new-pod"),
+        (subresource, "not-a-new-pod"),
+        (host_network, "host-network"),
+    ];
+    for (review, result) in rows {
+        let webhook = webhook();
+        let response = ask(&webhook, &review).await;
+        assert_eq!((&response["allowed"], &response["patch"]), (&json!(true), &Value::Null), "{review}");
+        assert_eq!(webhook.metrics.count(result), 1, "{result}: {review}");
+        assert_eq!(response["warnings"].is_array(), result == "host-network", "{response}");
+    }
+}
+
+#[tokio::test]
+async fn a_pod_that_cannot_be_meshed_is_refused_with_the_reason() {
+    let webhook = webhook();
+    let mut bad = pod();
+    bad["spec"]["securityContext"] = json!({ "runAsUser": 1337 });
+    let response = ask(&webhook, &review("shop", bad)).await;
+    assert_eq!(response["allowed"], false);
+    let message = response["status"]["message"].as_str().unwrap();
+    assert!(message.starts_with("weft: container `app` runs as UID 1337"), "{message}");
+    assert_eq!(response["status"]["code"], 403);
+    let mut odd = pod();
+    odd["spec"]["containers"] = json!("all of them");
+    let response = ask(&webhook, &review("shop", odd)).await;
+    assert!(response["status"]["message"].as_str().unwrap().contains("cannot be read"));
+    assert_eq!(webhook.metrics.count("refused"), 2);
+}
+
+#[tokio::test]
+async fn what_cannot_be_read_is_the_askers_fault_and_what_cannot_be_known_is_ours() {
+    let webhook = webhook();
+    let old = {
+        let mut review = review("shop", pod());
+        review["apiVersion"] = json!("admission.k8s.io/v1beta1");
+        review
+    };
+    let rows = [
+        (Vec::new(), StatusCode::BAD_REQUEST),
+        (b"{}".to_vec(), StatusCode::BAD_REQUEST),
+        (b"\xff\xfe".to_vec(), StatusCode::BAD_REQUEST),
+        ("[".repeat(100_000).into_bytes(), StatusCode::BAD_REQUEST),
+        (
+            json!({ "apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview" }).to_string().into_bytes(),
+            StatusCode::BAD_REQUEST,
+        ),
+        (old.to_string().into_bytes(), StatusCode::BAD_REQUEST),
+        (vec![b' '; MAX_BODY + 1], StatusCode::PAYLOAD_TOO_LARGE),
+        (review("away", pod()).to_string().into_bytes(), StatusCode::SERVICE_UNAVAILABLE),
+    ];
+    for (body, expected) in rows {
+        let shown = String::from_utf8_lossy(&body[..body.len().min(60)]).into_owned();
+        let (status, text) = post(&webhook, body).await;
+        assert_eq!(status, expected, "{shown}: {text}");
+    }
+    assert_eq!((webhook.metrics.count("unreadable"), webhook.metrics.count("failed")), (7, 1));
+    for (request, expected) in
+        [(Request::get(PATH), StatusCode::METHOD_NOT_ALLOWED), (Request::post("/"), StatusCode::NOT_FOUND)]
+    {
+        let response = webhook.answer(request.body(Full::from(Bytes::new())).unwrap()).await;
+        assert_eq!(response.status(), expected);
+    }
+}
+
+/// The words of a pod.
+const WORDS: &[&str] = &[
+    "name",
+    "metadata",
+    "spec",
+    "containers",
+    "initContainers",
+    "volumes",
+    "labels",
+    "annotations",
+    "weft.dev/inject",
+    "weft.dev/injected",
+    "weft-sidecar",
+    "readinessProbe",
+    "httpGet",
+    "port",
+    "lifecycle",
+    "preStop",
+    "securityContext",
+    "runAsUser",
+    "restartPolicy",
+    "Always",
+    "",
+];
+
+/// Any JSON, with the words of a pod more often than others.
+fn values() -> impl Strategy<Value = Value> {
+    let leaf = prop_oneof![
+        Just(Value::Null),
+        any::<bool>().prop_map(Value::from),
+        any::<i64>().prop_map(Value::from),
+        prop::sample::select(WORDS).prop_map(Value::from),
+    ];
+    leaf.prop_recursive(6, 48, 4, |inner| {
+        prop_oneof![
+            prop::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
+            prop::collection::vec((prop::sample::select(WORDS), inner), 0..5).prop_map(|entries| Value::Object(
+                entries.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()
+            )),
+        ]
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(400))]
+    #[test]
+    fn strange_pods_are_answered(object in values()) {
+        let webhook = webhook();
+        let review = review("shop", object);
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        let (status, _) = runtime.block_on(post(&webhook, review.to_string().into_bytes()));
+        prop_assert!(status == StatusCode::OK || status == StatusCode::BAD_REQUEST, "{}: {}", status, review);
+    }
+
+    #[test]
+    fn numbers_at_their_limits_are_answered(seconds in any::<i64>(), port in any::<i32>(), timeout in any::<i32>(), uid in any::<i64>()) {
+        let pod = json!({ "metadata": {}, "spec": {
+            "terminationGracePeriodSeconds": seconds,
+            "containers": [{ "name": "app", "securityContext": { "runAsUser": uid }, "ports": [{ "containerPort": port }],
+                "readinessProbe": { "httpGet": { "port": port }, "timeoutSeconds": timeout }, "lifecycle": { "preStop": { "httpGet": { "port": port } } } }],
+        } });
+        let pod: k8s_openapi::api::core::v1::Pod = serde_json::from_value(pod).unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        let (status, _) = runtime.block_on(post(&webhook(), review("shop", to_json(&pod)).to_string().into_bytes()));
+        prop_assert_eq!(status, StatusCode::OK);
+    }
+}

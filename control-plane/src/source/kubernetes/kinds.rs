@@ -1,0 +1,128 @@
+//! Which kinds are watched. One table: what is asked of the API server here is what the chart's ClusterRole must grant
+//! (list and watch), and what a failure names.
+
+use kube::api::{ApiResource, DynamicObject, PartialObjectMeta};
+use kube::{Client, ResourceExt as _};
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+
+use super::follow::{Follow, follow};
+use super::gather::Message;
+use super::metrics::Metrics;
+use super::seen::{Of, Seen};
+use super::state::{Happening, map_event};
+use crate::model::{Kind, ObjectName};
+
+/// A kind as the API server knows it.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Row {
+    /// As users write it.
+    pub(super) kind: &'static str,
+    pub(super) group: &'static str,
+    /// Those that spell the same, best first.
+    pub(super) versions: &'static [&'static str],
+    pub(super) plural: &'static str,
+    /// Whether it comes with a CRD that may not be installed.
+    pub(super) optional: bool,
+}
+
+impl Row {
+    const fn core(kind: &'static str, group: &'static str, plural: &'static str) -> Self {
+        Self { kind, group, versions: &["v1"], plural, optional: false }
+    }
+
+    const fn custom(kind: &'static str, group: &'static str, plural: &'static str) -> Self {
+        Self { kind, group, versions: &["v1", "v1beta1"], plural, optional: true }
+    }
+
+    /// The kind in one of its versions.
+    pub(super) fn resource(&self, version: &str) -> ApiResource {
+        ApiResource {
+            group: self.group.to_owned(),
+            version: version.to_owned(),
+            api_version: if self.group.is_empty() { version.to_owned() } else { format!("{}/{version}", self.group) },
+            kind: self.kind.to_owned(),
+            plural: self.plural.to_owned(),
+        }
+    }
+
+    /// `services`, `httproutes.gateway.networking.k8s.io`
+    pub(super) fn resource_name(&self) -> String {
+        if self.group.is_empty() { self.plural.to_owned() } else { format!("{}.{}", self.plural, self.group) }
+    }
+}
+
+/// The kinds that Weft reads.
+pub(super) const KINDS: [(Kind, Row); 7] = [
+    (Kind::Namespace, Row::core("Namespace", "", "namespaces")),
+    (Kind::Service, Row::core("Service", "", "services")),
+    (Kind::EndpointSlice, Row::core("EndpointSlice", "discovery.k8s.io", "endpointslices")),
+    (Kind::Pod, Row::core("Pod", "", "pods")),
+    (Kind::Node, Row::core("Node", "", "nodes")),
+    (Kind::HttpRoute, Row::custom("HTTPRoute", "gateway.networking.k8s.io", "httproutes")),
+    (Kind::PeerAuthentication, Row::custom("PeerAuthentication", "security.istio.io", "peerauthentications")),
+];
+
+/// Kinds that restrict traffic and that this version does not enforce: by metadata only, for a warning.
+pub(super) const UNENFORCED: [Row; 2] = [
+    Row::custom("AuthorizationPolicy", "security.istio.io", "authorizationpolicies"),
+    Row::custom("RequestAuthentication", "security.istio.io", "requestauthentications"),
+];
+
+macro_rules! of {
+    ($($marker:ident)*) => {
+        $(
+            pub(super) struct $marker;
+            impl Of for $marker {
+                const KIND: Kind = Kind::$marker;
+            }
+        )*
+
+        /// Follows every kind, each in a task of its own, so that none waits for another's list to be decoded.
+        pub(super) fn follow_all(
+            client: &Client,
+            events: &mpsc::Sender<Message>,
+            metrics: &Metrics,
+            tasks: &mut JoinSet<()>,
+        ) {
+            for (kind, row) in &KINDS {
+                let how = Follow { client: client.clone(), row, events: events.clone(), metrics: metrics.clone() };
+                match kind {
+                    $(Kind::$marker => tasks.spawn(follow(how, |event| {
+                        Message::Object(Kind::$marker, Box::new(map_event(event, |seen: Seen<$marker>| seen.served)))
+                    }, || Message::Object(Kind::$marker, Box::new(Happening::Absent)))),)*
+                };
+            }
+            for row in &UNENFORCED {
+                let how = Follow { client: client.clone(), row, events: events.clone(), metrics: metrics.clone() };
+                let name = |object: PartialObjectMeta<DynamicObject>| {
+                    ObjectName::new(object.namespace().unwrap_or_default(), object.name_any())
+                };
+                tasks.spawn(follow(
+                    how,
+                    move |event| Message::Unenforced(row.kind, map_event(event, name)),
+                    || Message::Unenforced(row.kind, Happening::Absent),
+                ));
+            }
+        }
+    };
+}
+
+of!(Namespace Service EndpointSlice Pod Node HttpRoute PeerAuthentication);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::source::kind_name;
+
+    #[test]
+    fn every_kind_is_named_as_users_write_it() {
+        for (kind, row) in &KINDS {
+            assert_eq!(row.kind, kind_name(*kind));
+        }
+        let (_, route) = &KINDS[5];
+        assert_eq!(route.resource("v1").api_version, "gateway.networking.k8s.io/v1");
+        assert_eq!(route.resource_name(), "httproutes.gateway.networking.k8s.io");
+        assert_eq!(KINDS[0].1.resource("v1").api_version, "v1");
+    }
+}

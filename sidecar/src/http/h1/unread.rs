@@ -1,0 +1,230 @@
+//! Whether an app that is lost can have read a request: what makes a POST on a connection the app was just closing safe to
+//! send again (SEMANTICS.md §3, retries (a)).
+//!
+//! An app that is being ended closes idle connections and its listener while requests are on their way. Bytes have been
+//! written then, and yet nobody read them. The app's kernel says so, if one listens closely. It is our own kernel, since the
+//! app is reached over loopback, so no middlebox speaks in its name:
+//!
+//! | what the app did | what comes back |
+//! |---|---|
+//! | closed, and then our bytes arrived | FIN, then RST to the bytes |
+//! | closed with bytes of ours unread (RFC 2525 §2.17), or its listener before it accepted | RST |
+//! | aborted: closed with `SO_LINGER` of zero, having read everything or not | RST, and `TCPAbortOnData` counts it |
+//! | read all there was, then closed, or died | FIN |
+//!
+//! So, where not a byte of a response has come, and the request was one piece, handed to the kernel in one write:
+//!
+//! * FIN and then RST: it had closed before the request came.
+//! * RST alone, while no connection of this network namespace was aborted since before the request was written (`netstat`'s
+//!   `TCPAbortOnData`): some of what we had sent was unread. Of a request no longer than any reader's buffer ([`ONE_PIECE`])
+//!   some is all, for who reads gets the whole of it at once.
+//!
+//! That, and not less, is called not processed. Everything else (a body that came later, a longer request, a FIN, a byte of
+//! a response, an abort of anybody's meanwhile) may have run.
+//!
+//! Cost: for a request that is not safe to repeat, one look at the counter in [`SAMPLE_EVERY`]; for others nothing.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::time::Instant;
+
+use crate::http::io::{BoxedIo, Io};
+
+/// A request of so many bytes, head and body, is read at once: a page, as small a buffer as servers of HTTP have.
+pub(super) const ONE_PIECE: u64 = 4096;
+/// Over loopback a reset follows its cause, and the count follows the reset, in microseconds; a busy machine takes longer.
+const LOOK_AGAIN: [Duration; 3] = [Duration::from_millis(1), Duration::from_millis(2), Duration::from_millis(8)];
+/// The count of a moment ago does as well as the one of now: it is only the wider a window to find an abort in.
+const SAMPLE_EVERY: Duration = Duration::from_millis(50);
+/// `/proc/net/netstat` is some 4 KiB.
+const MAX_FILE: usize = 16 * 1024;
+
+/// Whether a lost connection was reset; a FIN may be all that is known of it yet.
+pub(super) async fn was_reset(io: &mut BoxedIo) -> bool {
+    for wait in LOOK_AGAIN {
+        if io.was_reset() {
+            return true;
+        }
+        tokio::time::sleep(wait).await;
+    }
+    io.was_reset()
+}
+
+/// How many connections of this network namespace were aborted before a request was written; `None` where the kernel does not
+/// say.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Aborts(Option<u64>);
+
+impl Aborts {
+    /// So far, or a moment ago.
+    pub(super) fn so_far() -> Self {
+        static LATEST: Mutex<Option<(Instant, Option<u64>)>> = Mutex::new(None);
+        let now = Instant::now();
+        // Whoever finds another one looking takes the number there is, unless there is none yet.
+        let mut latest = LATEST.lock();
+        match *latest {
+            Some((at, count)) if now.saturating_duration_since(at) < SAMPLE_EVERY => Self(count),
+            _ => {
+                let count = count();
+                *latest = Some((now, count));
+                Self(count)
+            }
+        }
+    }
+
+    /// Whether there was provably none since. Called after a reset: the kernel sends one before it counts.
+    pub(super) async fn none_since(self) -> bool {
+        tokio::time::sleep(LOOK_AGAIN[1]).await;
+        self.0.is_some() && self.0 == count()
+    }
+}
+
+/// `TCPAbortOnData` of this network namespace.
+fn count() -> Option<u64> {
+    static FILE: OnceLock<Option<File>> = OnceLock::new();
+    static COLUMN: AtomicU64 = AtomicU64::new(0);
+    let file = FILE.get_or_init(|| File::open("/proc/net/netstat").ok()).as_ref()?;
+    let mut buffer = [0; MAX_FILE];
+    let length = file.read_at(&mut buffer, 0).ok()?;
+    let text = std::str::from_utf8(buffer.get(..length)?).ok()?;
+    let (count, column) = abort_on_data(text, usize::try_from(COLUMN.load(Ordering::Relaxed)).unwrap_or(0))?;
+    COLUMN.store(u64::try_from(column).unwrap_or(0), Ordering::Relaxed);
+    Some(count)
+}
+
+/// The number and its column; `column` is where it was found before.
+fn abort_on_data(text: &str, column: usize) -> Option<(u64, usize)> {
+    const NAME: &str = "TCPAbortOnData";
+    let mut lines = text.lines().filter(|line| line.starts_with("TcpExt:"));
+    let (names, values) = (lines.next()?, lines.next()?);
+    let column = match names.split(' ').nth(column) {
+        Some(NAME) => column,
+        _ => names.split(' ').position(|name| name == NAME)?,
+    };
+    Some((values.split(' ').nth(column)?.parse().ok()?, column))
+}
+
+#[cfg(test)]
+mod tests {
+    use http::{Method, Request};
+    use socket2::SockRef;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::{TcpListener, TcpStream};
+
+    use super::*;
+    use crate::http::h1::HeadLimits;
+    use crate::http::h1::client::Connection;
+    use crate::http::{Body, Processed};
+
+    fn post(body: usize) -> crate::http::Request {
+        let request = Request::builder().method(Method::POST).uri("/").header("host", "app");
+        request.header("content-length", body).body(Body::full(vec![b'x'; body].into())).unwrap()
+    }
+
+    async fn connection() -> (Connection, TcpListener) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let io = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        (Connection::new(io, HeadLimits::default()).to_app(true), listener)
+    }
+
+    async fn processed(connection: Connection, body: usize) -> Processed {
+        connection.send(post(body)).await.unwrap_err().processed
+    }
+
+    /// Other tests abort connections, and then nothing can be said: tries until one of them was let alone.
+    async fn is_not_processed<F: Future<Output = Processed>>(what: &str, once: impl Fn() -> F) {
+        for _ in 0..300 {
+            if once().await == Processed::No {
+                return;
+            }
+        }
+        panic!("{what}: it may have run, every time");
+    }
+
+    #[tokio::test]
+    async fn what_an_app_closes_unread_it_has_not_processed() {
+        for _ in 0..20 {
+            let (connection, listener) = connection().await;
+            drop(listener.accept().await.unwrap());
+            assert_eq!(processed(connection, 5).await, Processed::No, "closed before the request was written");
+        }
+        is_not_processed("closed with the request unread", async || {
+            let (connection, listener) = connection().await;
+            let (app, _) = listener.accept().await.unwrap();
+            let ends = async {
+                app.readable().await.unwrap();
+                drop(app);
+            };
+            tokio::join!(processed(connection, 5), ends).0
+        })
+        .await;
+        is_not_processed("never accepted", async || {
+            let (connection, listener) = connection().await;
+            let ends = async {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+                drop(listener);
+            };
+            tokio::join!(processed(connection, 5), ends).0
+        })
+        .await;
+    }
+
+    #[tokio::test]
+    async fn what_an_app_may_have_read_it_may_have_processed() {
+        /// What the app reads before it ends, of a request of how much, what it says, and whether it aborts.
+        const ROWS: [(&str, usize, usize, &[u8], bool); 5] = [
+            ("all of it", 4096, 5, b"", false),
+            ("all of it, and it aborts", 4096, 5, b"", true),
+            ("a part of something long", 100, 8192, b"", false),
+            ("nothing, but it answers", 0, 5, b"HTTP/1.1 2", false),
+            ("nothing, but it says something", 0, 5, b"HTTP/1.1 103 Early Hints\r\n\r\n", false),
+        ];
+        for (what, reads, body, says, aborts) in ROWS {
+            let (connection, listener) = connection().await;
+            let (mut app, _) = listener.accept().await.unwrap();
+            let ends = async {
+                app.readable().await.unwrap();
+                if reads > 0 {
+                    let _ = app.read(&mut vec![0; reads]).await.unwrap();
+                }
+                app.write_all(says).await.unwrap();
+                if !says.is_empty() {
+                    // Until it has been seen: a reset may destroy it.
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+                if aborts {
+                    SockRef::from(&app).set_linger(Some(Duration::ZERO)).unwrap();
+                }
+                drop(app);
+            };
+            let (processed_by, ()) = tokio::join!(processed(connection, body), ends);
+            assert_eq!(processed_by, Processed::Unknown, "{what}");
+        }
+    }
+
+    #[tokio::test]
+    async fn only_of_the_local_app_a_reset_says_anything() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let io = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        drop(listener.accept().await.unwrap());
+        assert_eq!(processed(Connection::new(io, HeadLimits::default()), 5).await, Processed::Unknown);
+    }
+
+    #[test]
+    fn the_kernels_count_is_found_by_its_name() {
+        let text = "TcpExt: SyncookiesSent TCPAbortOnData TCPAbortOnClose\nTcpExt: 1 22 333\nIpExt: A\nIpExt: 4\n";
+        for column in [0, 2, 99] {
+            assert_eq!(abort_on_data(text, column), Some((22, 2)), "last found in {column}");
+        }
+        for broken in ["", "TcpExt: TCPAbortOnData\n", "TcpExt: A\nTcpExt: 1\n", "TcpExt: TCPAbortOnData\nTcpExt: x\n"]
+        {
+            assert_eq!(abort_on_data(broken, 0), None, "{broken}");
+        }
+        assert!(count().is_some(), "this kernel counts");
+    }
+}
