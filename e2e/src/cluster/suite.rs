@@ -106,6 +106,7 @@ fn one(test: Test, cluster: &Cluster) -> Ended {
     let took = began.elapsed();
     println!("{} {} ({:.1} s)", if ok { "ok    " } else { "FAILED" }, test.name, took.as_secs_f64());
     if !ok {
+        print!("{}", cluster.complaints());
         match cluster.keep_evidence(test.name) {
             Ok(folder) => println!("       what the cluster had to say then: {}", folder.display()),
             Err(error) => println!("       nothing could be learned from the cluster: {error}"),

@@ -24,6 +24,8 @@ pub const VALUES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/cluster/val
 
 const CHART: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../charts/weft");
 const CONTROL_PLANE: &str = "deployment/weft-control-plane";
+/// Lines of each kind that are shown of a test that failed.
+const COMPLAINTS: usize = 12;
 /// One installs, the others wait.
 static INSTALLING: Mutex<()> = Mutex::new(());
 
@@ -207,6 +209,40 @@ impl Cluster {
         // Those of pods that are gone are still on the node, for a while.
         copy_logs(&self.folder().join("var/log/pods"), &folder.join("logs")).context(written)?;
         Ok(folder)
+    }
+}
+
+impl Cluster {
+    /// The same in short, for whoever has only the tests' output: pods that are not well, warnings, and what the control
+    /// plane complained about last.
+    pub fn complaints(&self) -> String {
+        let said = |arguments: &[&str]| {
+            let outcome = self.attempt("kubectl", arguments, "");
+            outcome.map_or_else(|error| error.to_string(), |outcome| outcome.stdout + &outcome.stderr)
+        };
+        let mut text = String::new();
+        let mut part = |title: &str, lines: Vec<&str>| {
+            let last = lines.len().saturating_sub(COMPLAINTS);
+            for line in &lines[last..] {
+                let short: String = line.chars().take(400).collect();
+                let _ = writeln!(text, "       {title}: {short}");
+            }
+        };
+        let pods = said(&["get", "pods", "-A", "--no-headers"]);
+        let well = |line: &&str| {
+            let mut columns = line.split_whitespace().skip(2);
+            let ready = columns.next().and_then(|ready| ready.split_once('/')).is_some_and(|(some, all)| some == all);
+            (ready && columns.next() == Some("Running")) || line.contains("Completed")
+        };
+        part("pod", pods.lines().filter(|line| !well(line)).collect());
+        let format = "-o=custom-columns=:.involvedObject.namespace,:.involvedObject.name,:.reason,:.message";
+        let arguments = ["get", "events", "-A", "--no-headers", "--field-selector=type=Warning"];
+        let events = said(&[&arguments[..], &["--sort-by=.lastTimestamp", format]].concat());
+        part("event", events.lines().collect());
+        let logs = said(&["-n", SYSTEM, "logs", "-l", "app.kubernetes.io/name=weft-control-plane", "--tail=200"]);
+        let bad = |line: &&str| ["WARN", "ERROR", "panicked", "rror"].iter().any(|word| line.contains(word));
+        part("control plane", logs.lines().filter(bad).collect());
+        text
     }
 }
 
