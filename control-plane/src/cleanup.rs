@@ -52,6 +52,10 @@ impl Cleanup<'_> {
         let (namespace, revision) = (&self.settings.namespace, &self.settings.revision);
         let lease = of_revision(LEASE, revision);
         self.delete(Api::<Lease>::namespaced(self.client.clone(), namespace), "Lease", &lease).await;
+        let client = self.client.clone();
+        let secrets = || Api::<Secret>::namespaced(client.clone(), namespace);
+        // The webhook's authority is this revision's own.
+        self.delete(secrets(), "Secret", &of_revision(WEBHOOK_SECRET, revision)).await;
         match self.others().await {
             Ok(0) => {}
             Ok(others) => {
@@ -67,9 +71,7 @@ impl Cleanup<'_> {
             Ok(removed) => println!("deleted: the trust bundle in {removed} namespace(s)"),
             Err(error) => self.failed.push(format!("cannot delete ConfigMaps weft-ca-roots: {error}")),
         }
-        for secret in [WEBHOOK_SECRET, SECRET] {
-            self.delete(Api::<Secret>::namespaced(self.client.clone(), namespace), "Secret", secret).await;
-        }
+        self.delete(secrets(), "Secret", SECRET).await;
     }
 
     /// Control planes of other revisions, which have a webhook each.

@@ -6,6 +6,7 @@ use std::time::SystemTime;
 use clap::Parser;
 use tokio::signal::unix::{SignalKind, signal};
 use weft_control_plane::cleanup;
+use weft_control_plane::helm_test::HelmTest;
 use weft_control_plane::identity::JoinTokens;
 use weft_control_plane::run::ControlPlane;
 use weft_control_plane::settings::{CleanupFlags, Cli, Command, JoinTokenFlags, Logging, RunFlags};
@@ -18,6 +19,7 @@ fn main() -> ExitCode {
     match cli.command {
         Some(Command::JoinToken(flags)) => join_token(&flags),
         Some(Command::Cleanup(flags)) => cleanup(&flags),
+        Some(Command::HelmTest(app)) => helm_test(&app),
         Some(Command::Run(flags)) => run(&flags),
         None => run(&cli.run),
     }
@@ -84,6 +86,30 @@ fn cleanup(flags: &CleanupFlags) -> ExitCode {
     match cleaned {
         Ok(()) => ExitCode::SUCCESS,
         Err(failed) => fail(1, &failed),
+    }
+}
+
+fn helm_test(app: &HelmTest) -> ExitCode {
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return fail(1, &error),
+    };
+    let told = runtime.block_on(async {
+        let mut terminate = match signal(SignalKind::terminate()) {
+            Ok(terminate) => terminate,
+            Err(error) => return Err(error.to_string()),
+        };
+        let shutdown = async {
+            let _ = terminate.recv().await;
+        };
+        app.run(shutdown).await.map_err(|error| error.to_string())
+    });
+    match told {
+        Ok(text) => {
+            text.iter().for_each(|text| println!("{text}"));
+            ExitCode::SUCCESS
+        }
+        Err(error) => fail(1, &error),
     }
 }
 

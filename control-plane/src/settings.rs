@@ -16,6 +16,7 @@ use weft_proto::{SpiffeId, control_plane_identity};
 
 use self::parse::{dns_name, duration_within, outbound_policy, per_10000, socket_address};
 use crate::discovery::Ages;
+use crate::helm_test::HelmTest;
 use crate::translate::MeshConfig;
 
 pub use self::kubernetes::{CleanupFlags, CleanupSettings, KubernetesFlags, KubernetesSettings, of_revision};
@@ -41,6 +42,9 @@ pub enum Command {
     JoinToken(JoinTokenFlags),
     /// Take away what the control plane made in the cluster (a Helm hook runs it before an uninstall)
     Cleanup(CleanupFlags),
+    /// The two apps of `helm test`
+    #[command(subcommand)]
+    HelmTest(HelmTest),
 }
 
 /// The flags of `run`, as written.

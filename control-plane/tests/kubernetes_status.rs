@@ -26,7 +26,7 @@ use weft_control_plane::model::{
 };
 use weft_control_plane::replicas::{Gathered, Progresses};
 use weft_control_plane::source::{Problem, Severity};
-use weft_control_plane::status::{CONTROLLER_NAME, KubernetesStatus, Metrics, PROGRAMMED};
+use weft_control_plane::status::{CONTROLLER_NAME, KubernetesStatus, Metrics, PROGRAMMED, StatusSink as _};
 use weft_control_plane::translate::{MeshConfig, Translator};
 use weft_proto::v1::{Laggard, Progress, ProgressRequest, ProgressResponse, Protocol};
 
@@ -187,7 +187,7 @@ impl Replica {
 
     fn take(&mut self, batch: Batch) {
         let (state, touched) = self.translator.apply(batch);
-        self.status.on_state(state, touched.statuses);
+        self.status.on_state(state, touched.statuses, false);
     }
 
     /// As a source does that sees the object.
@@ -488,7 +488,7 @@ async fn an_object_that_cannot_be_taken_says_so_until_it_can() {
     until("good", &routes, "canary", &[ours("reviews", true, 1)]).await;
     let path = |value: &str| json!({"spec": {"rules": [{"matches": [{"path": {"type": "Exact", "value": value}}]}]}});
     routes.patch("canary", &PatchParams::default(), &Patch::Merge(&path("/a"))).await.unwrap();
-    replica.status.on_problems(&[Problem {
+    replica.status.on_problems(vec![Problem {
         file: String::new(),
         line: 0,
         column: 0,
@@ -504,7 +504,7 @@ async fn an_object_that_cannot_be_taken_says_so_until_it_can() {
     assert_eq!(condition["message"], "spec.rules[0]: is beyond us; generation 1 stays in effect");
     let mended = routes.patch("canary", &PatchParams::default(), &Patch::Merge(&path("/b"))).await.unwrap();
     replica.see(&[mended]);
-    replica.status.on_problems(&[]);
+    replica.status.on_problems(vec![]);
     until("mended", &routes, "canary", &[ours("reviews", true, 3)]).await;
     cluster.end().await;
 }

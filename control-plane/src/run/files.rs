@@ -3,13 +3,11 @@
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use tokio::sync::mpsc;
-
-use super::RunError;
 use super::reporting::Reports;
+use super::{Opened, RunError};
 use crate::identity::{Authenticator, Authority, FileAuthority, JoinTokens};
 use crate::settings::{FilesSettings, Settings};
-use crate::source::{Edit, files};
+use crate::source::files;
 use crate::status::{StatusDir, StatusSink};
 
 /// The authority and whom it believes.

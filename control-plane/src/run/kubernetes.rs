@@ -10,19 +10,18 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use kube::Client;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 use weft_proto::{SpiffeId, ports};
 
 use super::injection::Injection;
-use super::{RunError, Shared, ended};
+use super::{Opened, RunError, Shared, ended};
 use crate::identity::{self, Authenticator, Authority, SecretAuthority, Times, TokenReviewer, distribute};
 use crate::inject;
 use crate::leader::{self, Election, LEASE};
 use crate::replicas::{self, Place, Progresses, Replicas};
 use crate::settings::{KubernetesSettings, Settings, of_revision};
-use crate::source::Edit;
 use crate::source::kubernetes::{self, WatchSettings};
-use crate::status::{self, KubernetesStatus, StatusSink};
+use crate::status::{self, KubernetesStatus};
 
 const ELECTION: &str = "the election of a leader";
 /// The Service in front of the replicas.
@@ -79,11 +78,7 @@ impl Cluster {
     ///
     /// # Errors
     /// What cannot be opened.
-    pub(super) async fn begin(
-        self,
-        shared: &mut Shared<'_>,
-        end: watch::Receiver<bool>,
-    ) -> Result<Opened, RunError> {
+    pub(super) async fn begin(self, shared: &mut Shared<'_>, end: watch::Receiver<bool>) -> Result<Opened, RunError> {
         let KubernetesSettings { namespace, revision, .. } = &self.settings;
         let leader = self.stand(shared, end.clone());
         let metrics = kubernetes::Metrics::default();

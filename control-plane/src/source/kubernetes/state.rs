@@ -25,7 +25,7 @@ use crate::source::{Edit, MAX_PROBLEMS, Problem, Severity};
 mod notes;
 mod unenforced;
 
-pub(super) use notes::{Notes, kubelet_version};
+pub(super) use notes::Notes;
 pub(super) use unenforced::Unenforced;
 
 /// What a watch tells, `T` being what it tells of an object.

@@ -20,7 +20,7 @@ use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status};
 use weft_control_plane::identity::{Authority as _, FileAuthority, JoinTokens, check};
 use weft_control_plane::run::ControlPlane;
-use weft_control_plane::settings::{Cli, Settings};
+use weft_control_plane::settings::{Cli, FilesSettings, Settings, SourceSettings};
 use weft_proto::discovery::{AggregatedDiscoveryServiceClient, DiscoveryRequest};
 use weft_proto::identity::v1::CertifyRequest;
 use weft_proto::identity::v1::identity_client::IdentityClient;
@@ -50,14 +50,15 @@ impl Mesh {
             std::fs::create_dir(directory.path().join(sub)).unwrap();
         }
         let path = |sub: &str| directory.path().join(sub).display().to_string();
-        let (manifests, state, status) = (path("manifests"), path("state"), path("status"));
-        let args = ["weft-control-plane", "--manifests", &manifests, "--state-dir", &state, "--status-dir", &status];
+        let (from, state, status) = (path("manifests"), path("state"), path("status"));
+        let args = ["weft-control-plane", "--manifests", &from, "--state-dir", &state, "--status-dir", &status];
         let ports = ["--discovery-address", "127.0.0.1:0", "--admin-address", "127.0.0.1:0"];
         let cli = Cli::try_parse_from(args.into_iter().chain(ports)).unwrap();
         let (mut settings, _) = cli.run.settings().unwrap();
         settings.ages.pod_appears = Duration::from_millis(500);
-        write(&settings.manifests.join("mesh.yaml"), &manifests_of_the_mesh());
-        write(&settings.manifests.join("route.yaml"), &route(90, 10));
+        let manifests = directory.path().join("manifests");
+        write(&manifests.join("mesh.yaml"), &manifests_of_the_mesh());
+        write(&manifests.join("route.yaml"), &route(90, 10));
         let control_plane = ControlPlane::start(&settings).await.unwrap();
         let mesh = Self { directory, settings, control_plane };
         mesh.until("/ready", "ready\n").await;
@@ -78,7 +79,7 @@ impl Mesh {
 
     /// Writes a manifest as an editor does: whole, under its name in one stroke.
     pub(crate) fn write(&self, name: &str, content: &str) {
-        write(&self.settings.manifests.join(name), content);
+        write(&self.files().manifests.join(name), content);
     }
 
     /// Reads a status file until it has `part`.
@@ -96,7 +97,14 @@ impl Mesh {
     }
 
     pub(crate) fn remove(&self, name: &str) {
-        std::fs::remove_file(self.settings.manifests.join(name)).unwrap();
+        std::fs::remove_file(self.files().manifests.join(name)).unwrap();
+    }
+
+    fn files(&self) -> &FilesSettings {
+        match &self.settings.source {
+            SourceSettings::Files(files) => files,
+            SourceSettings::Kubernetes(_) => panic!("a mesh of manifests"),
+        }
     }
 
     /// A GET on the admin port.
@@ -129,7 +137,7 @@ impl Mesh {
     }
 
     pub(crate) fn token(&self, id: &str) -> String {
-        let tokens = JoinTokens::open(&self.settings.state_dir).unwrap();
+        let tokens = JoinTokens::open(&self.files().state_dir).unwrap();
         tokens.issue(&id.parse().unwrap(), Duration::from_secs(3600), SystemTime::now())
     }
 
@@ -154,7 +162,7 @@ impl Mesh {
     pub(crate) fn short_svid(&self, id: &str, ttl: Duration) -> Svid {
         let (key, csr) = request(id);
         let now = SystemTime::now();
-        let authority = FileAuthority::open(&self.settings.state_dir, "cluster.local", now).unwrap();
+        let authority = FileAuthority::open(&self.files().state_dir, "cluster.local", now).unwrap();
         let issued = authority.sign(&check(&csr, &id.parse().unwrap()).unwrap(), ttl, now).unwrap();
         Svid { chain: issued.chain, roots: authority.roots(), key: key.serialize_der() }
     }
@@ -208,7 +216,7 @@ impl Mesh {
 
     async fn tls(&self, svid: Option<&Svid>) -> Result<TlsStream<TcpStream>, String> {
         // Before it has a certificate a proxy has the roots from a file.
-        let authority = FileAuthority::open(&self.settings.state_dir, "cluster.local", SystemTime::now()).unwrap();
+        let authority = FileAuthority::open(&self.files().state_dir, "cluster.local", SystemTime::now()).unwrap();
         let roots = svid.map_or_else(|| authority.roots(), |svid| svid.roots.clone());
         dial(self.control_plane.discovery_address, roots, svid).await
     }
