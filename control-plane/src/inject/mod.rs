@@ -66,7 +66,7 @@
 //! tokio::join!(
 //!     webhook.run(tls, listener, shutdown),
 //!     certificate.keep(leader), // watch::Receiver<bool>: who takes the steps of a renewal
-//!     cluster::watch(client, facts),
+//!     cluster::watch(client, oldest_kubelet, facts), // the source watches the nodes
 //!     following.run(),
 //! );
 //! ```
@@ -112,6 +112,8 @@ pub const REDIRECT: &str = "weft-redirect";
 pub const VOLUMES: [&str; 2] = ["weft-ca-roots", "weft-token"];
 /// So that `kubectl logs` and `exec` go to the app when the sidecar is the first container.
 const DEFAULT_CONTAINER: &str = "kubectl.kubernetes.io/default-container";
+/// By which a namespace says what its pods may be.
+const POD_SECURITY: &str = "pod-security.kubernetes.io/enforce";
 /// Kubernetes' own default.
 const DEFAULT_GRACE: i64 = 30;
 
@@ -281,6 +283,16 @@ pub enum Refusal {
         /// What it says.
         value: String,
     },
+    /// Pod Security would refuse it in words about a container that the user did not write.
+    #[error(
+        "its namespace enforces the Pod Security Standard `{level}` (label {POD_SECURITY}), which does not admit the init \
+         container {REDIRECT}: it programs the pod's network, by NET_ADMIN and NET_RAW; let the namespace enforce `privileged` \
+         (and warn by `{level}`), let a CNI plugin redirect (`cni: true`), or label the pod {INJECT}: disabled"
+    )]
+    PodSecurity {
+        /// `baseline` or `restricted`.
+        level: String,
+    },
     /// Something of the pod's own has a name that we need.
     #[error("the pod has a {what} named `{name}` of its own: rename it, or label the pod {INJECT}: disabled")]
     NameTaken {
@@ -330,6 +342,7 @@ pub fn patch(pod: &Pod, context: &Context, settings: &InjectSettings) -> Result<
     }
     check_users(spec)?;
     check_names(spec)?;
+    check_pod_security(&context.labels, settings)?;
     Ok(Outcome::Injected(inject(pod, spec, &asked, mode, of_job, settings)?))
 }
 
@@ -468,6 +481,17 @@ fn check_names(spec: &PodSpec) -> Result<(), Refusal> {
     match volumes.find_map(|volume| VOLUMES.into_iter().find(|ours| *ours == volume.name)) {
         Some(name) => Err(Refusal::NameTaken { what: "volume", name }),
         None => Ok(()),
+    }
+}
+
+/// Whether the namespace admits the container that programs the redirection, if there must be one. All that the sidecar itself
+/// needs is in the strictest standard.
+fn check_pod_security(namespace: &BTreeMap<String, String>, settings: &InjectSettings) -> Result<(), Refusal> {
+    match namespace.get(POD_SECURITY) {
+        Some(level) if !settings.cni && ["baseline", "restricted"].contains(&level.as_str()) => {
+            Err(Refusal::PodSecurity { level: level.clone() })
+        }
+        _ => Ok(()),
     }
 }
 

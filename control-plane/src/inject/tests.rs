@@ -395,3 +395,55 @@ fn fields_that_are_newer_than_our_types_survive() {
         Ok(Outcome::LeftAlone(Why::NotAsked))
     );
 }
+
+#[test]
+fn a_namespace_that_would_not_admit_the_redirection_is_said_so_at_once() {
+    let app = "{spec: {containers: [{name: app}]}}";
+    for (level, yaml, refused) in [
+        ("restricted", "", true),
+        ("baseline", "", true),
+        ("privileged", "", false),
+        ("restricted", "cni: true", false),
+        ("", "", false),
+    ] {
+        let mut context = context();
+        context.labels.insert(POD_SECURITY.to_owned(), level.to_owned());
+        let outcome = patch(&pod(app), &context, &settings(yaml));
+        assert_eq!(outcome.is_err(), refused, "{level} {yaml}");
+        let Err(refusal) = outcome else { continue };
+        let message = refusal.to_string();
+        let parts = [level, POD_SECURITY, "weft-redirect", "NET_ADMIN", "cni: true", "weft.dev/inject: disabled"];
+        assert!(parts.iter().all(|part| message.contains(part)), "{message}");
+        // One that is left alone is none of our business.
+        let host = pod("{spec: {hostNetwork: true, containers: [{name: app}]}}");
+        assert_eq!(patch(&host, &context, &settings(yaml)), Ok(Outcome::LeftAlone(Why::HostNetwork)));
+    }
+}
+
+#[test]
+fn what_quotas_and_the_restricted_standard_want_is_said_of_every_container_of_ours() {
+    let annotations = "weft.dev/proxy-cpu-request: 100m, weft.dev/proxy-cpu-limit: '1', weft.dev/proxy-memory-request: 64Mi, \
+                       weft.dev/proxy-memory-limit: 128Mi";
+    let asked = format!("{{metadata: {{annotations: {{{annotations}}}}}, spec: {{containers: [{{name: app}}]}}}}");
+    let default = json!({ "requests": { "cpu": "10m", "memory": "32Mi" }, "limits": { "memory": "256Mi" } });
+    let all = json!({ "requests": { "cpu": "100m", "memory": "64Mi" }, "limits": { "cpu": "1", "memory": "128Mi" } });
+    for mode in ["native", "classic"] {
+        for (text, expected) in [("{spec: {containers: [{name: app}]}}", &default), (&asked, &all)] {
+            let (pod, _) = inject(text, &format!("sidecarMode: {mode}"));
+            let lists = ["initContainers", "containers"].map(|list| pod["spec"][list].as_array().cloned());
+            let ours: Vec<_> = lists.into_iter().flatten().flatten().filter(|one| one["name"] != "app").collect();
+            assert_eq!(ours.len(), 2, "{mode}");
+            for container in ours {
+                assert_eq!(&container["resources"], expected, "{mode} {}", container["name"]);
+                let security = &container["securityContext"];
+                assert_eq!(security["capabilities"]["drop"], json!(["ALL"]));
+                assert_eq!(security["seccompProfile"]["type"], "RuntimeDefault");
+                let may = [&security["allowPrivilegeEscalation"], &security["readOnlyRootFilesystem"]];
+                assert_eq!(may, [&json!(false), &json!(true)]);
+                let redirect = container["name"] == REDIRECT;
+                assert_eq!(security["capabilities"].get("add").is_some(), redirect);
+                assert_eq!(security["runAsNonRoot"], json!(!redirect));
+            }
+        }
+    }
+}

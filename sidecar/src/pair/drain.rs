@@ -202,7 +202,8 @@ async fn a_post_that_an_ending_app_left_unread_runs_once_elsewhere() {
         // Another test's aborts leave room for doubt, and then the answer is no.
         lost += usize::from(response.head.status() != 200);
     }
-    let mut runs: Vec<_> = ending.requests().iter().chain(&staying.requests()).map(|seen| seen.head.path().to_owned()).collect();
+    let mut runs: Vec<_> =
+        ending.requests().iter().chain(&staying.requests()).map(|seen| seen.head.path().to_owned()).collect();
     let all = runs.len();
     runs.sort();
     runs.dedup();

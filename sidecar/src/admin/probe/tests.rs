@@ -216,7 +216,7 @@ async fn grpc_app(answer: &'static [u8], status: &'static str) -> (u16, Seen) {
                         Some(Ok(trailers))
                     };
                     Ok::<_, hyper::Error>(::http::Response::new(
-                        Full::from(Bytes::from_static(answer)).with_trailers(trailers),
+                        Full::new(Bytes::from_static(answer)).with_trailers(trailers),
                     ))
                 }
             });

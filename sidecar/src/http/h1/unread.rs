@@ -123,7 +123,7 @@ mod tests {
 
     fn post(body: usize) -> crate::http::Request {
         let request = Request::builder().method(Method::POST).uri("/").header("host", "app");
-        request.header("content-length", body).body(Body::full(vec![b'x'; body].into())).unwrap()
+        request.header("content-length", body).body(Body::full(vec![b'x'; body])).unwrap()
     }
 
     async fn connection() -> (Connection, TcpListener) {

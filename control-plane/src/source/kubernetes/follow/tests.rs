@@ -54,8 +54,8 @@ enum End {
     Hang,
 }
 
+use self::End::{Break, Close, Hang};
 use Answer::{Events, Page, Refuse, Unreachable};
-use End::{Break, Close, Hang};
 use Told::{Added, Bookmark, Deleted, Gone, Listed, Modified};
 
 type Answered = http::Response<StreamBody<BoxStream<'static, Result<Frame<Bytes>, io::Error>>>>;
@@ -181,9 +181,12 @@ async fn converse<K: Of>(row: &'static Row, answers: &[Answer], messages: usize)
     (questions, came)
 }
 
+/// A claim, what the API server answers, what is asked of it, what comes of it.
+type Row<'a> = (&'a str, &'a [Answer], &'a [&'a str], &'a [&'a str]);
+
 #[tokio::test(start_paused = true)]
 async fn a_watch_goes_on_whatever_the_api_server_does() {
-    let rows: &[(&str, &[Answer], &[&str], &[&str])] = &[
+    let rows: &[Row<'_>] = &[
         (
             "a streaming list goes on as a watch",
             &[Events(&[Added("a", 1), Listed(5), Modified("a", 6), Bookmark(7), Deleted("a", 8)], Hang)],

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
 
+use super::notes::kubelet_version;
 use super::*;
 use crate::model::{Age, Meta, Namespace, Node, Pod};
 
