@@ -186,19 +186,20 @@ impl Session {
         Ok(received)
     }
 
-    /// Takes in a change of the truth. `pod` is the proxy's own.
-    pub fn on_change(&mut self, touched: &Touched, pod: IpAddr) {
+    /// Takes in a change of the truth, and says whether it may concern this proxy. `pod` is the proxy's own.
+    pub fn on_change(&mut self, touched: &Touched, pod: IpAddr) -> bool {
+        let mut concerned = false;
         for (type_url, names) in &touched.names {
             if let Some(kind) = ResourceKind::of(type_url) {
-                let tracked = &mut self.types[kind as usize].tracked;
-                names.iter().for_each(|name| tracked.touch(name));
+                concerned |= self.types[kind as usize].tracked.touch_each(names);
             }
         }
         if touched.own.contains(&pod) {
             for kind in [ResourceKind::Workload, ResourceKind::InboundPolicy] {
-                self.types[kind as usize].tracked.touch(SELF);
+                concerned |= self.types[kind as usize].tracked.touch(SELF);
             }
         }
+        concerned
     }
 
     /// Takes in that changes were missed: everything is compared anew.

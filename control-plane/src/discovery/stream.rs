@@ -154,7 +154,10 @@ impl Discovery {
                     if touched.own.contains(&address) {
                         self.still_admitted(&peer, &node_id)?;
                     }
-                    stream.session.on_change(&touched, address);
+                    // Most changes concern few proxies; the others pay for a look at its names.
+                    if !stream.session.on_change(&touched, address) {
+                        continue;
+                    }
                 }
                 Event::Lagged(missed) => {
                     self.metrics.lagged.inc();

@@ -477,3 +477,29 @@ fn self_changes_with_the_pod_and_with_no_other() {
     stream.session.on_change(&own("10.0.0.1"), POD);
     assert_eq!(stream.acked(), "self@2[]");
 }
+
+#[test]
+fn a_change_of_very_much_concerns_a_proxy_as_far_as_it_asked() {
+    let services: Vec<String> = (0..1_000).map(|index| format!("shop/s{index:03}")).collect();
+    let mut stream = Stream::new(&[]);
+    for service in &services {
+        stream.world.put(Service, service, "1", &[&*service.replace('/', ".")]);
+    }
+    stream.subscribe(Service, &["shop/s007", "shop.s500", "shop/gone"]);
+    stream.world.take_touched();
+    assert_eq!(stream.acked(), "shop/s007@1[shop.s007] shop/s500@1[shop.s500] -shop/gone");
+    for (row, changed, expected) in [
+        ("all", &services[..], "shop/s007@2[shop.s007] shop/s500@2[shop.s500]"),
+        ("one of them, by its name", &services[500..501], "shop/s500@3[shop.s500]"),
+        ("many others", &services[8..499], "nothing"),
+        ("one other", &services[..1], "nothing"),
+    ] {
+        let version = expected.chars().skip_while(|c| *c != '@').nth(1).unwrap_or('9').to_string();
+        for service in changed {
+            stream.world.put(Service, service, &version, &[&*service.replace('/', ".")]);
+        }
+        let touched = stream.world.take_touched();
+        assert_eq!(stream.session.on_change(&touched, POD), expected != "nothing", "{row}");
+        assert_eq!(stream.acked(), expected, "{row}");
+    }
+}

@@ -196,13 +196,29 @@ impl Tracked {
         }
     }
 
-    /// Something may have changed under `name`.
-    pub(super) fn touch(&mut self, name: &str) {
+    /// Something may have changed under `name`. Returns whether the proxy asked for it or has it.
+    pub(super) fn touch(&mut self, name: &str) -> bool {
         let known = self.asked.get_key_value(name).map(|(name, _)| name);
-        if let Some(name) = known.or_else(|| self.copies.get_key_value(name).map(|(name, _)| name)) {
-            let name = Arc::clone(name);
+        let known = known.or_else(|| self.copies.get_key_value(name).map(|(name, _)| name)).cloned();
+        let concerned = known.is_some();
+        if let Some(name) = known {
             self.due(name, false);
         }
+        concerned
+    }
+
+    /// The same for many: costs a look at each of them or at each name the proxy knows, whichever are fewer.
+    pub(super) fn touch_each(&mut self, names: &BTreeSet<String>) -> bool {
+        if names.len() <= self.asked.len() + self.copies.len() {
+            return names.iter().fold(false, |concerned, name| self.touch(name) | concerned);
+        }
+        let known = self.asked.keys().chain(self.copies.keys());
+        let known: BTreeSet<Name> = known.filter(|name| names.contains(&***name)).cloned().collect();
+        let concerned = !known.is_empty();
+        for name in known {
+            self.due(name, false);
+        }
+        concerned
     }
 
     /// Anything may have changed.

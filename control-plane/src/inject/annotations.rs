@@ -148,7 +148,7 @@ impl Annotations<'_> {
         else {
             return Ok(None);
         };
-        let refuse = |why| Refusal::Annotation { annotation, value: shortened(value), whose, why };
+        let refuse = |why| Refusal::Annotation { annotation, value: values::shortened(value), whose, why };
         read(value).map(Some).map_err(refuse)
     }
 
@@ -184,20 +184,12 @@ fn joined(ports: &[u16]) -> String {
     ports.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
 }
 
-/// A value in a message: an annotation may have 256 KiB.
-fn shortened(value: &str) -> String {
-    match value.char_indices().nth(64) {
-        Some((end, _)) => format!("{}…", &value[..end]),
-        None => value.to_owned(),
-    }
-}
-
 /// A mistyped key would otherwise change nothing, silently.
 fn unknown(pod: Option<&BTreeMap<String, String>>) -> Vec<String> {
     let keys = pod.into_iter().flat_map(BTreeMap::keys);
     let ours = keys.filter(|key| key.starts_with("weft.dev/") && *key != INJECTED);
     ours.filter(|key| KNOWN.iter().all(|(known, ..)| known != key))
-        .map(|key| format!("weft: annotation {} is none that injection knows", shortened(key)))
+        .map(|key| format!("weft: annotation {} is none that injection knows", values::shortened(key)))
         .collect()
 }
 

@@ -33,7 +33,7 @@ impl FromStr for PortRange {
         let (first, last) = text.split_once('-').unwrap_or((text, text));
         match (port(first), port(last)) {
             (Some(first), Some(last)) if first <= last => Ok(Self { first, last }),
-            _ => Err(format!("`{text}` is not a port (1-65535) or a range such as 9000-9010")),
+            _ => Err(format!("`{}` is not a port (1-65535) or a range such as 9000-9010", shortened(text))),
         }
     }
 }
@@ -50,7 +50,7 @@ pub fn port(text: &str) -> Result<u16, String> {
         .parse()
         .ok()
         .filter(|&port| port != 0)
-        .ok_or_else(|| format!("`{}` is not a port (1-65535; ranges are not taken here)", text.trim()))
+        .ok_or_else(|| format!("`{}` is not a port (1-65535; ranges are not taken here)", shortened(text.trim())))
 }
 
 /// `10.0.0.0/8`, or one address. The bits behind the prefix are cleared.
@@ -59,7 +59,7 @@ pub fn cidr(text: &str) -> Result<IpNet, String> {
     text.parse::<IpNet>()
         .or_else(|_| text.parse::<IpAddr>().map(IpNet::from))
         .map(|range| range.trunc())
-        .map_err(|_| format!("`{text}` is not an address range such as 10.0.0.0/8 or fd00::/8"))
+        .map_err(|_| format!("`{}` is not an address range such as 10.0.0.0/8 or fd00::/8", shortened(text)))
 }
 
 /// `a,b,c` with blanks and empty parts left out, each part read by `one`.
@@ -94,8 +94,8 @@ impl FromStr for Quantity {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let text = text.trim();
-        let billionths =
-            billionths(text).ok_or_else(|| format!("`{text}` is not an amount such as 100m, 0.5 or 64Mi"))?;
+        let billionths = billionths(text)
+            .ok_or_else(|| format!("`{}` is not an amount such as 100m, 0.5 or 64Mi", shortened(text)))?;
         Ok(Self { text: text.to_owned(), billionths })
     }
 }
@@ -138,8 +138,12 @@ fn billionths(text: &str) -> Option<u128> {
 /// What to log: `error`, `warn`, `info`, `debug`, `trace`, or directives as the sidecar's `WEFT_LOG` takes them.
 pub fn log_level(text: &str) -> Result<String, String> {
     let text = text.trim();
-    let wrong =
-        || format!("`{text}` is not a level (error, warn, info, debug, trace) or directives such as info,weft=debug");
+    let wrong = || {
+        format!(
+            "`{}` is not a level (error, warn, info, debug, trace) or directives such as info,weft=debug",
+            shortened(text)
+        )
+    };
     if text.is_empty() {
         return Err(wrong());
     }
@@ -165,7 +169,7 @@ pub fn percentage(text: &str) -> Result<String, String> {
         Some(whole) if digits(hundredths) && hundredths.len() <= 2 && (whole < 100 || whole == 100 && nothing_more) => {
             Ok(text.to_owned())
         }
-        _ => Err(format!("`{text}` is not a percentage such as 1% or 0.25%, of 100% at most")),
+        _ => Err(format!("`{}` is not a percentage such as 1% or 0.25%, of 100% at most", shortened(text))),
     }
 }
 
@@ -173,7 +177,7 @@ pub fn percentage(text: &str) -> Result<String, String> {
 pub fn image(text: &str) -> Result<String, String> {
     let text = text.trim();
     if text.is_empty() || text.chars().any(|c| c.is_whitespace() || c.is_control()) {
-        return Err(format!("`{text}` is not the name of an image such as weft.dev/sidecar:0.1.0"));
+        return Err(format!("`{}` is not the name of an image such as weft.dev/sidecar:0.1.0", shortened(text)));
     }
     Ok(text.to_owned())
 }
@@ -190,7 +194,15 @@ pub fn dns_name(text: &str) -> Result<String, String> {
     if text.len() <= 253 && text.split('.').all(label) {
         Ok(text.to_owned())
     } else {
-        Err(format!("`{text}` is no DNS name"))
+        Err(format!("`{}` is no DNS name", shortened(text)))
+    }
+}
+
+/// A value in a message: an annotation may have 256 KiB.
+pub(super) fn shortened(value: &str) -> String {
+    match value.char_indices().nth(64) {
+        Some((end, _)) => format!("{}…", &value[..end]),
+        None => value.to_owned(),
     }
 }
 

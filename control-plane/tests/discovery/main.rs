@@ -3,6 +3,7 @@
 
 mod harness;
 mod process;
+mod scale;
 
 use std::time::Duration;
 

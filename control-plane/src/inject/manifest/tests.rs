@@ -165,15 +165,14 @@ fn templates() -> impl Strategy<Value = Value> {
     ];
     let hook = prop_oneof![Just(json!({ "httpGet": { "port": "http" } })), Just(json!({ "sleep": { "seconds": 1 } })),];
     let container = (
-        prop::sample::select(&["a", "b", "c"][..]),
         prop::option::of(handler.clone()),
         prop::option::of(handler),
         prop::option::of(hook),
         any::<bool>(),
         any::<bool>(),
     );
-    let container = container.prop_map(|(name, readiness, startup, hook, stays, newer)| {
-        let mut container = json!({ "name": name, "ports": [{ "name": "http", "containerPort": 8080 }] });
+    let container = container.prop_map(|(readiness, startup, hook, stays, newer)| {
+        let mut container = json!({ "ports": [{ "name": "http", "containerPort": 8080 }] });
         let mut put = |key: &str, value: Option<Value>| {
             if let Some(value) = value {
                 container[key] = value;
@@ -195,7 +194,10 @@ fn templates() -> impl Strategy<Value = Value> {
         map(),
         any::<bool>(),
     )
-        .prop_map(|(containers, init, volumes, labels, annotations, labelled)| {
+        .prop_map(|(mut containers, mut init, volumes, labels, annotations, labelled)| {
+            // No two containers of a pod have the same name.
+            let all = containers.iter_mut().chain(init.iter_mut().flatten()).enumerate();
+            all.for_each(|(index, container)| container["name"] = format!("c-{index}").into());
             let mut template = json!({ "metadata": { "name": "a" }, "spec": { "containers": containers } });
             let mut put = |of: &str, key: &str, value: Option<Value>| {
                 if let Some(value) = value {

@@ -96,7 +96,8 @@ pub(super) fn plan(
     };
     for parent in &mut parents {
         if parent.accepted().is_some() {
-            parent.conditions.extend(programmed(&parent.parent_ref));
+            let said = live.programmed(&parent.parent_ref).filter(|said| said.generation == live.generation);
+            parent.conditions.extend(programmed(&parent.parent_ref).filter(|verdict| is_news(verdict, said)));
         }
     }
     let digest = digest(&parents);
@@ -121,6 +122,12 @@ pub(super) fn plan(
         entries.truncate(MAX_ENTRIES);
     }
     if entries == live.entries { Plan::Equal } else { Plan::Write { entries, digest, refused } }
+}
+
+/// In one generation False may become True and nothing else changes: so the control planes of two revisions, which hear
+/// of different proxies, do not overwrite each other for ever.
+fn is_news(verdict: &Condition, said: Option<Known>) -> bool {
+    said.is_none_or(|said| verdict.status && !said.status)
 }
 
 /// An object that the source does not take is not accepted by any parent of ours.
@@ -161,7 +168,7 @@ fn render(parent: &ParentStatus, before: Option<&Value>, live: &Live, now: &str)
             })
         })
         .collect();
-    // Undecided in this generation: what was said of an earlier one stays, with its generation.
+    // Nothing new in this generation: what was said stays, with its generation.
     let decided = parent.conditions.iter().any(|condition| condition.kind == PROGRAMMED);
     if !decided && parent.accepted().is_some() {
         conditions.extend(condition_before(PROGRAMMED).cloned());

@@ -6,6 +6,7 @@ mod patience;
 mod proxy;
 mod tls;
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -18,7 +19,7 @@ use tokio::sync::mpsc;
 use tokio_rustls::client::TlsStream;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status};
-use weft_control_plane::identity::{Authority as _, FileAuthority, JoinTokens, check};
+use weft_control_plane::identity::{Authority as _, FileAuthority, JoinTokens};
 use weft_control_plane::run::ControlPlane;
 use weft_control_plane::settings::{Cli, FilesSettings, Settings, SourceSettings};
 use weft_proto::discovery::{AggregatedDiscoveryServiceClient, DiscoveryRequest};
@@ -160,20 +161,13 @@ impl Mesh {
 
     /// A certificate of the mesh that `Certify` would not give: one for so short a time.
     pub(crate) fn short_svid(&self, id: &str, ttl: Duration) -> Svid {
-        let (key, csr) = request(id);
-        let now = SystemTime::now();
-        let authority = FileAuthority::open(&self.files().state_dir, "cluster.local", now).unwrap();
-        let issued = authority.sign(&check(&csr, &id.parse().unwrap()).unwrap(), ttl, now).unwrap();
-        Svid { chain: issued.chain, roots: authority.roots(), key: key.serialize_der() }
+        let authority = FileAuthority::open(&self.files().state_dir, "cluster.local", SystemTime::now()).unwrap();
+        Svid::signed_by(&authority, id, ttl)
     }
 
     /// Opens a discovery stream as the proxy of the pod at `address`.
     pub(crate) async fn connect(&self, svid: &Svid, address: &str) -> Proxy {
-        let mut client = AggregatedDiscoveryServiceClient::new(self.channel(Some(svid)).await);
-        let (requests, outgoing) = mpsc::channel(16);
-        let outgoing = tokio_stream::wrappers::ReceiverStream::new(outgoing);
-        let responses = within(client.delta_aggregated_resources(outgoing)).await.unwrap().into_inner();
-        Proxy::new(requests, responses, address)
+        open(self.control_plane.discovery_address, svid, address).await
     }
 
     /// What a stream without a certificate is told.
@@ -207,11 +201,7 @@ impl Mesh {
     }
 
     async fn channel(&self, svid: Option<&Svid>) -> Channel {
-        let tls = self.tls(svid).await.unwrap();
-        Endpoint::from_static("http://control-plane")
-            .connect_with_connector(Once(Some(TokioIo::new(tls))))
-            .await
-            .unwrap()
+        channel(self.tls(svid).await.unwrap()).await
     }
 
     async fn tls(&self, svid: Option<&Svid>) -> Result<TlsStream<TcpStream>, String> {
@@ -220,6 +210,20 @@ impl Mesh {
         let roots = svid.map_or_else(|| authority.roots(), |svid| svid.roots.clone());
         dial(self.control_plane.discovery_address, roots, svid).await
     }
+}
+
+/// Opens a discovery stream at `server` as the proxy of the pod at `address`.
+pub(crate) async fn open(server: SocketAddr, svid: &Svid, address: &str) -> Proxy {
+    let tls = dial(server, svid.roots.clone(), Some(svid)).await.unwrap();
+    let mut client = AggregatedDiscoveryServiceClient::new(channel(tls).await);
+    let (requests, outgoing) = mpsc::channel(16);
+    let outgoing = tokio_stream::wrappers::ReceiverStream::new(outgoing);
+    let responses = within(client.delta_aggregated_resources(outgoing)).await.unwrap().into_inner();
+    Proxy::new(requests, responses, address)
+}
+
+async fn channel(tls: TlsStream<TcpStream>) -> Channel {
+    Endpoint::from_static("http://control-plane").connect_with_connector(Once(Some(TokioIo::new(tls)))).await.unwrap()
 }
 
 fn write(path: &Path, content: &str) {

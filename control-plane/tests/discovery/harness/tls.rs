@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::{Duration, SystemTime};
 
 use rcgen::{CertificateParams, DistinguishedName, KeyPair, SanType};
 use rustls::ClientConfig;
@@ -16,7 +17,7 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tonic::codegen::Service;
 use tonic::transport::Uri;
-use weft_control_plane::identity::peer_of;
+use weft_control_plane::identity::{Authority as _, FileAuthority, check, peer_of};
 
 use super::patience::within;
 
@@ -33,6 +34,13 @@ pub(crate) struct Svid {
 impl Svid {
     pub(crate) fn roots(&self) -> Vec<Vec<u8>> {
         self.roots.iter().map(|root| root.to_vec()).collect()
+    }
+
+    /// One for `id` from `authority` itself, good for `ttl`, whatever `Certify` would say.
+    pub(crate) fn signed_by(authority: &FileAuthority, id: &str, ttl: Duration) -> Self {
+        let (key, csr) = request(id);
+        let issued = authority.sign(&check(&csr, &id.parse().unwrap()).unwrap(), ttl, SystemTime::now()).unwrap();
+        Self { chain: issued.chain, roots: authority.roots(), key: key.serialize_der() }
     }
 
     /// The same, believing whom `other` believes.

@@ -182,11 +182,11 @@ async fn converse<K: Of>(row: &'static Row, answers: &[Answer], messages: usize)
 }
 
 /// A claim, what the API server answers, what is asked of it, what comes of it.
-type Row<'a> = (&'a str, &'a [Answer], &'a [&'a str], &'a [&'a str]);
+type Case<'a> = (&'a str, &'a [Answer], &'a [&'a str], &'a [&'a str]);
 
 #[tokio::test(start_paused = true)]
 async fn a_watch_goes_on_whatever_the_api_server_does() {
-    let rows: &[Row<'_>] = &[
+    let rows: &[Case<'_>] = &[
         (
             "a streaming list goes on as a watch",
             &[Events(&[Added("a", 1), Listed(5), Modified("a", 6), Bookmark(7), Deleted("a", 8)], Hang)],

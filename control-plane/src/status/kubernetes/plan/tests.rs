@@ -165,6 +165,26 @@ fn programmed_stays_as_it_was_said_until_more_is_known() {
 }
 
 #[test]
+fn in_one_generation_false_becomes_true_and_nothing_else_is_said_again() {
+    let verdict = |status, message: &str| Condition { message: message.into(), ..said(PROGRAMMED, status, 2) };
+    let rows = [
+        ("the first word", None, verdict(false, "so"), true),
+        ("of a generation before", Some((true, 1)), verdict(false, "so"), true),
+        ("true after all", Some((false, 2)), verdict(true, "so"), true),
+        ("another revision still waits", Some((true, 2)), verdict(false, "2 of 3"), false),
+        ("another revision has more proxies", Some((true, 2)), verdict(true, "all 9"), false),
+        ("another revision waits for others", Some((false, 2)), verdict(false, "2 of 3"), false),
+    ];
+    for (row, before, verdict, news) in rows {
+        let mut conditions = vec![condition("Accepted", true, 2, START)];
+        conditions.extend(before.map(|(status, generation)| condition(PROGRAMMED, status, generation, START)));
+        let live = live(&[parent("a")], &[ours("a", conditions)], 2);
+        let plan = planned(&live, Some(&status(&["a"], true, 2)), None, Some(&verdict));
+        assert_eq!(matches!(plan, Plan::Write { .. }), news, "{row}: {plan:?}");
+    }
+}
+
+#[test]
 fn a_parent_ref_is_copied_with_what_we_do_not_know() {
     let mut strange = parent("a");
     strange["newField"] = json!({"x": 1});
