@@ -25,4 +25,4 @@ mkdir -p "$folder/images"
 cp "$images"/*.tar "$folder/images/"
 trap '"$here/kubernetes/down.sh" "$folder"' EXIT
 WEFT_E2E=$target/debug/weft-e2e "$here/kubernetes/up.sh" "$folder"
-WEFT_CLUSTER=$folder WEFT_E2E_SLOW="${WEFT_E2E_SLOW:-}" "$binary" "$@"
+RUST_BACKTRACE=0 WEFT_CLUSTER=$folder WEFT_E2E_SLOW="${WEFT_E2E_SLOW:-}" "$binary" "$@"

@@ -15,7 +15,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::codegen::Service as _;
 use tonic::{Code, Request, Response, Status, Streaming};
 
-use super::{AppError, asked_to_end, say};
+use super::{AppError, answer, asked_to_end};
 use crate::echo::Message;
 use crate::echo::echo_client::EchoClient;
 use crate::echo::echo_server::{Echo, EchoServer};
@@ -184,6 +184,6 @@ pub async fn client(options: GrpcClient) -> Result<(), AppError> {
             Err(status) => break before == 3 && status.code() == Code::DataLoss && status.message() == "as asked",
         }
     };
-    say(&report);
+    answer(&report);
     Ok(())
 }

@@ -61,6 +61,13 @@ pub fn say(line: &impl Serialize) {
     }
 }
 
+/// Writes one JSON line to standard output: to whoever runs the app and waits for it.
+pub fn answer(line: &impl Serialize) {
+    if let Ok(text) = serde_json::to_string(line) {
+        println!("{text}");
+    }
+}
+
 /// The first address of `HOST:PORT`.
 async fn resolve(address: &str) -> Result<SocketAddr, AppError> {
     let mut found = tokio::net::lookup_host(address).await?;

@@ -104,13 +104,16 @@ fn one(test: Test, cluster: &Cluster) -> Ended {
     let spawned = thread.spawn(move || catch_unwind(AssertUnwindSafe(test.run)).is_ok());
     let ok = spawned.is_ok_and(|thread| thread.join().unwrap_or(false));
     let took = began.elapsed();
-    println!("{} {} ({:.1} s)", if ok { "ok    " } else { "FAILED" }, test.name, took.as_secs_f64());
+    let verdict = if ok { "ok    " } else { "FAILED" };
+    let mut said = format!("{verdict} {} ({:.1} s)\n", test.name, took.as_secs_f64());
     if !ok {
-        print!("{}", cluster.complaints());
-        match cluster.keep_evidence(test.name) {
-            Ok(folder) => println!("       what the cluster had to say then: {}", folder.display()),
-            Err(error) => println!("       nothing could be learned from the cluster: {error}"),
-        }
+        said += &match cluster.keep_evidence(test.name) {
+            Ok(folder) => format!("       what the cluster had to say then: {}\n", folder.display()),
+            Err(error) => format!("       nothing could be learned from the cluster: {error}\n"),
+        };
+        said += &cluster.complaints();
     }
+    // At once, or those of tests that run at the same time would mix.
+    print!("{said}");
     Ended { name: test.name, took, ok }
 }

@@ -2,13 +2,14 @@
 
 use std::time::Duration;
 
+use serde_json::json;
 use weft_e2e::cluster::{PATIENCE, Workload, cron_job, service};
 use weft_e2e::stats::Got;
 
-use crate::world::{Mode, World, in_mode, text};
+use crate::world::{World, text};
 
-/// A Job with a native sidecar talks over the mesh and completes, a CronJob too; a Job that asks for a classic sidecar is
-/// started without one, with a warning, and completes.
+/// A Job with a native sidecar talks over the mesh and completes, a CronJob too; a Job in classic mode
+/// is started without one, with a warning, and completes.
 pub(crate) fn jobs_and_cron_jobs_complete() {
     let world = World::meshed("jobs");
     let namespace = &*world.namespace;
@@ -31,23 +32,7 @@ pub(crate) fn jobs_and_cron_jobs_complete() {
         assert!(status.pointer("/state/terminated").is_some(), "still running: {status}");
     }
 
-    let classic = in_mode(task("classic"), Mode::Classic).job().to_string();
-    let outcome = world.cluster().attempt("kubectl", &["apply", "-f", "-"], &classic).unwrap();
-    assert!(outcome.success, "{}", outcome.stderr);
-    world.kubectl(&["wait", "--for=condition=Complete", "job/classic", "--timeout=60s"]);
-    let pod = world.pod("classic");
-    assert_eq!(pod.pointer("/spec/containers").and_then(|all| all.as_array()).map(Vec::len), Some(1), "{pod}");
-    // A pod's warning goes to who made it: the Job's controller. Made by hand, it comes to the person.
-    let by_hand = in_mode(task("by-hand"), Mode::Classic).label("batch.kubernetes.io/job-name", "by-hand");
-    let mut by_hand = by_hand.pod();
-    let owner = serde_json::json!([{
-        "apiVersion": "batch/v1", "kind": "Job", "name": "classic", "controller": true,
-        "uid": world.cluster().get(&["-n", namespace, "job", "classic"]).unwrap()["metadata"]["uid"],
-    }]);
-    by_hand["metadata"]["ownerReferences"] = owner;
-    let arguments = ["create", "--dry-run=server", "-f", "-"];
-    let outcome = world.cluster().attempt("kubectl", &arguments, &by_hand.to_string()).unwrap();
-    assert!(outcome.stderr.contains("Warning") && outcome.stderr.contains("Job"), "no warning: {}", outcome.stderr);
+    in_classic_mode();
 
     // The first one may have begun as much as a minute after it was made.
     let completed = || {
@@ -59,6 +44,27 @@ pub(crate) fn jobs_and_cron_jobs_complete() {
     };
     let within = Duration::from_secs(60) + PATIENCE;
     world.cluster().wait_for("the CronJob's completion", within, completed).unwrap();
+    world.remove();
+}
+
+/// Where sidecars are classic, a Job's pod gets none, and who makes the pod is told why.
+fn in_classic_mode() {
+    let world = World::meshed("jobs-classic");
+    world.kubectl(&["annotate", "namespace", "jobs-classic", "weft.dev/sidecar-mode=classic"]);
+    let task = |name: &str| Workload::new("jobs-classic", name, &["get", "http://kubernetes.default"]);
+    world.cluster().apply_all(&[task("classic").job()]).unwrap();
+    world.kubectl(&["wait", "--for=condition=Complete", "job/classic", "--timeout=60s"]);
+    let pod = world.pod("classic");
+    assert_eq!(pod.pointer("/spec/containers").and_then(|all| all.as_array()).map(Vec::len), Some(1), "{pod}");
+    // The Job's controller keeps the warning to itself. Made by hand, it comes to the person.
+    let mut by_hand = task("by-hand").pod();
+    by_hand["metadata"]["ownerReferences"] = json!([{
+        "apiVersion": "batch/v1", "kind": "Job", "name": "classic", "controller": true,
+        "uid": world.cluster().get(&["-n", "jobs-classic", "job", "classic"]).unwrap()["metadata"]["uid"],
+    }]);
+    let arguments = ["create", "--dry-run=server", "-f", "-"];
+    let outcome = world.cluster().attempt("kubectl", &arguments, &by_hand.to_string()).unwrap();
+    assert!(outcome.stderr.contains("Warning") && outcome.stderr.contains("Job"), "no warning: {}", outcome.stderr);
     world.remove();
 }
 
