@@ -69,17 +69,17 @@ differential: ## Record anew what llhttp and Go make of the HTTP/1 inputs, compa
 	go run $(DIFFERENTIAL)/record/go/main.go $(TARGET)/http1-inputs.hex >$(DIFFERENTIAL)/recorded/go.txt
 	WEFT_WRITE_REFERENCE=1 $(CARGO) test -p weft-sidecar --lib -- http::h1::differential
 
-images: build static ## OCI archives of the sidecar and the control plane in target/images (PROFILE=release for those that ship)
+images: static ## OCI archives of the sidecar and the control plane in target/images (PROFILE=release for those that ship)
 	@for part in sidecar control-plane; do \
-	  $(TARGET)/debug/weft-e2e image --name $(REPOSITORY)/$$part:$(VERSION) --file $(STATIC)/weft-$$part=/weft-$$part \
+	  $(STATIC)/weft-e2e image --name $(REPOSITORY)/$$part:$(VERSION) --file $(STATIC)/weft-$$part=/weft-$$part \
 	    --entrypoint /weft-$$part --output $(IMAGES)/$$part.tar; \
 	done
-	@$(TARGET)/debug/weft-e2e image --name weft.test/apps:1 --file $(STATIC)/weft-e2e=/weft-e2e --entrypoint /weft-e2e \
+	@$(STATIC)/weft-e2e image --name weft.test/apps:1 --file $(STATIC)/weft-e2e=/weft-e2e --entrypoint /weft-e2e \
 	  --output $(IMAGES)/apps.tar
 
 cluster: images ## A Kubernetes of its own on this machine, with our images in it; says how to talk to it
 	@mkdir -p $(TARGET)/cluster/images && cp $(IMAGES)/*.tar $(TARGET)/cluster/images/
-	@$(SUDO) env WEFT_E2E=$(realpath $(TARGET))/debug/weft-e2e e2e/kubernetes/up.sh $(TARGET)/cluster
+	@$(SUDO) env WEFT_E2E=$(abspath $(STATIC))/weft-e2e e2e/kubernetes/up.sh $(TARGET)/cluster
 	@echo "try: $(TARGET)/cluster/kubectl get pods --all-namespaces     (and $(TARGET)/cluster/helm; make cluster-down ends it)"
 
 cluster-down: ## End it, without a trace

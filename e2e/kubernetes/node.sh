@@ -43,11 +43,13 @@ printf 'nameserver %s\noptions ndots:1\n' $address >/run/resolv.conf
 
 "$here/certificates.sh" "$pki" $address
 
-# begin NAME COMMAND...: in the background; should it end, it is begun again, as a service manager would.
+# begin NAME COMMAND...: in the background; should it end, it is begun again, as a service manager would, but not while
+# there is FOLDER/hold/NAME.
 begin() {
   local name=$1
   shift
   while :; do
+    while [ -e "$folder/hold/$name" ]; do sleep 0.05; done
     "$@" >>"$folder/logs/$name.log" 2>&1 &
     echo $! >"$folder/$name.pid"
     wait $! || true

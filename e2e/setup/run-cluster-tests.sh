@@ -1,6 +1,8 @@
 #!/usr/bin/env bash
-# Starts a Kubernetes with our images in it, runs the cluster tests against it one at a time, and ends it.
+# Starts a Kubernetes with our images in it, runs the cluster tests against it, and ends it.
 #   run-cluster-tests.sh TARGET IMAGES [FILTER...]
+# The figures stay in TARGET/cluster-figures.json, what the cluster had to say about a test that failed in
+# TARGET/test-cluster/failures.
 set -euo pipefail
 target=$(realpath "$1")
 images=$2
@@ -8,11 +10,19 @@ shift 2
 here=$(cd "$(dirname "$0")/.." && pwd)
 folder=$target/test-cluster
 
-binary=$(cargo test --workspace --test cluster --no-run --message-format=json |
-  sed -nE '/"name":"cluster"/s/.*"executable":"([^"]+)".*/\1/p' | tail -n1)
+# One JSON line per artifact; the tests' executable is the one whose target is called "cluster".
+binary=$(cargo test --workspace --test cluster --no-run --message-format=json 2>/dev/null |
+  sed -nE '/"name":"cluster"/s/.*"executable":"([^"]+)".*/\1/p' | tail -n1) || true
+if [ -z "$binary" ]; then
+  # Again, for people to read what is wrong.
+  cargo test --workspace --test cluster --no-run
+  echo "the cluster tests were built, but where they are was not told" >&2
+  exit 1
+fi
 "$here/kubernetes/down.sh" "$folder"
+rm -rf "$folder/failures"
 mkdir -p "$folder/images"
 cp "$images"/*.tar "$folder/images/"
 trap '"$here/kubernetes/down.sh" "$folder"' EXIT
 WEFT_E2E=$target/debug/weft-e2e "$here/kubernetes/up.sh" "$folder"
-WEFT_CLUSTER=$folder "$binary" --test-threads=1 "$@"
+RUST_BACKTRACE=0 WEFT_CLUSTER=$folder WEFT_E2E_SLOW="${WEFT_E2E_SLOW:-}" "$binary" "$@"

@@ -16,7 +16,8 @@
 //! | `stats.rs` | what the apps wrote down |
 //! | `apps/` | the small programs that run in pods |
 //! | `demo/` | `make demo` |
-//! | `cluster.rs` | a real Kubernetes, for the tests that need one |
+//! | `cluster/` | a real Kubernetes, for the tests that need one |
+//! | `wire/` | the other end of the control plane's port 15012 |
 //! | `image.rs` | images for a cluster, without a container engine |
 //!
 //! Bound: pods are numbered 2 to 65,000; logs are files in `target/e2e/`, those of dead runs are removed by the next.
@@ -34,6 +35,7 @@ mod process;
 mod sandbox;
 pub mod stats;
 pub mod tools;
+pub mod wire;
 
 pub use error::{Error, Result};
 pub use mesh::{APP_UID, Mesh, MeshOptions, Pod, PodSpec, TRUST_DOMAIN, Vip};
@@ -44,4 +46,10 @@ pub use sandbox::Sandbox;
 #[expect(missing_docs, reason = "generated")]
 pub mod echo {
     tonic::include_proto!("weft.e2e.v1");
+}
+
+/// The gRPC health check (`proto/health.proto`).
+#[expect(missing_docs, reason = "generated")]
+pub mod health {
+    tonic::include_proto!("grpc.health.v1");
 }

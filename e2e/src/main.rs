@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::Parser;
-use weft_e2e::apps::{AppError, grpc, http_server, load, tcp, websocket};
+use weft_e2e::apps::{AppError, certify, get, grpc, http_server, load, tcp, websocket};
 use weft_e2e::{demo, image};
 
 /// Pods made of network namespaces: the demo, and what runs in them.
@@ -17,6 +17,10 @@ enum Command {
     HttpServer(http_server::HttpServer),
     /// An HTTP client of fixed rate that writes down every answer.
     Load(load::Load),
+    /// One HTTP request, or some, and all about the answers.
+    Get(get::Get),
+    /// Asks the control plane for a certificate, and for configuration: as it should be, or not.
+    Certify(certify::Certify),
     /// A gRPC server.
     GrpcServer(grpc::GrpcServer),
     /// A gRPC client that uses all four forms of call.
@@ -53,6 +57,8 @@ async fn run(command: Command) -> Result<(), AppError> {
         Command::Demo(_) | Command::Image(_) => Ok(()),
         Command::HttpServer(options) => http_server::run(options).await,
         Command::Load(options) => load::run(options).await,
+        Command::Get(options) => get::run(options).await,
+        Command::Certify(options) => certify::run(options).await,
         Command::GrpcServer(options) => grpc::server(options).await,
         Command::GrpcClient(options) => grpc::client(options).await,
         Command::TcpServer(options) => tcp::server(options).await,

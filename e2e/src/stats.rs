@@ -36,6 +36,9 @@ pub struct Sent {
     pub at_ms: u64,
     /// Its `x-request-id`.
     pub id: String,
+    /// The method.
+    #[serde(default)]
+    pub method: String,
     /// The status, or 0 where none came.
     pub status: u16,
     /// From when it was due to the end of the answer, in µs.
@@ -51,6 +54,52 @@ impl Sent {
     pub fn ok(&self) -> bool {
         self.error.is_empty() && (200..300).contains(&self.status)
     }
+}
+
+/// One answer of `weft-e2e get`.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct Got {
+    /// What was asked for.
+    pub url: String,
+    /// Where it was dialled, or empty if the name has no address.
+    pub address: String,
+    /// The status, or 0 where none came.
+    pub status: u16,
+    /// Who answered, by the server's own `x-server` header.
+    pub server: String,
+    /// All headers of the answer.
+    pub headers: Vec<(String, String)>,
+    /// The first kilobytes of the body.
+    pub body: String,
+    /// From before the look-up to the end of the answer, in µs.
+    pub micros: u64,
+    /// Why there is no answer, or empty.
+    pub error: String,
+}
+
+impl Got {
+    /// Whether it is a 2xx.
+    pub fn ok(&self) -> bool {
+        (200..300).contains(&self.status)
+    }
+
+    /// A header of the answer.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.iter().find(|(found, _)| found == name).map(|(_, value)| &**value)
+    }
+}
+
+/// What `weft-e2e certify` prints: how far it got.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Certified {
+    /// Where it ended: `certify` or `stream`.
+    pub step: String,
+    /// The gRPC code's name, `Ok` for success, `Tls` when there was no connection to ask on.
+    pub code: String,
+    /// What the control plane said.
+    pub message: String,
+    /// The resources that came, as `TYPE NAME`.
+    pub resources: Vec<String>,
 }
 
 /// A file of JSON lines that is still being written.

@@ -148,6 +148,7 @@ async fn start(settings: Settings) -> Result<(), RunError> {
     let config = Config::new(
         ConfigSettings {
             pod_address: args.pod_address.to_string(),
+            node: args.node.clone(),
             cluster_cidrs: args.cluster_cidr.clone(),
             ..ConfigSettings::default()
         },

@@ -46,6 +46,10 @@ pub struct RunArgs {
     #[arg(long, env = "WEFT_POD_ADDRESS")]
     pub pod_address: IpAddr,
 
+    /// The node this pod is on, for Services whose internalTrafficPolicy is Local.
+    #[arg(long, env = "WEFT_NODE", default_value = "")]
+    pub node: String,
+
     /// Data-plane threads. Default: the CPUs available, at most 2. Each costs about 1 MiB.
     #[arg(long, env = "WEFT_WORKERS", value_parser = clap::value_parser!(u16).range(1..=64))]
     pub workers: Option<u16>,

@@ -97,6 +97,7 @@ fn environment(
         field("WEFT_POD", "metadata.name"),
         field("WEFT_SERVICE_ACCOUNT", "spec.serviceAccountName"),
         field("WEFT_POD_ADDRESS", "status.podIP"),
+        field("WEFT_NODE", "spec.nodeName"),
         value("WEFT_MODE", mode.word()),
         value("WEFT_DRAIN_SECONDS", &drain_seconds.to_string()),
         value("WEFT_LOG", &asked.log_level),

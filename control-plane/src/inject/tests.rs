@@ -75,6 +75,7 @@ fn a_native_sidecar_is_there_before_the_apps_own_init_containers() {
             { "name": "WEFT_POD", "valueFrom": { "fieldRef": { "fieldPath": "metadata.name" } } },
             { "name": "WEFT_SERVICE_ACCOUNT", "valueFrom": { "fieldRef": { "fieldPath": "spec.serviceAccountName" } } },
             { "name": "WEFT_POD_ADDRESS", "valueFrom": { "fieldRef": { "fieldPath": "status.podIP" } } },
+            { "name": "WEFT_NODE", "valueFrom": { "fieldRef": { "fieldPath": "spec.nodeName" } } },
             { "name": "WEFT_MODE", "value": "native" },
             { "name": "WEFT_DRAIN_SECONDS", "value": "28" },
             { "name": "WEFT_LOG", "value": "info" },

@@ -1,22 +1,27 @@
-//! gRPC in all four forms, as an app has it: tonic over h2c.
+//! gRPC in all four forms, as an app has it: tonic over h2c. The server answers health checks as well.
 
 use std::net::SocketAddr;
 use std::pin::Pin;
 
 use futures_util::{Stream, StreamExt, stream};
+use hyper::body::Incoming;
+use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto;
-use hyper_util::service::TowerToHyperService;
 use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
+use tonic::codegen::Service as _;
 use tonic::{Code, Request, Response, Status, Streaming};
 
-use super::{AppError, asked_to_end, say};
+use super::{AppError, answer, asked_to_end};
 use crate::echo::Message;
 use crate::echo::echo_client::EchoClient;
 use crate::echo::echo_server::{Echo, EchoServer};
+use crate::health::health_check_response::ServingStatus;
+use crate::health::health_server::{Health, HealthServer};
+use crate::health::{HealthCheckRequest, HealthCheckResponse};
 
 /// Options of the server.
 #[derive(Debug, Clone, clap::Args)]
@@ -95,13 +100,24 @@ impl Echo for Service {
     }
 }
 
+/// Always well.
+struct Healthy;
+
+#[tonic::async_trait]
+impl Health for Healthy {
+    async fn check(&self, _: Request<HealthCheckRequest>) -> Result<Response<HealthCheckResponse>, Status> {
+        Ok(Response::new(HealthCheckResponse { status: ServingStatus::Serving.into() }))
+    }
+}
+
 /// Serves until told to end.
 ///
 /// # Errors
 /// When it cannot listen.
 pub async fn server(options: GrpcServer) -> Result<(), AppError> {
     let listener = TcpListener::bind(options.listen).await?;
-    let service = EchoServer::new(Service { name: options.name });
+    let echo = EchoServer::new(Service { name: options.name });
+    let health = HealthServer::new(Healthy);
     let end = asked_to_end();
     tokio::pin!(end);
     loop {
@@ -109,7 +125,13 @@ pub async fn server(options: GrpcServer) -> Result<(), AppError> {
             accepted = listener.accept() => accepted?,
             () = &mut end => return Ok(()),
         };
-        let service = TowerToHyperService::new(service.clone());
+        let (echo, health) = (echo.clone(), health.clone());
+        let service = service_fn(move |request: http::Request<Incoming>| {
+            if request.uri().path().starts_with("/grpc.health.v1.Health/") {
+                return health.clone().call(request);
+            }
+            echo.clone().call(request)
+        });
         tokio::spawn(async move {
             let builder = auto::Builder::new(TokioExecutor::new()).http2_only();
             let _ = builder.serve_connection(TokioIo::new(stream), service).await;
@@ -162,6 +184,6 @@ pub async fn client(options: GrpcClient) -> Result<(), AppError> {
             Err(status) => break before == 3 && status.code() == Code::DataLoss && status.message() == "as asked",
         }
     };
-    say(&report);
+    answer(&report);
     Ok(())
 }

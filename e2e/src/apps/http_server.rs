@@ -12,10 +12,13 @@
 //! | `/ws` | WebSocket, every message sent back |
 //! | anything else | the server's name |
 //!
-//! On SIGTERM it stops accepting, ends idle connections and finishes the requests in flight, as a good app does.
+//! What it does on SIGTERM is one of two habits that good apps have ([`OnTerm`]): it closes its listener at once, ends idle
+//! connections and finishes the requests in flight; or it goes on as if nothing were for a while, and then does that.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
+use std::pin::pin;
+use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -45,6 +48,34 @@ pub struct HttpServer {
     /// How long each request takes, in ms.
     #[arg(long, default_value_t = 0)]
     delay_ms: u64,
+    /// On SIGTERM: `close`, or `serve:SECONDSs` to go on for as long first.
+    #[arg(long, default_value = "close")]
+    on_term: OnTerm,
+    /// How long requests in flight may take once the listener is closed, in ms.
+    #[arg(long, default_value_t = 20_000)]
+    finish_ms: u64,
+}
+
+/// What it does on SIGTERM.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnTerm {
+    /// Closes its listener at once.
+    Close,
+    /// Serves on for as long, then closes it.
+    Serve(Duration),
+}
+
+impl FromStr for OnTerm {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let seconds = || text.strip_prefix("serve:")?.strip_suffix('s')?.parse().ok();
+        match (text, seconds()) {
+            ("close", _) => Ok(Self::Close),
+            (_, Some(seconds)) => Ok(Self::Serve(Duration::from_secs(seconds))),
+            _ => Err("must be `close`, or such as `serve:5s`".to_owned()),
+        }
+    }
 }
 
 type Body = BoxBody<Bytes, hyper::Error>;
@@ -59,8 +90,13 @@ pub async fn run(options: HttpServer) -> Result<(), AppError> {
     let graceful = GracefulShutdown::new();
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder.http1().max_buf_size(256 * 1024);
-    let end = asked_to_end();
-    tokio::pin!(end);
+    let on_term = options.on_term;
+    let mut end = pin!(async move {
+        asked_to_end().await;
+        if let OnTerm::Serve(on) = on_term {
+            tokio::time::sleep(on).await;
+        }
+    });
     loop {
         let (stream, peer) = tokio::select! {
             accepted = listener.accept() => accepted?,
@@ -78,7 +114,7 @@ pub async fn run(options: HttpServer) -> Result<(), AppError> {
     drop(listener);
     tokio::select! {
         () = graceful.shutdown() => {}
-        () = tokio::time::sleep(Duration::from_secs(20)) => {}
+        () = tokio::time::sleep(Duration::from_millis(options.finish_ms)) => {}
     }
     Ok(())
 }
@@ -130,9 +166,10 @@ fn served(server: &str, peer: SocketAddr, request: &Request<Incoming>) -> Served
 
 async fn respond(options: &HttpServer, request: Request<Incoming>) -> Result<Response<Body>, AppError> {
     let path = request.uri().path().to_owned();
+    let query = request.uri().query().unwrap_or_default().to_owned();
     let number = |name: &str| -> u64 {
-        let pairs = request.uri().query().unwrap_or_default().split('&').filter_map(|pair| pair.split_once('='));
-        pairs.into_iter().find(|(found, _)| *found == name).and_then(|(_, value)| value.parse().ok()).unwrap_or(0)
+        let mut pairs = query.split('&').filter_map(|pair| pair.split_once('='));
+        pairs.find(|(found, _)| *found == name).and_then(|(_, value)| value.parse().ok()).unwrap_or(0)
     };
     if let Some(status) = path.strip_prefix("/status/") {
         let mut response = Response::new(full(format!("{}\n", options.name)));
@@ -141,6 +178,7 @@ async fn respond(options: &HttpServer, request: Request<Incoming>) -> Result<Res
     }
     match path.as_str() {
         "/slow" => {
+            read(request).await?;
             tokio::time::sleep(Duration::from_millis(number("ms"))).await;
             Ok(Response::new(full(format!("{}\n", options.name))))
         }
@@ -164,13 +202,18 @@ async fn respond(options: &HttpServer, request: Request<Incoming>) -> Result<Res
         }
         "/ws" => upgrade(request),
         _ => {
-            // A body that is not read would close the connection.
-            if request.method() != Method::GET {
-                request.into_body().collect().await?;
-            }
+            read(request).await?;
             Ok(Response::new(full(format!("{}\n", options.name))))
         }
     }
+}
+
+/// A body that is not read would close the connection.
+async fn read(request: Request<Incoming>) -> Result<(), AppError> {
+    if request.method() != Method::GET {
+        request.into_body().collect().await?;
+    }
+    Ok(())
 }
 
 fn upgrade(mut request: Request<Incoming>) -> Result<Response<Body>, AppError> {
@@ -192,4 +235,18 @@ fn upgrade(mut request: Request<Incoming>) -> Result<Response<Body>, AppError> {
 
 fn full(bytes: impl Into<Bytes>) -> Body {
     Full::new(bytes.into()).map_err(|never| match never {}).boxed()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn there_are_two_ways_to_take_a_sigterm() {
+        assert_eq!("close".parse(), Ok(OnTerm::Close));
+        assert_eq!("serve:5s".parse(), Ok(OnTerm::Serve(Duration::from_secs(5))));
+        for bad in ["", "serve", "serve:5", "serve:s", "close:5s"] {
+            assert!(bad.parse::<OnTerm>().is_err(), "{bad}");
+        }
+    }
 }

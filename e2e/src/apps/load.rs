@@ -4,17 +4,20 @@
 //!
 //! Bound: as many connections as requests are in flight; a request is given up after `--timeout-ms`.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::header::CONNECTION;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request};
 use http_body_util::{BodyExt, Full};
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
+use serde::Serialize;
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -28,12 +31,16 @@ pub struct Load {
     /// `HOST:PORT` to dial; looked up once.
     #[arg(long)]
     address: String,
-    /// What to ask for.
-    #[arg(long, default_value = "/")]
-    path: String,
+    /// What to ask for; several take turns.
+    #[arg(long = "path", default_value = "/")]
+    paths: Vec<String>,
     /// How.
     #[arg(long, default_value = "GET")]
     method: Method,
+    /// Every second request a POST, and of both every second on a connection of its own: what `--method` and
+    /// `--per-connection` say does not matter then.
+    #[arg(long)]
+    mix: bool,
     /// Body bytes to send.
     #[arg(long, default_value_t = 0)]
     body: usize,
@@ -63,6 +70,25 @@ struct Client {
     headers: HeaderMap,
     body: Bytes,
     idle: Mutex<Vec<Connection>>,
+    summary: Mutex<Summary>,
+}
+
+/// What became of all requests, said at the end.
+#[derive(Debug, Default, Serialize)]
+struct Summary {
+    sent: u64,
+    ok: u64,
+    failed: u64,
+    /// By who answered. Bound: as many as there are servers.
+    servers: BTreeMap<String, u64>,
+}
+
+/// How one request is made.
+struct Manner {
+    method: Method,
+    path: String,
+    /// On a connection that it alone uses.
+    alone: bool,
 }
 
 struct Connection {
@@ -87,6 +113,7 @@ pub async fn run(options: Load) -> Result<(), AppError> {
         headers,
         body: vec![b'b'; options.body].into(),
         idle: Mutex::new(Vec::new()),
+        summary: Mutex::default(),
         options,
     });
     let ending = Arc::new(AtomicBool::new(false));
@@ -109,6 +136,7 @@ pub async fn run(options: Load) -> Result<(), AppError> {
         while requests.try_join_next().is_some() {}
     }
     while requests.join_next().await.is_some() {}
+    eprintln!("{}", serde_json::to_string(&*client.summary.lock())?);
     Ok(())
 }
 
@@ -117,29 +145,61 @@ impl Client {
         let id = format!("{}-{number}", self.options.id);
         let at_ms = now_ms();
         let limit = Duration::from_millis(self.options.timeout_ms);
-        let outcome = tokio::time::timeout(limit, self.ask(&id)).await;
+        let manner = self.manner(number);
+        let outcome = tokio::time::timeout(limit, self.ask(&id, &manner)).await;
         let micros = due.elapsed().as_micros() as u64;
         let (status, server, error) = match outcome {
             Ok(Ok((status, server, error))) => (status, server, error),
             Ok(Err(error)) => (0, String::new(), error.to_string()),
             Err(_) => (0, String::new(), "timeout".to_owned()),
         };
-        say(&Sent { at_ms, id, status, micros, server, error });
+        let sent = Sent { at_ms, id, method: manner.method.to_string(), status, micros, server, error };
+        self.count(&sent);
+        say(&sent);
     }
 
-    async fn ask(&self, id: &str) -> Result<(u16, String, String), AppError> {
-        let mut request = Request::builder()
-            .method(self.options.method.clone())
-            .uri(&self.options.path)
-            .body(Full::new(self.body.clone()))?;
+    /// Counts it, and shows a failure at once to whoever reads the app's own log.
+    fn count(&self, sent: &Sent) {
+        let mut summary = self.summary.lock();
+        summary.sent += 1;
+        if sent.ok() {
+            summary.ok += 1;
+            *summary.servers.entry(sent.server.clone()).or_default() += 1;
+        } else {
+            summary.failed += 1;
+            drop(summary);
+            if let Ok(line) = serde_json::to_string(sent) {
+                eprintln!("failed: {line}");
+            }
+        }
+    }
+
+    fn manner(&self, number: u64) -> Manner {
+        let options = &self.options;
+        // Four in a row take the same path, so that each manner meets each path.
+        let turn = usize::try_from(if options.mix { number / 4 } else { number }).unwrap_or(0);
+        let path = options.paths.get(turn % options.paths.len().max(1)).cloned().unwrap_or_default();
+        if !options.mix {
+            return Manner { method: options.method.clone(), path, alone: false };
+        }
+        let method = if number % 2 == 1 { Method::POST } else { Method::GET };
+        Manner { method, path, alone: number % 4 >= 2 }
+    }
+
+    async fn ask(&self, id: &str, manner: &Manner) -> Result<(u16, String, String), AppError> {
+        let mut request =
+            Request::builder().method(manner.method.clone()).uri(&manner.path).body(Full::new(self.body.clone()))?;
         *request.headers_mut() = self.headers.clone();
         request.headers_mut().insert("x-request-id", id.parse()?);
-        let mut connection = self.connection().await?;
+        if manner.alone {
+            request.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+        let mut connection = if manner.alone { self.dial().await? } else { self.connection().await? };
         let response = connection.send.send_request(request).await.map_err(describe)?;
         let (head, body) = response.into_parts();
         body.collect().await.map_err(describe)?;
         connection.carried += 1;
-        if !connection.send.is_closed() && connection.carried != self.options.per_connection {
+        if !manner.alone && !connection.send.is_closed() && connection.carried != self.options.per_connection {
             self.idle.lock().push(connection);
         }
         let text = |name: &str| {
@@ -163,6 +223,10 @@ impl Client {
                 return Ok(connection);
             }
         }
+        self.dial().await
+    }
+
+    async fn dial(&self) -> Result<Connection, AppError> {
         let stream = TcpStream::connect(self.address).await?;
         stream.set_nodelay(true)?;
         let (send, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(describe)?;
@@ -174,7 +238,7 @@ impl Client {
 }
 
 /// hyper's message and its cause.
-fn describe(error: hyper::Error) -> AppError {
+pub(super) fn describe(error: hyper::Error) -> AppError {
     match std::error::Error::source(&error) {
         Some(cause) => format!("{error}: {cause}").into(),
         None => error.into(),

@@ -8,7 +8,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::Instant;
 
-use super::{AppError, asked_to_end, resolve, say};
+use super::{AppError, answer, asked_to_end, resolve};
 
 /// Options of the server.
 #[derive(Debug, Clone, clap::Args)]
@@ -93,7 +93,7 @@ pub async fn client(options: TcpClient) -> Result<(), AppError> {
         if let Err(error) = converse(address, &options, &mut heard).await {
             heard.error = error.to_string();
         }
-        say(&heard);
+        answer(&heard);
     }
     Ok(())
 }

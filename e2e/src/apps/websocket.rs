@@ -7,7 +7,7 @@ use serde::Serialize;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use super::{AppError, resolve, say};
+use super::{AppError, answer, resolve};
 
 const TEXT: u8 = 0x1;
 const CLOSE: u8 = 0x8;
@@ -64,7 +64,7 @@ pub async fn client(options: WebSocketClient) -> Result<(), AppError> {
     }
     write_frame(&mut stream, CLOSE, &[3, 232], Some([9; 4])).await?;
     let closed_cleanly = read_frame(&mut stream).await?.0 == CLOSE;
-    say(&Report { echoed, closed_cleanly });
+    answer(&Report { echoed, closed_cleanly });
     Ok(())
 }
 

@@ -50,8 +50,7 @@ spec:
 "#;
 
 /// Pods, probes, Services, DNS, Jobs, `logs` and `exec`: a Job finds a Service by name and all its requests are answered.
-#[test]
-fn a_cluster_without_weft_works() {
+pub(crate) fn a_cluster_without_weft_works() {
     let cluster = Cluster::of_environment().unwrap();
     cluster.apply(APPS).unwrap();
     cluster.rolled_out("bare", "deployment/server", Duration::from_secs(60)).unwrap();
