@@ -86,7 +86,7 @@ async fn of_several_it_waits_for_the_last() {
 async fn without_time_left_it_sleeps() {
     let (waits, spun) = (quick(), spinner().await);
     let mut slept = 0;
-    for _ in 0..100 {
+    for _ in 0..200 {
         let awaited = waits.begin(now());
         slept += u32::from(!is_spun_for(&awaited));
         turns().await;
