@@ -30,8 +30,8 @@ pub(super) const SHARE: u64 = 10;
 /// What can be saved up for a burst.
 pub(super) const SAVED: Duration = Duration::from_millis(5);
 
-/// A longer wait says no more than this one, so that one slow response is soon forgotten.
-const FAR: Duration = Duration::from_millis(1);
+/// A longer wait says no more than this one, so that one slow response among quick ones changes nothing.
+const FAR: Duration = Duration::from_micros(300);
 /// Of one: a share of hits is counted in this many parts.
 const WHOLE: u32 = 1024;
 /// Below this share of hits spinning comes to nothing.
@@ -54,7 +54,7 @@ pub(super) struct Habit {
 }
 
 impl Default for Habit {
-    /// Nobody is believed quick before some twenty responses have been.
+    /// Nobody is believed quick before some seven responses have been.
     fn default() -> Self {
         Self { usual: FAR.subsec_nanos(), hits: WHOLE, pause: PAUSE, paused_until: None }
     }

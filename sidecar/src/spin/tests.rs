@@ -1,3 +1,5 @@
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
 use super::*;
 
 const QUICK: Duration = Duration::from_micros(50);
@@ -80,6 +82,25 @@ async fn of_several_it_waits_for_the_last() {
     drop(second);
     turns().await;
     assert!(!spins());
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_is_not_spun_for_is_served_all_the_same() {
+    let (waits, _) = (quick(), spinner().await);
+    let awaited = waits.begin(now());
+    turns().await;
+    let (mut here, mut there) = tokio::net::UnixStream::pair().unwrap();
+    let echo = tokio::spawn(async move {
+        let mut byte = [0];
+        while matches!(there.read(&mut byte).await, Ok(1)) && there.write_all(&byte).await.is_ok() {}
+    });
+    for n in 0..100 {
+        here.write_all(&[n]).await.unwrap();
+        assert_eq!(here.read_u8().await.unwrap(), n);
+    }
+    assert_eq!((rounds(), spins()), (0, true));
+    drop((here, awaited));
+    echo.await.unwrap();
 }
 
 #[tokio::test(start_paused = true)]
