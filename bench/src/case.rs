@@ -40,6 +40,8 @@ pub(crate) enum Case {
     LatencyH1,
     /// Latency at 2,000 requests a second, as `mesh`.
     LatencyMesh,
+    /// Latency at 100 requests a second, as `h1`.
+    LatencyLow,
     /// Resident memory of the client's sidecar.
     Memory,
 }
@@ -75,8 +77,8 @@ pub(crate) enum Load {
     Wrk,
     /// `h2load -t1 -c16 -m32`.
     H2load,
-    /// 2,000 requests a second whatever comes back.
-    OpenLoop,
+    /// So many requests a second, whatever comes back.
+    OpenLoop(u32),
     /// 4 connections of 8 streams each.
     Streams,
     /// One connection of 99 streams, a message of each every 20 ms; at half time one more, which stalls.
@@ -133,6 +135,10 @@ const MESH_CONN: &[Subject] = &[
     Subject::with(Family::Envoy, Variant::Resumed),
 ];
 
+const AWAKE: Subject = Subject::with(Family::Weft, Variant::Awake);
+const LATENCY: &[Subject] = &[NO_PROXY, WEFT, ENVOY, HAPROXY, NGINX, AWAKE];
+const LATENCY_MESH: &[Subject] = &[NO_PROXY, WEFT, ENVOY, AWAKE];
+
 /// Not Envoy: with its windows as they come, the live streams get nothing at all once one stalls. Why was not found, so it
 /// may be our doing, and is not held against it.
 const STALLED: &[Subject] = &[NO_PROXY, WEFT];
@@ -160,6 +166,7 @@ impl Case {
             Self::MeshBulk => "mesh-bulk",
             Self::LatencyH1 => "latency-h1",
             Self::LatencyMesh => "latency-mesh",
+            Self::LatencyLow => "latency-low",
             Self::Memory => "memory",
         }
     }
@@ -182,8 +189,9 @@ impl Case {
             Self::MtlsHandshake => (ServerSidecar, Http1, Http1, Load::Handshakes, Unit::Handshake, HANDSHAKE),
             Self::MeshConn => (Mesh, Tcp, Tcp, Load::Connections, Unit::Connection, MESH_CONN),
             Self::MeshBulk => (Mesh, Tcp, Tcp, Load::Bulk, Unit::Connection, THREE),
-            Self::LatencyH1 => (ClientSidecar, Http1, Http1, Load::OpenLoop, Unit::Request, ALL),
-            Self::LatencyMesh => (Mesh, Http1, Http1, Load::OpenLoop, Unit::Request, THREE),
+            Self::LatencyH1 => (ClientSidecar, Http1, Http1, Load::OpenLoop(2_000), Unit::Request, LATENCY),
+            Self::LatencyMesh => (Mesh, Http1, Http1, Load::OpenLoop(2_000), Unit::Request, LATENCY_MESH),
+            Self::LatencyLow => (ClientSidecar, Http1, Http1, Load::OpenLoop(100), Unit::Request, LATENCY),
             Self::Memory => (ClientSidecar, Http1, Http1, Load::Memory, Unit::Connection, MEMORY),
         };
         Plan { way, client, server, load, unit, subjects }

@@ -88,7 +88,7 @@ fn turn(case: Case, stage: &Stage, seconds: f64) -> Result<Vec<(Metric, f64)>> {
 fn rates(load: Load, unit: Unit, outcome: &Outcome) -> Vec<(Metric, f64)> {
     match load {
         Load::Bulk => vec![(Metric::GbPerSecond, outcome.bytes as f64 / 1e9 / outcome.seconds)],
-        Load::OpenLoop => vec![(Metric::P50, outcome.p50_us), (Metric::P99, outcome.p99_us)],
+        Load::OpenLoop(_) => vec![(Metric::P50, outcome.p50_us), (Metric::P99, outcome.p99_us)],
         Load::Stalled => vec![
             (Metric::P99, outcome.p99_us),
             (Metric::P99Clear, outcome.p99_clear_us),

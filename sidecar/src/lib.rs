@@ -27,5 +27,6 @@ pub mod resilience;
 pub mod route;
 pub mod runtime;
 pub mod settings;
+mod spin;
 pub mod tcp;
 pub mod telemetry;

@@ -54,6 +54,13 @@ pub struct RunArgs {
     #[arg(long, env = "WEFT_WORKERS", value_parser = clap::value_parser!(u16).range(1..=64))]
     pub workers: Option<u16>,
 
+    /// Spin up to 0.2 ms for a response that is expected within that time, rather than sleep and be woken: `on`, or `off`.
+    /// Costs at most 10 % of a core for each worker, and nothing while there are no requests, under load, or where
+    /// responses take longer. Gives some 10 us of latency, so far as measured: docs/PERFORMANCE.md. Always off where the
+    /// CPU limit is below one core.
+    #[arg(long, env = "WEFT_BUSY_POLL", default_value = "off")]
+    pub busy_poll: Switch,
+
     /// Address ranges in which an unknown destination is asked about, until the control plane says which those are.
     #[arg(long, env = "WEFT_CLUSTER_CIDRS", value_delimiter = ',')]
     pub cluster_cidr: Vec<IpNet>,

@@ -36,7 +36,7 @@ pub(crate) fn run(stage: &Stage, seconds: f64) -> Result<Outcome> {
             let said = tool(stage, "h2load", &["-t1", "-c16", "-m32", "-D", &whole, &url], seconds)?;
             h2load::read(&said)
         }
-        Load::OpenLoop => own(stage, "open-loop", &[], seconds),
+        Load::OpenLoop(rate) => own(stage, "open-loop", &[format!("--rate={rate}")], seconds),
         Load::Streams => own(stage, "streams", &[], seconds),
         Load::Stalled => {
             let args = ["--connections=1", "--streams=99", "--stalled=1", "--pace-ms=20"].map(str::to_owned);

@@ -12,7 +12,7 @@ use super::{APP_PORT, Answers, BIN, NAMESPACE, SERVICE_PORT, World, many};
 use crate::case::{App, Case, Plan, Way};
 use crate::cpu;
 use crate::error::{Error, Result};
-use crate::subject::{Family, Subject};
+use crate::subject::{Family, Subject, Variant};
 
 /// The number of connections a case opens in a minute is far above the ports that wait a minute for stragglers. CUBIC is what
 /// Linux comes with: a machine that was set to BBR would pace every write by a timer. Where namespaces may not choose it, its
@@ -160,7 +160,8 @@ fn pod(name: &str, role: &str, subject: Subject, sidecar: bool) -> PodSpec {
     let spec = match subject.family {
         // As shipped but for the number of workers: the same for everybody.
         Family::Weft if sidecar => {
-            PodSpec::meshed(&name, &name).env("WEFT_WORKERS", &subject.variant.workers().to_string())
+            let spec = PodSpec::meshed(&name, &name).env("WEFT_WORKERS", &subject.variant.workers().to_string());
+            if subject.variant == Variant::Awake { spec.env("WEFT_BUSY_POLL", "on") } else { spec }
         }
         _ => PodSpec::plain(&name, &name),
     };

@@ -42,6 +42,7 @@ use super::h2::client::{ClientSettings, Connection as H2, Handle, Permit};
 use super::io::BoxedIo;
 use super::{Outgoing, Proto, Request, Response};
 use crate::resilience::{ConnectionGuard, Limiter};
+use crate::spin::Waits;
 
 /// How many connections, for how long.
 #[derive(Debug, Clone)]
@@ -130,6 +131,8 @@ struct Shared {
     settings: PoolSettings,
     limits: Limiter,
     state: Mutex<State>,
+    /// How long requests wait for their answers.
+    waits: Waits,
     me: Weak<Shared>,
 }
 
@@ -172,6 +175,7 @@ impl Pool {
             state: Mutex::new(State::new(&settings, limits.clone())),
             settings,
             limits,
+            waits: Waits::default(),
             me: me.clone(),
         }));
         pool.0.limits.join(pool.0.holder());
@@ -213,14 +217,19 @@ impl Pool {
         C: Fn() -> F + Send,
         F: Future<Output = Result<Connected, ConnectError>> + Send + 'static,
     {
-        let lease = {
+        let (lease, now) = {
             let mut waiting = Waiting { shared: &self.0, ticket: None, wait };
             std::future::poll_fn(|cx| waiting.poll(&connect, cx)).await?
         };
-        match lease {
+        let awaited = self.0.waits.begin(now.into_std());
+        let sent = match lease {
             Lease::H1(connection) => connection.send(request).await,
             Lease::H2(handle, permit) => handle.send(permit, request).await,
+        };
+        if sent.is_ok() {
+            awaited.over();
         }
+        sent
     }
 
     /// Opens a connection of this worker's before there is a request for it, unless it has one, or limits leave no room. It
@@ -279,7 +288,7 @@ struct Waiting<'a> {
 }
 
 impl Waiting<'_> {
-    fn poll<C, F>(&mut self, connect: &C, cx: &mut Context<'_>) -> Poll<Result<Lease, SendError>>
+    fn poll<C, F>(&mut self, connect: &C, cx: &mut Context<'_>) -> Poll<Result<(Lease, Instant), SendError>>
     where
         C: Fn() -> F + Send,
         F: Future<Output = Result<Connected, ConnectError>> + Send + 'static,
@@ -296,14 +305,14 @@ impl Waiting<'_> {
                     let fresh = idle.connection.served() == 0 && idle_for < Duration::from_secs(1);
                     if fresh || idle.connection.is_reusable(idle_for) {
                         self.served(self.shared.state.lock(), now);
-                        return Poll::Ready(Ok(Lease::H1(idle.connection)));
+                        return Poll::Ready(Ok((Lease::H1(idle.connection), now)));
                     }
                     // Closed by the server while it was idle: dropping it tells the count. Its place among the waiters is
                     // kept, so that nobody overtakes while it looks again.
                 }
                 Choice::H2(handle, permit) => {
                     self.served(state, now);
-                    return Poll::Ready(Ok(Lease::H2(handle, permit)));
+                    return Poll::Ready(Ok((Lease::H2(handle, permit), now)));
                 }
                 Choice::Failed(error) => {
                     self.served(state, now);

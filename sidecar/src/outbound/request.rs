@@ -18,7 +18,7 @@ use super::Outbound;
 use super::tries::{Kept, Plan, Tries};
 use crate::answer::OwnAnswer;
 use crate::config::{Backend, Destination, LOOKUP_TIMEOUT, Protocol};
-use crate::http::{Answer, Body, Handler, Request, Response, host, hygiene};
+use crate::http::{Answer, Body, Handler, Request, Response, h1, host, hygiene};
 use crate::reason::Reason;
 use crate::resilience::Deadline;
 use crate::route::{RequestView, RouteTable, Rule, Target};
@@ -75,7 +75,9 @@ impl RequestHandler {
         self.outbound.settings.args.panic_if_asked(parts.uri.path());
         let per_10000 = self.outbound.config.settings().tracing_sample_per_10000;
         let mut record = Record::of(&self.outbound.telemetry, Direction::Outbound, &mut parts, per_10000);
-        match self.forward(&mut parts, body, &mut record).await {
+        let forwarded = self.forward(&mut parts, body, &mut record).await;
+        h1::give_map(parts.headers);
+        match forwarded {
             Ok(Kept { response, guards }) => {
                 record.status = response.status();
                 let (parts, body) = response.into_parts();

@@ -17,6 +17,7 @@ use crate::inbound::Inbound;
 use crate::listen::{Accept, Scope, drain};
 use crate::outbound::Outbound;
 use crate::reason::Reason;
+use crate::spin;
 use crate::tcp;
 use crate::telemetry::Metrics;
 
@@ -137,6 +138,7 @@ pub(super) fn start(
         queues.push(handed);
     }
     let seats: Arc<[Seat]> = seats.into();
+    let spins = outbound.settings.args.busy_poll.is_on() && !spin::is_below_one_core();
     // Worker 0 binds, and says whether it could before anybody believes that we run.
     let (bound_tx, bound) = std::sync::mpsc::channel();
     let mut first = Some((bound_tx, stopping, left, view));
@@ -166,6 +168,9 @@ pub(super) fn start(
                     }
                 }
                 tokio::spawn(Arc::clone(&outbound).keep_warm());
+                if spins {
+                    tokio::spawn(spin::keep(outbound.telemetry.metrics.busy_polled.clone()));
+                }
                 serve_handed(handed, seats, number, inbound, outbound).await;
             });
             drop(ended);

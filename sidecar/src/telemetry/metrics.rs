@@ -112,6 +112,8 @@ pub struct Metrics {
     pub panics: Counter,
     /// Bytes relayed as opaque TCP.
     pub tcp_bytes: Counter,
+    /// Seconds that workers spun for responses instead of sleeping.
+    pub busy_polled: Counter<f64, AtomicU64>,
     /// Access log lines dropped because the queue was full.
     pub log_dropped: Counter,
     /// Lines of the diagnostic log dropped because nobody reads it.
@@ -137,6 +139,7 @@ impl Default for Metrics {
             handshake_failures: Counter::default(),
             panics: Counter::default(),
             tcp_bytes: Counter::default(),
+            busy_polled: Counter::default(),
             log_dropped: Counter::default(),
             diagnostics_dropped: Counter::default(),
             certificate_expiry: Gauge::default(),
@@ -165,6 +168,11 @@ impl Default for Metrics {
         );
         registry.register("weft_panics", "Requests ended by a panic", metrics.panics.clone());
         registry.register("weft_tcp_bytes", "Bytes relayed as opaque TCP", metrics.tcp_bytes.clone());
+        registry.register(
+            "weft_busy_poll_seconds",
+            "Seconds spun for responses instead of sleeping",
+            metrics.busy_polled.clone(),
+        );
         registry.register("weft_access_log_dropped", "Access log lines dropped", metrics.log_dropped.clone());
         registry.register("weft_log_dropped", "Log lines dropped", metrics.diagnostics_dropped.clone());
         registry.register(

@@ -155,7 +155,9 @@ impl Connection {
         let opening = match request.into() {
             Outgoing::Owned(request) => {
                 let (parts, body) = request.into_parts();
-                Opening::new(self, &parts, body)
+                let opening = Opening::new(self, &parts, body);
+                spare::give_map(parts.headers);
+                opening
             }
             Outgoing::Lent(parts, body) => Opening::new(self, parts, body),
         };

@@ -10,7 +10,7 @@
 //! * [`length`]: how long the body is (RFC 9112 §6.3)
 //! * [`body`]: the body's bytes, out of their framing
 //! * [`encode`]: heads, chunks and trailers, into their framing
-//! * [`server`], [`client`]: a downstream and an upstream connection, with their shared `writer`, and `spare` buffers
+//! * [`server`], [`client`]: a downstream and an upstream connection, with their shared `writer`, and `spare` buffers and maps
 //!
 //! Not here: pools (`pool`), which headers may pass (`hygiene`), HTTP/2 (`translate`).
 
@@ -36,3 +36,4 @@ pub use error::HeadError;
 pub use head::{HeadScan, Progress, ReasonPhrase, RequestHead, ResponseHead, Upgrade};
 pub use length::BodyLength;
 pub use section::HeadLimits;
+pub(crate) use spare::give_map;

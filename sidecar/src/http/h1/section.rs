@@ -10,6 +10,7 @@ use http::HeaderMap;
 use http::header::{CONNECTION, CONTENT_LENGTH, EXPECT, HeaderName, HeaderValue, TRANSFER_ENCODING, UPGRADE};
 
 use super::error::HeadError;
+use super::spare;
 
 /// The largest head that is read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -167,7 +168,7 @@ pub(super) fn parse_fields(lines: &Bytes, count: usize) -> Result<Fields, HeadEr
         Ok(httparse::Status::Complete((len, fields))) if len == lines.len() => fields,
         _ => return Err(HeadError::Field),
     };
-    let mut headers = HeaderMap::try_with_capacity(count).map_err(|_| HeadError::Field)?;
+    let mut headers = spare::take_map(count).ok_or(HeadError::Field)?;
     let (mut framing, mut connection) = (false, false);
     for field in fields {
         let name = HeaderName::from_bytes(field.name.as_bytes()).map_err(|_| HeadError::Field)?;

@@ -28,7 +28,7 @@ use crate::http::h1::encode::{self, Framing, encode_response};
 use crate::http::h1::length::content_length;
 use crate::http::h1::reader::{BODY_READ, HEAD_READ, poll_read};
 use crate::http::h1::writer::{WriteError, Writer};
-use crate::http::h1::{BodyLength, Decoded, Decoder, FramingError, RequestHead};
+use crate::http::h1::{BodyLength, Decoded, Decoder, FramingError, RequestHead, give_map};
 use crate::http::io::Io;
 use crate::http::server::shared::{ServerSettings, guarded, own_answer, panic_answer, wants_grpc};
 use crate::http::{Answer, Handler, Request, Reset, Response, Tunnel, TunnelEnd, hygiene};
@@ -205,6 +205,7 @@ impl Exchange {
         self.keep_alive &= framing != Framing::UntilClose;
         let become_ = if self.keep_alive { encode::Connection::KeepAlive } else { encode::Connection::Close };
         wire.queue.write(|dst| encode_response(dst, &parts, &self.method, framing, become_));
+        give_map(parts.headers);
         self.response = Some(Writer::for_response(body, framing));
     }
 
