@@ -20,7 +20,7 @@ STATIC := $(TARGET)/$(MUSL)/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))
 VERSION := $(shell sed -nE 's/^version = "(.*)"/\1/p' Cargo.toml | head -n1)
 REPOSITORY ?= weft.dev
 
-.PHONY: cluster cluster-down images static help build bench bench-quick bench-build instructions demo test test-unit test-e2e test-cluster test-slow soak fuzz differential lint fmt clean packages
+.PHONY: cluster cluster-down images static help build bench bench-quick bench-build instructions demo test test-unit test-e2e test-api test-cluster test-slow soak fuzz differential lint fmt clean packages
 
 help: ## What there is
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /\1\t/' | awk -F'\t' '{ printf "  make %-12s %s\n", $$1, $$2 }'
@@ -40,7 +40,11 @@ test-unit: ## Unit, property and in-process tests
 test-e2e: packages build ## Tests between pods made of network namespaces (as root)
 	@e2e/setup/run-tests.sh $(TARGET) "$(SUDO)"
 
-test-cluster: images ## Tests on a real Kubernetes of its own: the first time, ten minutes more to build that (FILTER=names; as root)
+test-api: ## The control plane's tests against a real API server, alone on loopback (as root)
+	@e2e/setup/run-api-tests.sh $(TARGET) $(FILTER)
+
+test-cluster: images ## Those, and tests on a real Kubernetes of its own: the first time, ten minutes more to build that (FILTER=names; as root)
+	@[ -n "$(FILTER)" ] || e2e/setup/run-api-tests.sh $(TARGET)
 	@$(SUDO) e2e/setup/run-cluster-tests.sh $(TARGET) $(IMAGES) $(FILTER)
 
 test-slow: packages build ## The same at full length: a control plane dead for 30 s, certificates rotating for 2 minutes
