@@ -331,7 +331,7 @@ mod tests {
     #[test]
     fn a_bad_start_reports_every_bad_setting_at_once() {
         let bad = [
-            ("--namespace", "Weft_System"),
+            ("--root-namespace", "Weft_System"),
             ("--trust-domain", "UPPER"),
             ("--cluster-domain", "a..b"),
             ("--cluster-cidr", "10.0.0.0/33"),
