@@ -85,7 +85,8 @@ fn cluster_figures(path: &Path) -> Result<String> {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(String::new()),
         Err(error) => return Err(error).context(|| format!("reading {}", path.display())),
     };
-    let figures = serde_json::from_str(&text).map_err(std::io::Error::other).context(|| format!("reading {}", path.display()))?;
+    let figures =
+        serde_json::from_str(&text).map_err(std::io::Error::other).context(|| format!("reading {}", path.display()))?;
     Ok(report::cluster(&figures))
 }
 
