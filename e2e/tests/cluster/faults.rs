@@ -239,7 +239,8 @@ impl Slices {
     fn converge(&self, weft: &Weft, within: Duration) -> f64 {
         let began = Instant::now();
         let page = format!("/debug/resources?type=Endpoints&name={}/manual:80", self.namespace);
-        let has = |page: &str, address: &IpAddr| page.contains(&format!("\"{address}\""));
+        // Its content is a string, in which quotes are escaped.
+        let has = |page: &str, address: &IpAddr| page.contains(&format!("\"{address}\\\""));
         let gone =
             (1..=4).map(|n| IpAddr::from([10, 249, 0, n])).filter(|all| self.left.iter().all(|(_, one)| one != all));
         let gone: Vec<_> = gone.collect();
