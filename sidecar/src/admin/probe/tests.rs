@@ -63,7 +63,8 @@ async fn answer(mut io: impl AsyncRead + AsyncWrite + Unpin, port: u16, seen: &S
         let Ok(byte) = io.read_u8().await else { return };
         head.push(byte);
         if head == [TLS_HANDSHAKE] {
-            // What servers of HTTP say to it.
+            // What servers of HTTP say to it; all of it is read, so that closing is no reset.
+            let _ = io.read(&mut [0; 4096]).await;
             let _ = io.write_all(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n").await;
             return;
         }
