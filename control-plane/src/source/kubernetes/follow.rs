@@ -2,7 +2,7 @@
 //! where it was), [`Course`] decides what to do when it fails.
 
 use std::fmt::Debug;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use kube::api::ApiResource;
@@ -10,6 +10,7 @@ use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Api, Client, Resource};
 use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
 use super::WATCH;
 use super::course::{Course, Failure, LIST_SILENCE, Then};
@@ -100,7 +101,8 @@ impl Follow {
                 Err(_) => Failure::Silent,
             };
             self.metrics.failed(kind, failure.reason());
-            let now = Instant::now();
+            // The clock its waits go by, which stands still in tests.
+            let now = Instant::now().into_std();
             let next = course.on_failure(&failure, now, rand::random());
             match &failure {
                 Failure::NotServed(_) | Failure::NoStreaming(_) => tracing::debug!(kind, "{failure}"),
