@@ -1,5 +1,6 @@
 //! The report, in Markdown: where it was made, the goals, a table for each case.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use clap::ValueEnum;
@@ -46,6 +47,19 @@ pub(crate) fn markdown(results: &Results, machine: &Machine, effort: Effort) -> 
         if !rows.is_empty() {
             table(&mut text, *case, &rows);
         }
+    }
+    text
+}
+
+/// What `make test-cluster` measured, by name.
+pub(crate) fn cluster(figures: &BTreeMap<String, String>) -> String {
+    let mut text = String::from(
+        "\n## On a cluster\n\nNot by `make bench` but by `make test-cluster`, on a single-node Kubernetes that shares the machine's \
+         cores with all that it tests; from `bench/cluster-figures.json`, which is its `target/cluster-figures.json`.\n\n\
+         | | |\n|---|---|\n",
+    );
+    for (name, value) in figures {
+        let _ = writeln!(text, "| {name} | {value} |");
     }
     text
 }

@@ -36,6 +36,9 @@ pub(crate) struct RunArgs {
     /// The report.
     #[arg(long, default_value = "target/bench/RESULTS.md")]
     report: PathBuf,
+    /// Figures of `make test-cluster`, quoted at the report's end
+    #[arg(long, default_value = "bench/cluster-figures.json", value_name = "FILE")]
+    cluster_figures: PathBuf,
     /// The virtual environment with Envoy in it (`bench/setup/peers.sh`).
     #[arg(long, default_value = "target/bench/venv")]
     venv: PathBuf,
@@ -69,9 +72,22 @@ pub(crate) fn run(args: &RunArgs) -> Result<()> {
     }
     let results = Results { rows };
     results.write(&args.results)?;
-    write(&args.report, &report::markdown(&results, &machine, effort))?;
+    let report = report::markdown(&results, &machine, effort) + &cluster_figures(&args.cluster_figures)?;
+    write(&args.report, &report)?;
     progress(format_args!("wrote {} and {}", args.results.display(), args.report.display()));
     Ok(())
+}
+
+/// The section about the cluster; empty where nobody measured.
+fn cluster_figures(path: &Path) -> Result<String> {
+    let text = match std::fs::read_to_string(path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(String::new()),
+        Err(error) => return Err(error).context(|| format!("reading {}", path.display())),
+    };
+    let figures =
+        serde_json::from_str(&text).map_err(std::io::Error::other).context(|| format!("reading {}", path.display()))?;
+    Ok(report::cluster(&figures))
 }
 
 fn write(path: &Path, text: &str) -> Result<()> {

@@ -73,6 +73,16 @@ impl Cluster {
         Api::namespaced_with(self.client.clone(), &self.namespace, &ApiResource::from_gvk(&kind))
     }
 
+    /// A service account. That one is there already is well: `default` is made by a controller, where one runs.
+    async fn account(&self, name: &str) {
+        let accounts: Api<ServiceAccount> = Api::namespaced(self.client.clone(), &self.namespace);
+        let account = ServiceAccount { metadata: named(name), ..ServiceAccount::default() };
+        match accounts.create(&PostParams::default(), &account).await {
+            Err(kube::Error::Api(status)) if status.code == 409 => {}
+            made => drop(made.unwrap()),
+        }
+    }
+
     async fn delete(&self, object: &Value) {
         let name = object["metadata"]["name"].as_str().unwrap();
         self.dynamic(object).delete(name, &DeleteParams::default()).await.unwrap();
@@ -477,11 +487,7 @@ async fn ready(config: &Config) {
 #[ignore = "needs WEFT_TEST_KUBECONFIG"]
 async fn without_permission_it_waits_and_never_shows_half_a_cluster() {
     let cluster = Cluster::new("rbac").await;
-    let accounts: Api<ServiceAccount> = Api::namespaced(cluster.client.clone(), &cluster.namespace);
-    accounts
-        .create(&PostParams::default(), &ServiceAccount { metadata: named("watcher"), ..Default::default() })
-        .await
-        .unwrap();
+    cluster.account("watcher").await;
     let mut config = cluster.config.clone();
     config.auth_info.impersonate = Some(format!("system:serviceaccount:{}:watcher", cluster.namespace));
     let name = format!("{}-watcher", cluster.namespace);
@@ -534,6 +540,7 @@ async fn measured_a_thousand_services_of_five_endpoints() {
     const SERVICES: usize = 1_000;
     const PODS: usize = 5;
     let cluster = Cluster::new("large").await;
+    cluster.account("default").await;
     let began = Instant::now();
     let mut tasks = tokio::task::JoinSet::new();
     for worker in 0..8 {

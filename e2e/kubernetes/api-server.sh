@@ -3,13 +3,15 @@
 #   api-server.sh FOLDER up        (FOLDER/pki/admin.kubeconfig then talks to it)
 #   api-server.sh FOLDER restart   (the API server; etcd stays)
 #   api-server.sh FOLDER down
+# WEFT_TEST_PORT, WEFT_TEST_ETCD_PORT (and the port after it): others than 26443 and 22379, beside another one.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 mkdir -p "$1"
 folder=$(cd "$1" && pwd)
-port=26443
-etcd=127.0.0.1:22379
-peers=http://127.0.0.1:22380
+port=${WEFT_TEST_PORT:-26443}
+etcd_port=${WEFT_TEST_ETCD_PORT:-22379}
+etcd=127.0.0.1:$etcd_port
+peers=http://127.0.0.1:$((etcd_port + 1))
 pki=$folder/pki
 
 end() {

@@ -80,8 +80,11 @@ impl Workload {
     /// A probe: `readinessProbe` and so on, asked every second.
     pub fn probe(self, kind: &str, mut probe: Value) -> Self {
         probe["periodSeconds"] = json!(1);
-        if kind == "startupProbe" {
-            probe["failureThreshold"] = json!(60);
+        match kind {
+            "startupProbe" => probe["failureThreshold"] = json!(60),
+            // Ten pods that start at once on two cores are slow to answer, which is no reason to leave nobody.
+            "readinessProbe" => (probe["timeoutSeconds"], probe["failureThreshold"]) = (json!(3), json!(5)),
+            _ => {}
         }
         self.edit("/spec/containers/0", |container| container[kind] = probe)
     }

@@ -63,11 +63,17 @@ fn main() -> ExitCode {
             ],
         },
         Phase { name: "canary", tests: tests![canary::weights_shift_by_kubectl_apply_without_a_failure] },
+        // Two at a time: each starts ten pods at once, and two cores must not be what fails.
         Phase {
-            name: "rollouts",
+            name: "rollouts, native",
             tests: tests![
                 rollouts::nothing_is_lost_with_native_sidecars_when_apps_close_at_once,
                 rollouts::nothing_is_lost_with_native_sidecars_when_apps_serve_on,
+            ],
+        },
+        Phase {
+            name: "rollouts, classic",
+            tests: tests![
                 rollouts::nothing_is_lost_with_classic_sidecars_when_apps_close_at_once,
                 rollouts::nothing_is_lost_with_classic_sidecars_when_apps_serve_on,
             ],

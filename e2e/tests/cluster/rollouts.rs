@@ -128,11 +128,7 @@ fn everything_is_restarted(world: &World, diary: &mut Diary) {
     rolled_out("deployment/load");
     diary.write("restart of the control plane");
     restart_control_plane(world, diary.began);
-    for replicas in [1, 10, 1] {
-        diary.write(&format!("scaling to {replicas}"));
-        world.kubectl(&["scale", "deployment/web", &format!("--replicas={replicas}")]);
-        rolled_out("deployment/web");
-    }
+    scale_up_and_down(world, diary);
     world.kubectl(&["scale", "deployment/web", "--replicas=3"]);
     rolled_out("deployment/web");
     for grace in [5, 8] {
@@ -140,6 +136,17 @@ fn everything_is_restarted(world: &World, diary: &mut Diary) {
         let pod = running(world);
         world.kubectl(&["delete", "pod", &pod, &format!("--grace-period={grace}")]);
         rolled_out("deployment/web");
+    }
+}
+
+/// One world at a time, since starting ten pods is all that two cores can do at once.
+fn scale_up_and_down(world: &World, diary: &mut Diary) {
+    static TURN: Mutex<()> = Mutex::new(());
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    for replicas in [1, 10, 1] {
+        diary.write(&format!("scaling to {replicas}"));
+        world.kubectl(&["scale", "deployment/web", &format!("--replicas={replicas}")]);
+        world.cluster().rolled_out(&world.namespace, "deployment/web", PATIENCE).unwrap();
     }
 }
 

@@ -68,7 +68,12 @@ impl Follow {
         loop {
             // A watch may be quiet for as long as it likes; a dead connection is an error of the client's.
             let patience = if listed { Duration::MAX } else { LIST_SILENCE };
-            let failure = match tokio::time::timeout(patience, stream.next()).await {
+            let next = tokio::select! {
+                next = tokio::time::timeout(patience, stream.next()) => next,
+                // A quiet watch sends nothing that would show it.
+                () = self.events.closed() => return End::Over,
+            };
+            let failure = match next {
                 Ok(Some(Ok(event))) => {
                     match &event {
                         // With pages it comes before anything was asked.

@@ -13,6 +13,9 @@ use tokio_rustls::TlsAcceptor;
 use super::*;
 use crate::listen::drain;
 
+/// The first byte of a TLS connection.
+const TLS_HANDSHAKE: u8 = 22;
+
 /// Heads of requests that came.
 type Seen = Arc<Mutex<Vec<String>>>;
 
@@ -59,6 +62,12 @@ async fn answer(mut io: impl AsyncRead + AsyncWrite + Unpin, port: u16, seen: &S
     while !head.ends_with(b"\r\n\r\n") {
         let Ok(byte) = io.read_u8().await else { return };
         head.push(byte);
+        if head == [TLS_HANDSHAKE] {
+            // What servers of HTTP say to it; all of it is read, so that closing is no reset.
+            let _ = io.read(&mut [0; 4096]).await;
+            let _ = io.write_all(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n").await;
+            return;
+        }
     }
     let head = String::from_utf8(head).unwrap();
     let path = head.split(' ').nth(1).unwrap().to_owned();

@@ -22,7 +22,7 @@ use http::header::{EXPECT, UPGRADE};
 use http::request::Parts;
 use http::{Method, StatusCode};
 use http_body::{Body as _, Frame, SizeHint};
-use tokio::time::Sleep;
+use tokio::time::{Instant, Sleep};
 
 use super::encode::{self, Framing, encode_request};
 use super::reader::{BODY_READ, HEAD_READ, poll_read};
@@ -169,6 +169,7 @@ impl Connection {
             Ok(head) => opening.finish(head).map_err(|kind| SendError::unknown(kind).on_reused(reused)),
             Err(kind) => {
                 let unread = opening.written() == 0 || (opening.may_be_unread(&kind) && opening.is_unread(&kind).await);
+                opening.tell_if_closed(&kind);
                 let error = if unread { SendError::not_processed(kind) } else { SendError::unknown(kind) };
                 Err(error.on_reused(reused))
             }
@@ -200,6 +201,12 @@ struct Opening {
     one_piece: bool,
     /// For a request to the app that is not safe to repeat: whether it was read, if the app is lost (`unread.rs`).
     aborts: Option<Aborts>,
+    /// For any request to the app: before its first byte was written.
+    began: Option<Instant>,
+}
+
+fn is_fin(kind: &SendErrorKind) -> bool {
+    matches!(kind, SendErrorKind::Lost(error) if error.kind() == io::ErrorKind::UnexpectedEof)
 }
 
 impl Opening {
@@ -228,6 +235,7 @@ impl Opening {
         Ok(Self {
             written_before: connection.0.queue.written(),
             aborts: (connection.0.to_app && !parts.method.is_idempotent()).then(Aborts::so_far),
+            began: connection.0.to_app.then(Instant::now),
             connection: Some(connection),
             writer: Some(writer),
             hold: expects.then(|| Box::pin(tokio::time::sleep(CONTINUE_WAIT))),
@@ -254,10 +262,21 @@ impl Opening {
 
     async fn is_unread(&mut self, kind: &SendErrorKind) -> bool {
         let (Some(connection), Some(aborts)) = (&mut self.connection, self.aborts) else { return false };
-        let fin = matches!(kind, SendErrorKind::Lost(error) if error.kind() == io::ErrorKind::UnexpectedEof);
+        let fin = is_fin(kind);
         // Boxed: nearly no request pays for this.
         Box::pin(async move { unread::was_reset(&mut connection.0.io).await && (fin || aborts.none_since().await) })
             .await
+    }
+
+    /// Tells the others (`unread.rs`) when the app had closed the connection before the request came.
+    fn tell_if_closed(&self, kind: &SendErrorKind) {
+        if let (Some(began), Some(connection)) = (self.began, &self.connection)
+            && is_fin(kind)
+            && self.written() > 0
+            && connection.0.io.was_reset()
+        {
+            unread::closed_before(began);
+        }
     }
 
     fn written(&self) -> u64 {

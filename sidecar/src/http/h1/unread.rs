@@ -7,7 +7,7 @@
 //!
 //! | what the app did | what comes back |
 //! |---|---|
-//! | closed, and then our bytes arrived | FIN, then RST to the bytes |
+//! | closed, and then our bytes arrived | FIN, then RST to the bytes, and `TCPAbortOnData` counts it |
 //! | closed with bytes of ours unread (RFC 2525 §2.17), or its listener before it accepted | RST |
 //! | aborted: closed with `SO_LINGER` of zero, having read everything or not | RST, and `TCPAbortOnData` counts it |
 //! | read all there was, then closed, or died | FIN |
@@ -17,13 +17,16 @@
 //! * FIN and then RST: it had closed before the request came.
 //! * RST alone, while no connection of this network namespace was aborted since before the request was written (`netstat`'s
 //!   `TCPAbortOnData`): some of what we had sent was unread. Of a request no longer than any reader's buffer ([`ONE_PIECE`])
-//!   some is all, for who reads gets the whole of it at once.
+//!   some is all, for who reads gets the whole of it at once. An app that ends closes many connections at once, so that the
+//!   first kind of row is counted beside the second: those of our own connections are subtracted ([`closed_before`]).
 //!
 //! That, and not less, is called not processed. Everything else (a body that came later, a longer request, a FIN, a byte of
 //! a response, an abort of anybody's meanwhile) may have run.
 //!
-//! Cost: for a request that is not safe to repeat, one look at the counter in [`SAMPLE_EVERY`]; for others nothing.
+//! Cost: for a request that is not safe to repeat, one look at the counter in [`SAMPLE_EVERY`]; for others to the app one at
+//! the clock. Bound: [`MAX_CLOSED`] instants.
 
+use std::collections::VecDeque;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::sync::OnceLock;
@@ -55,32 +58,58 @@ pub(super) async fn was_reset(io: &mut BoxedIo) -> bool {
     io.was_reset()
 }
 
-/// How many connections of this network namespace were aborted before a request was written; `None` where the kernel does not
-/// say.
+/// When requests were begun on connections that the app had closed before: each is in `TCPAbortOnData`, and is no abort.
+static CLOSED: Mutex<VecDeque<Instant>> = Mutex::new(VecDeque::new());
+/// The oldest are forgotten beyond so many; what is forgotten counts as an abort.
+const MAX_CLOSED: usize = 1024;
+
+/// A request begun at `began` found a connection that the app had closed: FIN, then RST.
+pub(super) fn closed_before(began: Instant) {
+    let mut closed = CLOSED.lock();
+    if closed.len() == MAX_CLOSED {
+        closed.pop_front();
+    }
+    closed.push_back(began);
+}
+
+/// How many connections of this network namespace were aborted before a request was written, and when that was read; `None`
+/// where the kernel does not say.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Aborts(Option<u64>);
+pub(super) struct Aborts {
+    count: Option<u64>,
+    /// After the count was read: what is begun later than this is not in it.
+    read: Instant,
+}
 
 impl Aborts {
     /// So far, or a moment ago.
     pub(super) fn so_far() -> Self {
-        static LATEST: Mutex<Option<(Instant, Option<u64>)>> = Mutex::new(None);
-        let now = Instant::now();
+        static LATEST: Mutex<Option<Aborts>> = Mutex::new(None);
         // Whoever finds another one looking takes the number there is, unless there is none yet.
         let mut latest = LATEST.lock();
         match *latest {
-            Some((at, count)) if now.saturating_duration_since(at) < SAMPLE_EVERY => Self(count),
+            Some(known) if known.read.elapsed() < SAMPLE_EVERY => known,
             _ => {
                 let count = count();
-                *latest = Some((now, count));
-                Self(count)
+                *latest.insert(Self { count, read: Instant::now() })
             }
         }
     }
 
-    /// Whether there was provably none since. Called after a reset: the kernel sends one before it counts.
+    /// Whether there was provably none since. Called after a reset: the kernel sends one before it counts, and others of our
+    /// connections may still have to find out that they were closed.
     pub(super) async fn none_since(self) -> bool {
-        tokio::time::sleep(LOOK_AGAIN[1]).await;
-        self.0.is_some() && self.0 == count()
+        let Some(before) = self.count else { return false };
+        for wait in &LOOK_AGAIN[1..] {
+            tokio::time::sleep(*wait).await;
+            let Some(now) = count() else { return false };
+            // The write that the kernel counted came after the request was begun: none of these is in `before`.
+            let closed = CLOSED.lock().iter().filter(|began| **began > self.read).count();
+            if now.saturating_sub(before) <= u64::try_from(closed).unwrap_or(0) {
+                return true;
+            }
+        }
+        false
     }
 }
 
