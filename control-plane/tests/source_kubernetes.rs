@@ -22,6 +22,9 @@ use weft_control_plane::model::{Batch, HttpRouteFilter, Kind, Model, Object, Obj
 use weft_control_plane::source::Problem;
 use weft_control_plane::source::kubernetes::{Metrics, Watch, WatchSettings, watch as watch_cluster};
 
+#[path = "source_kubernetes/token.rs"]
+mod token;
+
 const PATIENCE: Duration = Duration::from_secs(30);
 /// From the API server being ready again to the last stale endpoint being gone.
 const STALE: Duration = Duration::from_secs(2);
