@@ -93,8 +93,13 @@ impl Cluster {
             .and_then(|()| File::create(holds.join(program)))
             .context(|| format!("holding {program}"))?;
         let pid = self.node_process(program)?;
+        let ended = |within| probe::wait_until(&format!("the end of {program}"), within, || kill(pid, None).is_err());
         let _ = kill(pid, Signal::SIGTERM);
-        probe::wait_until(&format!("the end of {program}"), Duration::from_secs(20), || kill(pid, None).is_err())
+        // An API server with watches open may take a minute to end in good order.
+        if ended(Duration::from_secs(5)).is_err() {
+            let _ = kill(pid, Signal::SIGKILL);
+        }
+        ended(Duration::from_secs(20))
     }
 
     /// Lets it be begun again.
