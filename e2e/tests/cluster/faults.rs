@@ -189,7 +189,7 @@ pub(crate) fn another_replica_leads_when_the_leader_is_killed() {
     cluster.wait_for("a status by the next leader", PATIENCE, accepted).unwrap();
     figure_within("faults/status-after-the-leader-was-killed", killed.elapsed().as_secs_f64(), LEADERLESS_S, "s");
     assert_ne!(holder().unwrap(), leader);
-    let sent = all_answered(&world, 300);
+    let sent = all_answered(&world, 200);
     figure("faults/requests-without-a-leader", format!("{sent} sent, 0 failed"));
     world.remove();
 }
