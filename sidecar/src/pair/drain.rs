@@ -196,10 +196,16 @@ async fn a_post_that_an_ending_app_left_unread_runs_once_elsewhere() {
     web.service(|_| {});
     web.endpoints(REVIEWS, &[one.meshed(ending.addr).await, other.meshed(staying.addr).await]);
     let mut client = web.connect(VIP).await;
-    let mut lost = 0;
-    for number in 0..60 {
-        let response = client.post(&format!("/{number}"), "x").await;
-        // Another test's aborts leave room for doubt, and then the answer is no.
+    let (mut sent, mut lost) = (0, 0);
+    let began = tokio::time::Instant::now();
+    // Another test's aborts leave room for doubt, and then the answer is no and the app is let alone for a while, longer than
+    // many requests take: goes on until one was sent again.
+    while sent < 60 || (web.metric("weft_retries_total", "reviews") == 0 && began.elapsed() < Duration::from_secs(20)) {
+        if sent >= 60 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        let response = client.post(&format!("/{sent}"), "x").await;
+        sent += 1;
         lost += usize::from(response.head.status() != 200);
     }
     let mut runs: Vec<_> =
@@ -208,8 +214,9 @@ async fn a_post_that_an_ending_app_left_unread_runs_once_elsewhere() {
     runs.sort();
     runs.dedup();
     assert_eq!(runs.len(), all, "none ran twice");
-    assert!(ending.count() > 1 && web.metric("weft_retries_total", "reviews") > 0, "it met the ending app");
-    assert!(all + lost == 60 && lost < 60, "{lost} of 60 were lost");
+    let retries = web.metric("weft_retries_total", "reviews");
+    assert!(ending.count() > 0 && retries > 0, "it met the ending app: {} answers, {retries} retries", ending.count());
+    assert!(all + lost == sent && lost < sent, "{lost} of {sent} were lost");
 }
 
 #[tokio::test]
