@@ -20,13 +20,17 @@ STATIC := $(TARGET)/$(MUSL)/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))
 VERSION := $(shell sed -nE 's/^version = "(.*)"/\1/p' Cargo.toml | head -n1)
 REPOSITORY ?= weft.dev
 
-.PHONY: cluster cluster-down images static help build bench bench-quick bench-build instructions demo test test-unit test-e2e test-api test-cluster test-slow soak fuzz differential lint fmt clean packages
+.PHONY: cluster cluster-down images static help build build-tests bench bench-quick bench-build instructions demo test test-unit test-e2e test-api test-cluster test-slow soak fuzz differential lint fmt clean packages
 
 help: ## What there is
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /\1\t/' | awk -F'\t' '{ printf "  make %-12s %s\n", $$1, $$2 }'
 
 build: ## Build everything
 	$(CARGO) build --workspace
+
+# With what tests want of dependencies, or each would be built twice, once for the tests and once for the programs.
+build-tests:
+	$(CARGO) build --workspace --bins --tests
 
 demo: packages build ## A canary split over mesh TLS between real processes (BREAK=retries|mtls|eject must fail; HOLD=1 leaves it running)
 	$(SUDO) $(TARGET)/debug/weft-e2e demo
@@ -37,20 +41,20 @@ test-unit: ## Unit, property and in-process tests
 	@# The whole workspace each time: another selection would unify features otherwise and build dependencies again.
 	$(CARGO) test --workspace --lib --bins --test discovery --test source_files
 
-test-e2e: packages build ## Tests between pods made of network namespaces (as root)
+test-e2e: packages build-tests ## Tests between pods made of network namespaces (as root)
 	@e2e/setup/run-tests.sh $(TARGET) "$(SUDO)"
 
 test-api: ## The control plane's tests against a real API server, alone on loopback (as root)
 	@e2e/setup/run-api-tests.sh $(TARGET) $(FILTER)
 
-test-cluster: images ## Those, and tests on a real Kubernetes of its own: the first time, ten minutes more to build that (FILTER=names; as root)
+test-cluster: images build-tests ## Those, and tests on a real Kubernetes of its own: the first time, ten minutes more to build that (FILTER=names; as root)
 	@[ -n "$(FILTER)" ] || e2e/setup/run-api-tests.sh $(TARGET)
 	@$(SUDO) e2e/setup/run-cluster-tests.sh $(TARGET) $(IMAGES) $(FILTER)
 
-test-slow: packages build ## The same at full length: a control plane dead for 30 s, certificates rotating for 2 minutes
+test-slow: packages build-tests ## The same at full length: a control plane dead for 30 s, certificates rotating for 2 minutes
 	@WEFT_E2E_SLOW=1 e2e/setup/run-tests.sh $(TARGET) "$(SUDO)"
 
-soak: packages build ## Ten minutes of load with connections that come and go: memory and descriptors stay as they are (SOAK_SECONDS)
+soak: packages build-tests ## Ten minutes of load with connections that come and go: memory and descriptors stay as they are (SOAK_SECONDS)
 	@WEFT_E2E_SOAK_SECONDS=$(or $(SOAK_SECONDS),600) e2e/setup/run-tests.sh $(TARGET) "$(SUDO)" --nocapture a_soak_leaves
 
 bench: packages bench-build ## Weft beside Envoy, haproxy, nginx and no proxy: an hour on a quiet machine, then bench/RESULTS.md
@@ -81,10 +85,10 @@ images: static ## OCI archives of the sidecar and the control plane in target/im
 	@$(STATIC)/weft-e2e image --name weft.test/apps:1 --file $(STATIC)/weft-e2e=/weft-e2e --entrypoint /weft-e2e \
 	  --output $(IMAGES)/apps.tar
 
-cluster: images ## A Kubernetes of its own on this machine, with our images in it; says how to talk to it
+cluster: images build ## A Kubernetes of its own on this machine, with our images in it; says how to talk to it
 	@mkdir -p $(TARGET)/cluster/images && cp $(IMAGES)/*.tar $(TARGET)/cluster/images/
-	@$(SUDO) env WEFT_E2E=$(abspath $(STATIC))/weft-e2e e2e/kubernetes/up.sh $(TARGET)/cluster
-	@echo "try: $(TARGET)/cluster/kubectl get pods --all-namespaces     (and $(TARGET)/cluster/helm; make cluster-down ends it)"
+	@$(SUDO) env WEFT_E2E=$(abspath $(STATIC))/weft-e2e WEFT_CLI=$(abspath $(TARGET))/debug/weft e2e/kubernetes/up.sh $(TARGET)/cluster
+	@echo "try: $(TARGET)/cluster/kubectl get pods --all-namespaces     (and $(TARGET)/cluster/helm, $(TARGET)/cluster/weft; make cluster-down ends it)"
 
 cluster-down: ## End it, without a trace
 	@$(SUDO) e2e/kubernetes/down.sh $(TARGET)/cluster

@@ -20,4 +20,4 @@ if [ -e "$folder/cgroup" ]; then
     sleep 0.1
   done
 fi
-rm -rf "$folder"/{var,pki,hold,ready,node.pid,cgroup,kubectl,helm,ctr} "$folder"/*.pid
+rm -rf "$folder"/{var,pki,hold,ready,node.pid,cgroup,kubectl,helm,ctr,weft} "$folder"/*.pid

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Starts a single-node Kubernetes in namespaces of its own, with the images of FOLDER/images in it, and waits until it is
 # ready. Run it as root.
-#   up.sh FOLDER           (made if it is missing; FOLDER/kubectl and FOLDER/helm then talk to the cluster)
+#   up.sh FOLDER           (made if it is missing; FOLDER/kubectl and FOLDER/helm then talk to the cluster,
+#                           and FOLDER/weft, if WEFT_CLI names one that is there)
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 mkdir -p "$1"
@@ -47,11 +48,13 @@ until [ -e "$folder/ready" ]; do
 done
 
 # Programs that run beside the node, in its network and mounts: the person's way in.
-for program in kubectl helm ctr; do
-  cat >"$folder/$program" <<SCRIPT
+programs_for_people=("$programs"/{kubectl,helm,ctr})
+[ ! -x "${WEFT_CLI:-}" ] || programs_for_people+=("$WEFT_CLI")
+for program in "${programs_for_people[@]}"; do
+  cat >"$folder/${program##*/}" <<SCRIPT
 #!/bin/sh
-exec nsenter --target \$(cat $folder/node.pid) --net --uts --ipc --wdns="\$PWD" -- env KUBECONFIG=$folder/pki/admin.kubeconfig $programs/$program "\$@"
+exec nsenter --target \$(cat $folder/node.pid) --net --uts --ipc --wdns="\$PWD" -- env KUBECONFIG=$folder/pki/admin.kubeconfig WEFT_HELM=$programs/helm $program "\$@"
 SCRIPT
-  chmod +x "$folder/$program"
+  chmod +x "$folder/${program##*/}"
 done
 echo "the cluster is ready after $((SECONDS - began)) s" >&2

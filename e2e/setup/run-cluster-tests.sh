@@ -24,5 +24,5 @@ rm -rf "$folder/failures"
 mkdir -p "$folder/images"
 cp "$images"/*.tar "$folder/images/"
 trap '"$here/kubernetes/down.sh" "$folder"' EXIT
-WEFT_E2E=$target/debug/weft-e2e "$here/kubernetes/up.sh" "$folder"
+WEFT_E2E=$target/debug/weft-e2e WEFT_CLI=$target/debug/weft "$here/kubernetes/up.sh" "$folder"
 RUST_BACKTRACE=0 WEFT_CLUSTER=$folder WEFT_E2E_SLOW="${WEFT_E2E_SLOW:-}" "$binary" "$@"

@@ -14,11 +14,13 @@
 //! | `canary.rs` | a canary by `kubectl apply`, and the route's status |
 //! | `rollouts.rs` | nothing is lost, whatever is rolled out |
 //! | `faults.rs` | without a control plane, without an API server |
+//! | `cli.rs` | `weft`, as people type it |
 //! | `scale.rs` | 1,000 Services, 200 proxies |
 //! | `uninstall.rs` | what stays behind |
 
 mod bare;
 mod canary;
+mod cli;
 mod faults;
 mod identity;
 mod install;
@@ -82,6 +84,7 @@ fn main() -> ExitCode {
         Phase { name: "no API server", tests: tests![faults::nothing_is_stale_after_the_api_server_was_away] },
         Phase { name: "no leader", tests: tests![faults::another_replica_leads_when_the_leader_is_killed] },
         Phase { name: "scale", tests: tests![scale::a_thousand_services_and_two_hundred_proxies] },
+        Phase { name: "the command line", tests: tests![cli::what_people_type_is_answered] },
         Phase { name: "removal", tests: tests![uninstall::nothing_stays_but_kinds] },
     ])
 }

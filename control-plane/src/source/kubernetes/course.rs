@@ -4,7 +4,7 @@
 //! | the API server | then |
 //! |---|---|
 //! | does not answer, or with 5xx | again after 100 ms doubling to 1 s: proxies may have stale endpoints meanwhile |
-//! | 429, 401, 403 | the same up to 5 s: asking more often does not help, and somebody may be mending it |
+//! | 429, 401, 403 | the same, since one that starts says so until it knows its rules; from the [`STARTING`]th in a row on every 5 s: asking more often does not help, and somebody may be mending it |
 //! | 410, or refuses three times to go on from where we were (etcd was restored) | list anew |
 //! | refuses a streaming list, or has not begun one within [`LIST_SILENCE`] (it is older than 1.27) | list in pages from now on |
 //! | 404 on a kind of a CRD | the next version; when all are tried, and for [`DOUBT`] if there were objects, it is absent; asked for again every [`LOOK`] |
@@ -28,6 +28,8 @@ const REMIND: Duration = Duration::from_secs(60);
 const FIRST: Duration = Duration::from_millis(100);
 const LAST: Duration = Duration::from_secs(1);
 const LAST_REFUSED: Duration = Duration::from_secs(5);
+/// So many 429, 401 and 403 in a row, about a second apart, may come from an API server that starts.
+const STARTING: u32 = 15;
 /// So many refusals in a row to go on from where we were mean that it never will.
 const REFUSALS: u32 = 3;
 
@@ -146,6 +148,8 @@ pub(super) struct Course {
     streaming: bool,
     /// In a row.
     failures: u32,
+    /// How many of them turned us away, though somebody was there.
+    turned_away: u32,
     refusals: u32,
     unserved: u32,
     unserved_since: Option<Instant>,
@@ -161,6 +165,7 @@ impl Course {
             version: 0,
             streaming: true,
             failures: 0,
+            turned_away: 0,
             refusals: 0,
             unserved: 0,
             unserved_since: None,
@@ -181,7 +186,8 @@ impl Course {
 
     /// Something came. Returns whether it had failed before.
     pub(super) fn on_progress(&mut self, list_complete: bool) -> bool {
-        (self.failures, self.refusals, self.unserved, self.unserved_since) = (0, 0, 0, None);
+        (self.failures, self.turned_away, self.refusals) = (0, 0, 0);
+        (self.unserved, self.unserved_since) = (0, None);
         self.listed |= list_complete;
         self.said.take().is_some()
     }
@@ -216,7 +222,11 @@ impl Course {
                 (backoff(failures, LAST), if anew { Then::ListAnew } else { Then::Resume })
             }
             Failure::Forbidden { .. } | Failure::Unauthorized(_) | Failure::Busy(_) => {
-                (backoff(failures, LAST_REFUSED), Then::Resume)
+                self.turned_away = self.turned_away.saturating_add(1);
+                // An API server that was away turns everybody away while it starts: not to be waited for any longer than
+                // one that does not answer.
+                let last = if self.turned_away < STARTING { LAST } else { LAST_REFUSED };
+                (backoff(failures, last), Then::Resume)
             }
         };
         Next { wait, then }
@@ -299,12 +309,17 @@ mod tests {
     }
 
     #[test]
-    fn waits_grow_to_a_second_and_to_five_where_asking_does_not_help() {
+    fn waits_grow_to_a_second_and_much_later_to_five_where_asking_does_not_help() {
         let now = Instant::now();
         let unreachable = Failure::Unreachable(String::new());
         let mut course = Course::new(SERVICE);
         let mut waits = || course.on_failure(&unreachable, now, 0.0).wait;
         assert_eq!([waits(), waits(), waits(), waits(), waits(), waits()], [100, 200, 400, 800, 1000, 1000].map(ms));
+        let forbidden =
+            Failure::Forbidden { verb: "watch", resource: "services".to_owned(), message: String::new() };
+        for _ in 1..STARTING {
+            assert_eq!(course.on_failure(&forbidden, now, 0.0).wait, ms(1000), "it was away, and starts now");
+        }
         assert_eq!(course.on_failure(&Failure::Busy(String::new()), now, 0.0).wait, ms(5000));
         assert_eq!(course.on_failure(&unreachable, now, 1.0).wait, ms(500), "less up to half");
         assert!(!course.on_progress(true));
