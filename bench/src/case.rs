@@ -135,9 +135,9 @@ const MESH_CONN: &[Subject] = &[
     Subject::with(Family::Envoy, Variant::Resumed),
 ];
 
-const AWAKE: Subject = Subject::with(Family::Weft, Variant::Awake);
-const LATENCY: &[Subject] = &[NO_PROXY, WEFT, ENVOY, HAPROXY, NGINX, AWAKE];
-const LATENCY_MESH: &[Subject] = &[NO_PROXY, WEFT, ENVOY, AWAKE];
+const ASLEEP: Subject = Subject::with(Family::Weft, Variant::Asleep);
+const LATENCY: &[Subject] = &[NO_PROXY, WEFT, ENVOY, HAPROXY, NGINX, ASLEEP];
+const LATENCY_MESH: &[Subject] = &[NO_PROXY, WEFT, ENVOY, ASLEEP];
 
 /// Not Envoy: with its windows as they come, the live streams get nothing at all once one stalls. Why was not found, so it
 /// may be our doing, and is not held against it.

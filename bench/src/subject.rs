@@ -34,8 +34,8 @@ pub(crate) enum Variant {
     Resumed,
     /// Two workers, on both cores, which they share with the load.
     TwoWorkers,
-    /// It waits awake for a response that is about to come (`WEFT_BUSY_POLL=on`).
-    Awake,
+    /// It sleeps also for a response that is about to come (`WEFT_BUSY_POLL=off`).
+    Asleep,
 }
 
 impl Variant {
@@ -103,7 +103,7 @@ impl fmt::Display for Subject {
             Variant::Hybrid => "-hybrid",
             Variant::Resumed => "-resumed",
             Variant::TwoWorkers => "-2-workers",
-            Variant::Awake => "-awake",
+            Variant::Asleep => "-asleep",
         })
     }
 }

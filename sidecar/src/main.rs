@@ -68,6 +68,8 @@ fn act(command: Command) -> Result<(), Box<dyn std::error::Error>> {
 
 fn wait(at_most: Duration) -> Result<(), Box<dyn std::error::Error>> {
     let started = Instant::now();
+    // Asked ever less often: whoever is slow to start has too little of the CPU that asking takes.
+    let mut pause = Duration::from_millis(50);
     loop {
         let last = match ask("GET", "/ready") {
             Ok((200, _)) => return Ok(()),
@@ -77,7 +79,8 @@ fn wait(at_most: Duration) -> Result<(), Box<dyn std::error::Error>> {
         if started.elapsed() >= at_most {
             return Err(format!("not ready after {at_most:?}: {last}").into());
         }
-        std::thread::sleep(Duration::from_millis(50));
+        std::thread::sleep(pause);
+        pause = (pause * 2).min(Duration::from_millis(400));
     }
 }
 

@@ -56,9 +56,9 @@ pub struct RunArgs {
 
     /// Spin up to 0.2 ms for a response that is expected within that time, rather than sleep and be woken: `on`, or `off`.
     /// Costs at most 10 % of a core for each worker, and nothing while there are no requests, under load, or where
-    /// responses take longer. Gives some 10 us of latency, so far as measured: docs/PERFORMANCE.md. Always off where the
+    /// responses take longer. Takes a quarter off the latency that a proxy adds: docs/PERFORMANCE.md. Always off where the
     /// CPU limit is below one core.
-    #[arg(long, env = "WEFT_BUSY_POLL", default_value = "off")]
+    #[arg(long, env = "WEFT_BUSY_POLL", default_value = "on")]
     pub busy_poll: Switch,
 
     /// Address ranges in which an unknown destination is asked about, until the control plane says which those are.

@@ -161,7 +161,7 @@ fn pod(name: &str, role: &str, subject: Subject, sidecar: bool) -> PodSpec {
         // As shipped but for the number of workers: the same for everybody.
         Family::Weft if sidecar => {
             let spec = PodSpec::meshed(&name, &name).env("WEFT_WORKERS", &subject.variant.workers().to_string());
-            if subject.variant == Variant::Awake { spec.env("WEFT_BUSY_POLL", "on") } else { spec }
+            if subject.variant == Variant::Asleep { spec.env("WEFT_BUSY_POLL", "off") } else { spec }
         }
         _ => PodSpec::plain(&name, &name),
     };

@@ -81,8 +81,10 @@ fn injects(world: &World) {
     cluster.apply(&injected.stdout).unwrap();
     cluster.rolled_out("cli", "deployment/by-hand", PATIENCE).unwrap();
     let pod = world.pod("by-hand");
-    let containers = ["/spec/initContainers", "/spec/containers"].map(|list| pod.pointer(list).and_then(Value::as_array));
-    let sidecars = containers.into_iter().flatten().flatten().filter(|one| text(one, "/name") == "weft-sidecar").count();
+    let containers =
+        ["/spec/initContainers", "/spec/containers"].map(|list| pod.pointer(list).and_then(Value::as_array));
+    let sidecars =
+        containers.into_iter().flatten().flatten().filter(|one| text(one, "/name") == "weft-sidecar").count();
     assert_eq!(sidecars, 1, "{pod}");
 
     let back = cluster.attempt("weft", &["uninject", "-f", "-"], &injected.stdout).unwrap();
@@ -109,9 +111,7 @@ fn rotates(world: &World) {
     good(cluster, &["identity", "rotate"]);
     let refused = bad(cluster, &["identity", "rotate"]);
     assert!(refused.contains("--queue"), "{refused}");
-    cluster
-        .wait_for("the rotation's first step", PATIENCE, || Ok((step() == "distributing").then_some(())))
-        .unwrap();
+    cluster.wait_for("the rotation's first step", PATIENCE, || Ok((step() == "distributing").then_some(()))).unwrap();
     let roots = json_of(cluster, &["identity", "status"]);
     let roles = || Some(roots["roots"].as_array()?.iter().map(|root| text(root, "/role")).collect::<Vec<_>>());
     assert_eq!(roles(), Some(vec!["signs", "next"]), "{roots:#}");

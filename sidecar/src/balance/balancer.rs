@@ -6,6 +6,7 @@
 //!    a client that belongs there;
 //! 3. more than half of the ready ones ejected → panic: all ready ones are in the running again;
 //! 4. among those in the running and not to be avoided: affinity's choice, or the draw;
+//!    one that is being connected to for the first time only if there is no other ([`Balancer::hold_back`]);
 //! 5. only endpoints to be avoided are left → among those;
 //! 6. even the one chosen has failed so often that only the cap keeps it in use → panic as well: an ejected one is no
 //!    worse, and may have recovered. (Of two endpoints, the one that was out comes back just as the other one fails:
@@ -24,7 +25,7 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwap;
 use rand::Rng;
 
-use super::endpoint::{Endpoint, EndpointSpec, EndpointView, State};
+use super::endpoint::{Endpoint, EndpointSpec, EndpointView, HeldBack, State};
 use super::outlier::{Ejection, Ejections, OnFailure};
 use super::policy::{BalancePolicy, PickRequest, TryResult};
 use super::set::{Pool, Set};
@@ -211,6 +212,14 @@ impl Balancer {
             .ok_or(NoEndpoint { reason: NoEndpointReason::AllNotReady })
     }
 
+    /// Holds a new endpoint back, which is being connected to: until the returned value is dropped, at most for `at_most`, it
+    /// is picked only where there is no other. So a pod that has just started, and is slow to shake hands since others start
+    /// beside it, costs no request. Once in an endpoint's life: later it changes nothing.
+    pub fn hold_back(&self, endpoint: &Endpoint, now: Instant, at_most: Duration) -> HeldBack {
+        endpoint.state.hold(self.shared.ms(now + at_most));
+        HeldBack(Arc::clone(&endpoint.state))
+    }
+
     /// Every endpoint of the set, in the order given, whatever its health.
     pub fn endpoints(&self) -> Arc<[Arc<Endpoint>]> {
         Arc::clone(&self.shared.set.load().all)
@@ -279,10 +288,10 @@ impl Balancer {
             Some(client) => pool.ranked_first(client, usable),
             None => pool.draw(rng, ms, usable, &first),
         };
-        if request.avoid.is_empty() {
-            return among(&running);
-        }
-        among(&|endpoint| !request.avoid.contains(endpoint.key()) && running(endpoint)).or_else(|| among(&running))
+        let fresh = |endpoint: &Endpoint| !request.avoid.contains(endpoint.key()) && running(endpoint);
+        among(&|endpoint| fresh(endpoint) && !endpoint.state.is_held(ms))
+            .or_else(|| among(&fresh))
+            .or_else(|| if request.avoid.is_empty() { None } else { among(&running) })
     }
 
     /// Makes this request the probe of an endpoint that is due, unless another worker takes it first.

@@ -81,14 +81,26 @@ pub(super) struct State {
     in_flight: AtomicU32,
     pub(super) latency: Latency,
     pub(super) standing: Standing,
+    /// Until when it is held back (ms since the balancer's epoch); [`NEVER_HELD`] before it was.
+    held_until: AtomicU64,
 }
+
+const NEVER_HELD: u64 = 0;
+/// In the past for every pick.
+const RELEASED: u64 = 1;
 
 impl Default for State {
     fn default() -> Self {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         // Relaxed: being different is all there is to it.
         let id = NEXT.fetch_add(1, Ordering::Relaxed);
-        Self { id, in_flight: AtomicU32::default(), latency: Latency::default(), standing: Standing::default() }
+        Self {
+            id,
+            in_flight: AtomicU32::default(),
+            latency: Latency::default(),
+            standing: Standing::default(),
+            held_until: AtomicU64::new(NEVER_HELD),
+        }
     }
 }
 
@@ -104,6 +116,33 @@ impl State {
 
     pub(super) fn end(&self) {
         self.in_flight.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// Whether another is to be picked, if there is one.
+    pub(super) fn is_held(&self, ms: u64) -> bool {
+        self.held_until.load(Ordering::Relaxed) > ms
+    }
+
+    /// Once in its life: who has been reached before is not held back.
+    pub(super) fn hold(&self, until_ms: u64) {
+        // Lost: another worker holds it, or did. Relaxed: a preference, and nothing else is published through it.
+        let _ =
+            self.held_until.compare_exchange(NEVER_HELD, until_ms.max(RELEASED), Ordering::Relaxed, Ordering::Relaxed);
+    }
+
+    fn release(&self) {
+        self.held_until.store(RELEASED, Ordering::Relaxed);
+    }
+}
+
+/// Holds an endpoint back while it lives: see [`Balancer::hold_back`](super::Balancer::hold_back).
+#[derive(Debug)]
+#[must_use = "dropped, it holds nothing back"]
+pub struct HeldBack(pub(super) Arc<State>);
+
+impl Drop for HeldBack {
+    fn drop(&mut self) {
+        self.0.release();
     }
 }
 

@@ -28,5 +28,5 @@ mod set;
 mod tests;
 
 pub use balancer::{Balancer, BalancerView, Finished, NoEndpoint, NoEndpointReason, Pick};
-pub use endpoint::{Endpoint, EndpointKey, EndpointSpec, EndpointView, Health, PlainAddr, Reach};
+pub use endpoint::{Endpoint, EndpointKey, EndpointSpec, EndpointView, Health, HeldBack, PlainAddr, Reach};
 pub use policy::{BalancePolicy, OutlierPolicy, PickRequest, TryResult};

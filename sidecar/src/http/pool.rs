@@ -10,7 +10,7 @@
 //!
 //! A limit is exact: connections are counted from before they are dialled until they are closed, tunnels included. Every
 //! connection lives on the worker that opened it. A worker prefers its own; it takes another's idle HTTP/1 connection
-//! rather than dial, and another's HTTP/2 streams where the limit leaves no other way ([`PoolSettings::per_worker`]). One
+//! rather than dial, and another's HTTP/2 streams until it has a connection of its own ([`PoolSettings::per_worker`]). One
 //! lock, held for bookkeeping only: never across I/O or the end of an HTTP/1 connection.
 //!
 //! A backend's limits ([`Pool::limited`]) hold for all its pools together. A request waits for a connection to its own
@@ -60,8 +60,8 @@ pub struct PoolSettings {
     /// What the first connection is expected to speak; later the last one tells. With HTTP/2, requests that come while it
     /// is opened wait for its streams instead of opening one each.
     pub expect: Proto,
-    /// Each worker opens HTTP/2 connections of its own while the limit allows, rather than using another's, which costs a
-    /// wake-up across threads for every frame. Default true.
+    /// Each worker opens HTTP/2 connections of its own while the limit allows, since another's cost a wake-up across
+    /// threads for every frame. No request waits for that: another's carries it meanwhile. Default true.
     pub per_worker: bool,
     /// The server is the app of this pod: a reset tells whether it read an HTTP/1 request (`h1/unread.rs`). Default false.
     pub to_app: bool,
@@ -310,8 +310,11 @@ impl Waiting<'_> {
                     // Closed by the server while it was idle: dropping it tells the count. Its place among the waiters is
                     // kept, so that nobody overtakes while it looks again.
                 }
-                Choice::H2(handle, permit) => {
+                Choice::H2(handle, permit, own) => {
                     self.served(state, now);
+                    if let Some(place) = own {
+                        self.attempt(place, connect);
+                    }
                     return Poll::Ready(Ok((Lease::H2(handle, permit), now)));
                 }
                 Choice::Failed(error) => {
@@ -327,8 +330,7 @@ impl Waiting<'_> {
                     self.wait.held.store(!state.is_connecting(), Ordering::Relaxed);
                     drop(state);
                     for place in places {
-                        let attempt = Attempt(Some((Arc::clone(self.shared), place)));
-                        tokio::spawn(attempt.run(connect()));
+                        self.attempt(place, connect);
                     }
                     if short {
                         self.shared.queue();
@@ -337,6 +339,15 @@ impl Waiting<'_> {
                 }
             }
         }
+    }
+
+    fn attempt<C, F>(&self, place: ConnectionGuard, connect: &C)
+    where
+        C: Fn() -> F + Send,
+        F: Future<Output = Result<Connected, ConnectError>> + Send + 'static,
+    {
+        let attempt = Attempt(Some((Arc::clone(self.shared), place)));
+        tokio::spawn(attempt.run(connect()));
     }
 
     /// It has what it waited for, if it had to wait.

@@ -38,6 +38,9 @@ use crate::tcp;
 /// Most pools at a time. Past it, idle ones are dropped first.
 pub const MAX_POOLS: usize = 20_000;
 
+/// For how long a new endpoint is held back while it is connected to: as long as connecting may take.
+const HELD_BACK: Duration = Duration::from_secs(5);
+
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 struct PoolKey {
     /// [`Endpoint::id`]
@@ -185,10 +188,19 @@ impl Upstreams {
         pools.iter().any(|(key, entry)| key.proto == Proto::H2 && entry.backend == *backend && entry.pool.is_in_use())
     }
 
-    /// Connects to a meshed endpoint before there is a request for it, unless this worker is connected to it already.
+    /// Connects to a meshed endpoint before there is a request for it, unless this worker is connected to it already. A new
+    /// one is held back meanwhile.
     pub(super) fn warm(outbound: &Arc<Outbound>, backend: &Arc<Backend>, endpoint: &Arc<Endpoint>) {
         let pool = outbound.upstreams.pool(backend, endpoint, Proto::H2);
-        pool.warm(|| connect(outbound, backend, endpoint, Proto::H2));
+        pool.warm(|| {
+            let held = backend.balancer.hold_back(endpoint, Instant::now().into_std(), HELD_BACK);
+            let connecting = connect(outbound, backend, endpoint, Proto::H2);
+            async move {
+                let connected = connecting.await;
+                drop(held);
+                connected
+            }
+        });
     }
 
     /// Takes an endpoint's connections out of use: one of them has gone silent, and the others lead the same way, whether

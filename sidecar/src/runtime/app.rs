@@ -5,15 +5,22 @@
 //! for [`QUIET`] is taken for its end. That is a guess for an app that says goodbye to somebody after longer silence; a
 //! native sidecar needs none, for kubelet keeps the order.
 //!
+//! The list costs milliseconds, however short it is: the kernel walks the whole machine's table for it. How many sockets there
+//! are (`/proc/net/sockstat`) is kept by the namespace and costs nothing, so the list is read when that changes, and every
+//! [`LIST_EVERY`] in case one of ours took the place of one of the app's. Many pods may end at once.
+//!
 //! Bound: one line at a time; the first socket that is the app's ends the look.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader};
 use std::time::Duration;
+
+use tokio::time::Instant;
 
 /// No socket of the app for this long: it has ended.
 const QUIET: Duration = Duration::from_secs(2);
 const LOOK_EVERY: Duration = Duration::from_millis(100);
+const LIST_EVERY: Duration = Duration::from_secs(1);
 /// `/proc/net/tcp`: the columns we read.
 const UID: usize = 7;
 const INODE: usize = 9;
@@ -21,18 +28,40 @@ const INODE: usize = 9;
 /// Resolves when the app has no sockets any more. Where that cannot be seen it never does, and time is the limit.
 pub(super) async fn gone() {
     let own = nix::unistd::geteuid().as_raw();
-    let mut silent = Duration::ZERO;
-    while silent < QUIET {
-        match has_sockets(own) {
-            Ok(true) => silent = Duration::ZERO,
-            Ok(false) => silent += LOOK_EVERY,
-            Err(error) => {
-                tracing::warn!(%error, "cannot see whether the app has ended; staying for --drain-seconds");
-                return std::future::pending().await;
+    let mut last: Option<(Counts, Instant)> = None;
+    // When it was first seen without any.
+    let mut silent_since = None;
+    loop {
+        let (counts, now) = (counts(), Instant::now());
+        if last.is_none_or(|(seen, at)| seen != counts || now >= at + LIST_EVERY) {
+            match has_sockets(own) {
+                Ok(true) => silent_since = None,
+                Ok(false) => silent_since = silent_since.or(Some(now)),
+                Err(error) => {
+                    tracing::warn!(%error, "cannot see whether the app has ended; staying for --drain-seconds");
+                    return std::future::pending().await;
+                }
             }
+            last = Some((counts, now));
+        }
+        if silent_since.is_some_and(|since| now >= since + QUIET) {
+            return;
         }
         tokio::time::sleep(LOOK_EVERY).await;
     }
+}
+
+/// How many TCP sockets the namespace has, ours included, of IPv4 and of IPv6. `None`: not told, which never changes.
+type Counts = [Option<u64>; 2];
+
+fn counts() -> Counts {
+    [("/proc/net/sockstat", "TCP: inuse "), ("/proc/net/sockstat6", "TCP6: inuse ")]
+        .map(|(path, before)| in_use(&fs::read_to_string(path).ok()?, before))
+}
+
+fn in_use(sockstat: &str, before: &str) -> Option<u64> {
+    let rest = sockstat.lines().find_map(|line| line.strip_prefix(before))?;
+    rest.split_ascii_whitespace().next()?.parse().ok()
 }
 
 fn has_sockets(own: u32) -> io::Result<bool> {
@@ -101,6 +130,15 @@ mod tests {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let own = nix::unistd::geteuid().as_raw();
         assert!(has_sockets(own + 1).unwrap(), "to anybody else, this test's listener is the app's");
+        assert!(counts()[0].is_some_and(|sockets| sockets > 0), "{:?}", counts());
         drop(listener);
+    }
+
+    #[test]
+    fn sockets_in_use_are_told_for_each_family() {
+        let v4 = "sockets: used 41\nTCP: inuse 5 orphan 0 tw 3 alloc 9 mem 1\nUDP: inuse 2 mem 0\n";
+        assert_eq!(in_use(v4, "TCP: inuse "), Some(5));
+        assert_eq!(in_use("TCP6: inuse 7\nUDP6: inuse 1\n", "TCP6: inuse "), Some(7));
+        assert_eq!([in_use("", "TCP: inuse "), in_use("TCP: inuse many", "TCP: inuse ")], [None, None]);
     }
 }

@@ -11,7 +11,7 @@
 //! ```
 //!
 //! The spinner is a task ([`keep`]) of the worker's own runtime: what is ready goes first, and it is polled once for each look
-//! at the sockets. Where no spinner runs (tests, `--busy-poll off`, which is the default, a CPU limit below one core: [`is_below_one_core`])
+//! at the sockets. Where no spinner runs (tests, `--busy-poll off`, a CPU limit below one core: [`is_below_one_core`])
 //! nothing is measured.
 
 mod decide;

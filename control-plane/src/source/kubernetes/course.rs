@@ -315,8 +315,7 @@ mod tests {
         let mut course = Course::new(SERVICE);
         let mut waits = || course.on_failure(&unreachable, now, 0.0).wait;
         assert_eq!([waits(), waits(), waits(), waits(), waits(), waits()], [100, 200, 400, 800, 1000, 1000].map(ms));
-        let forbidden =
-            Failure::Forbidden { verb: "watch", resource: "services".to_owned(), message: String::new() };
+        let forbidden = Failure::Forbidden { verb: "watch", resource: "services".to_owned(), message: String::new() };
         for _ in 1..STARTING {
             assert_eq!(course.on_failure(&forbidden, now, 0.0).wait, ms(1000), "it was away, and starts now");
         }

@@ -118,3 +118,36 @@ fn the_snapshot_serializes() {
     assert!((json["endpoints"][0]["ewma_ms"].as_f64().unwrap() - 4.0).abs() < 0.01);
     assert!(json["endpoints"][1]["ewma_ms"].is_null());
 }
+
+#[test]
+fn a_new_endpoint_is_held_back_while_it_is_connected_to_where_there_is_another() {
+    let mut world = World::of(3);
+    let all = world.balancer.endpoints();
+    let held = world.balancer.hold_back(&all[2], world.now, ms(5000));
+    let seen = |world: &mut World| -> Vec<u8> {
+        let mut seen: Vec<u8> = world.shares(200).into_keys().collect();
+        seen.sort_unstable();
+        seen
+    };
+    assert_eq!(seen(&mut world), [1, 2]);
+    // What was tried already is worse than one that is being connected to.
+    let avoid = [key(1), key(2)];
+    let pick = world.pick_for(PickRequest { avoid: &avoid, ..PickRequest::default() }).unwrap();
+    assert_eq!(id(&pick), 3);
+    drop(pick);
+    drop(held);
+    assert_eq!(seen(&mut world), [1, 2, 3], "connected");
+    let _again = world.balancer.hold_back(&all[2], world.now, ms(5000));
+    assert_eq!(seen(&mut world), [1, 2, 3], "it has been reached before");
+
+    let held: Vec<_> = all[..2].iter().map(|one| world.balancer.hold_back(one, world.now, ms(5000))).collect();
+    assert_eq!(seen(&mut world), [3]);
+    world.update([spec(1), spec(2)]);
+    assert_eq!(seen(&mut world), [1, 2], "there is no other");
+    world.update([spec(1), spec(2), spec(4)]);
+    assert_eq!(seen(&mut world), [4]);
+    world.now += ms(5000);
+    assert_eq!(seen(&mut world), [1, 2, 4], "for so long only");
+    assert_eq!(world.balancer.panics_total(), 0);
+    drop(held);
+}

@@ -98,7 +98,8 @@ pub(super) struct State {
 /// What a request gets.
 pub(super) enum Choice {
     H1(Idle),
-    H2(Handle, Permit),
+    /// With the place for an attempt to be started, if the connection is another worker's.
+    H2(Handle, Permit, Option<ConnectionGuard>),
     /// The attempt it waited for failed.
     Failed(ConnectError),
     Draining,
@@ -172,7 +173,7 @@ impl State {
                 return Choice::H1(idle);
             }
             if let Some((handle, permit)) = self.take_h2(worker, now, MakeDo::IfNeeded) {
-                return Choice::H2(handle, permit);
+                return Choice::H2(handle, permit, self.begin_own(worker, now));
             }
         }
         let ticket = match place {
@@ -212,7 +213,7 @@ impl State {
             && let Some((handle, permit)) = self.take_h2(worker, now, MakeDo::Yes)
         {
             // The place that it hoped for has just gone.
-            return Choice::H2(handle, permit);
+            return Choice::H2(handle, permit, None);
         }
         self.connecting += places.len();
         Choice::Wait { ticket, places, short }
@@ -240,15 +241,26 @@ impl State {
             self.h2.iter_mut().filter(|connection| connection.handle.capacity() > 0).min_by_key(|connection| {
                 (connection.handle.is_busy_large(), connection.worker != worker, usize::MAX - connection.handle.open())
             })?;
-        let unloved = best.handle.is_busy_large() || (self.per_worker && best.worker != worker);
         let can_open = has_room || self.connecting > 0;
-        let must_make_do = make_do == MakeDo::Yes || self.failed_at.is_some_and(|failed| now < failed + MAKE_DO);
-        if unloved && can_open && !must_make_do {
+        let must_make_do = make_do == MakeDo::Yes || self.has_just_failed(now);
+        if best.handle.is_busy_large() && can_open && !must_make_do {
             return None;
         }
         let permit = best.handle.reserve()?;
         best.idle_since = None;
         Some((best.handle.clone(), permit))
+    }
+
+    /// A place for a connection of this worker's own, whose requests are carried by another's meanwhile: nobody waits for a
+    /// handshake where there is a connection, and a server that is slow to shake hands is just the one to wait for long.
+    fn begin_own(&mut self, worker: Worker, now: Instant) -> Option<ConnectionGuard> {
+        let wanted = self.per_worker && self.connecting == 0 && self.spare.is_empty() && !self.has_just_failed(now);
+        if wanted { self.begin_unasked(worker) } else { None }
+    }
+
+    /// Whether to make do with what there is: the last attempt failed a moment ago.
+    fn has_just_failed(&self, now: Instant) -> bool {
+        self.failed_at.is_some_and(|failed| now < failed + MAKE_DO)
     }
 
     /// How many more connections the waiters need than there are and are being opened, within the limit. They are woken
@@ -308,9 +320,10 @@ impl State {
         self.queued && !self.starving && self.open + self.connecting == 0
     }
 
-    /// A place for an attempt that no request has asked for, if this worker has no connection and there is room.
+    /// A place for an attempt that no request waits for, if this worker has no connection with a stream left and there is
+    /// room.
     pub(super) fn begin_unasked(&mut self, worker: Worker) -> Option<ConnectionGuard> {
-        let has_one = self.h2.iter().any(|connection| connection.worker == worker);
+        let has_one = self.h2.iter().any(|connection| connection.worker == worker && connection.handle.capacity() > 0);
         if has_one || self.draining || self.room() == 0 {
             return None;
         }

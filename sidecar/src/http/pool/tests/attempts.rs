@@ -163,3 +163,45 @@ async fn a_panicking_connector_is_a_failed_attempt() {
     assert!(matches!(error.kind, SendErrorKind::Connect(_)), "{error:?}");
     assert_eq!(pool.sizes(), Sizes::default());
 }
+
+/// Another worker's connection serves at once, while this worker's own is opened, and it is opened once.
+#[test]
+fn nobody_waits_for_a_handshake_where_another_worker_has_a_connection() {
+    let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let pool = Pool::new(PoolSettings { per_worker: true, ..settings(Proto::H2) });
+    let (endpoint, mut arrivals) = Endpoint::new(Proto::H2);
+    let (finish, finished) = std::sync::mpsc::channel::<()>();
+    let (started, begun) = std::sync::mpsc::channel();
+    let first = {
+        let (endpoint, pool) = (endpoint.clone(), pool.clone());
+        std::thread::spawn(move || {
+            runtime().block_on(async move {
+                let sent = endpoint.send(&pool, "/first");
+                arrivals.recv().await.unwrap();
+                endpoint.go.notify_one();
+                sent.await.unwrap().unwrap();
+                started.send(()).unwrap();
+                // Goes on serving the other worker's requests.
+                while finished.try_recv().is_err() {
+                    endpoint.go.notify_waiters();
+                    tokio::time::sleep(Duration::from_millis(1)).await;
+                }
+            });
+        })
+    };
+    begun.recv().unwrap();
+    runtime().block_on(async {
+        let shaking_hands = Arc::new(AtomicUsize::new(0));
+        let connect = || {
+            shaking_hands.fetch_add(1, Ordering::Relaxed);
+            std::future::pending()
+        };
+        for path in ["/second", "/third"] {
+            let sent = tokio::time::timeout(Duration::from_secs(5), pool.send(request(path), connect)).await;
+            assert_eq!(sent.expect("it waits for a handshake").unwrap().status(), 200);
+        }
+        assert_eq!((shaking_hands.load(Ordering::Relaxed), pool.sizes().connecting), (1, 1));
+    });
+    finish.send(()).unwrap();
+    first.join().unwrap();
+}
