@@ -235,6 +235,7 @@ impl State {
             let expired = connection.expires.is_some_and(|expires| now >= expires) && connection.handle.opened() > 0;
             connection.handle.is_usable() && connection.handle.opened() < max_requests && !expired
         });
+        let must_make_do = make_do == MakeDo::Yes || self.has_just_failed(now);
         let has_room = self.room() > 0 && (!self.spare.is_empty() || self.limits.has_room());
         // Lower is better: without large streams first, then this worker's own, then the fullest (so that others empty).
         let best =
@@ -242,7 +243,6 @@ impl State {
                 (connection.handle.is_busy_large(), connection.worker != worker, usize::MAX - connection.handle.open())
             })?;
         let can_open = has_room || self.connecting > 0;
-        let must_make_do = make_do == MakeDo::Yes || self.has_just_failed(now);
         if best.handle.is_busy_large() && can_open && !must_make_do {
             return None;
         }
