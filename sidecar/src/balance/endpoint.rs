@@ -81,7 +81,7 @@ pub(super) struct State {
     in_flight: AtomicU32,
     pub(super) latency: Latency,
     pub(super) standing: Standing,
-    /// Until when it is held back (ms since the balancer's epoch); [`NEVER_HELD`] before it was.
+    /// Until when it is held back (ms since the balancer's epoch, and [`RELEASED`] more); [`NEVER_HELD`] before it was.
     held_until: AtomicU64,
 }
 
@@ -120,14 +120,14 @@ impl State {
 
     /// Whether another is to be picked, if there is one.
     pub(super) fn is_held(&self, ms: u64) -> bool {
-        self.held_until.load(Ordering::Relaxed) > ms
+        self.held_until.load(Ordering::Relaxed) > ms + RELEASED
     }
 
     /// Once in its life: who has been reached before is not held back.
     pub(super) fn hold(&self, until_ms: u64) {
         // Lost: another worker holds it, or did. Relaxed: a preference, and nothing else is published through it.
-        let _ =
-            self.held_until.compare_exchange(NEVER_HELD, until_ms.max(RELEASED), Ordering::Relaxed, Ordering::Relaxed);
+        let until = until_ms.saturating_add(RELEASED);
+        let _ = self.held_until.compare_exchange(NEVER_HELD, until, Ordering::Relaxed, Ordering::Relaxed);
     }
 
     fn release(&self) {
