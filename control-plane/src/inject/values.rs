@@ -135,9 +135,15 @@ fn billionths(text: &str) -> Option<u128> {
     }
 }
 
+/// The longest directives, in bytes, as the sidecar takes them.
+const MAX_DIRECTIVES: usize = 512;
+
 /// What to log: `error`, `warn`, `info`, `debug`, `trace`, or directives as the sidecar's `WEFT_LOG` takes them.
 pub fn log_level(text: &str) -> Result<String, String> {
     let text = text.trim();
+    if text.len() > MAX_DIRECTIVES {
+        return Err(format!("it has {} bytes, and directives have {MAX_DIRECTIVES} at most", text.len()));
+    }
     let wrong = || {
         format!(
             "`{}` is not a level (error, warn, info, debug, trace) or directives such as info,weft=debug",
@@ -147,7 +153,8 @@ pub fn log_level(text: &str) -> Result<String, String> {
     if text.is_empty() {
         return Err(wrong());
     }
-    tracing_subscriber::EnvFilter::try_new(text).map_err(|_| wrong())?;
+    // No regular expressions: one of 30 bytes can become an automaton of gigabytes, and anybody may annotate a pod.
+    tracing_subscriber::EnvFilter::builder().with_regex(false).parse(text).map_err(|_| wrong())?;
     // A single word that is no level would be taken as a module's name, and then nothing would be logged.
     let levels = ["off", "error", "warn", "info", "debug", "trace"];
     let word = !text.contains([',', '=']);
@@ -252,6 +259,7 @@ mod tests {
         let ports: Read = |text| Ok(format!("{}", list(text, |part| part.parse::<PortRange>())?.len()));
         let one_port: Read = |text| port(text).map(|port| port.to_string());
         let range: Read = |text| cidr(text).map(|range| range.to_string());
+        let long = format!("weft{}=debug", "::x".repeat(170).get(1..).unwrap_or_default());
         let rows: &[(Read, &str, Result<&str, &str>)] = &[
             (ports, "5432, 9000-9010,", Ok("2")),
             (ports, "", Ok("0")),
@@ -267,6 +275,10 @@ mod tests {
             (range, "example.com", Err("such as 10.0.0.0/8")),
             (log_level, "debug", Ok("debug")),
             (log_level, "info,weft_sidecar::http=trace", Ok("info,weft_sidecar::http=trace")),
+            // What would be no regular expression is taken as it is, and what would be a bomb is not lit.
+            (log_level, "[{x=a(}]=info", Ok("[{x=a(}]=info")),
+            (log_level, "[{x=a.........................}]=info", Ok("[{x=a.........................}]=info")),
+            (log_level, &long, Err("it has 519 bytes, and directives have 512 at most")),
             (log_level, "loud", Err("error, warn, info")),
             (log_level, "", Err("error, warn, info")),
             (log_level, "a=b=c", Err("error, warn, info")),
