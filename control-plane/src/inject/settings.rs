@@ -365,6 +365,9 @@ impl Wrong {
     }
 
     fn all<T>(&mut self, key: &str, words: &[Word], one: impl Fn(&str) -> Result<T, String>) -> Vec<T> {
+        if self.check(key, values::at_most(words.len())).is_none() {
+            return Vec::new();
+        }
         words.iter().filter_map(|word| self.check(key, one(&word.to_string()))).collect()
     }
 }
@@ -490,6 +493,7 @@ excludeNamespaces: [Not_One]
     fn what_is_no_such_file_says_where() {
         for (text, part) in [
             ("nativ: true", "nativ"),
+            (&format!("excludeOutboundCidrs: [{}]", "10.0.0.1,".repeat(257)), "excludeOutboundCidrs: it has 257 entries"),
             ("sidecarMode: sometimes", "sometimes"),
             ("cni: perhaps", "cni"),
             ("resources: {limits: {disk: 1}}", "disk"),

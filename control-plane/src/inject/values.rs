@@ -62,9 +62,22 @@ pub fn cidr(text: &str) -> Result<IpNet, String> {
         .map_err(|_| format!("`{}` is not an address range such as 10.0.0.0/8 or fd00::/8", shortened(text)))
 }
 
-/// `a,b,c` with blanks and empty parts left out, each part read by `one`.
+/// The longest list: what the redirection takes in all.
+pub const MAX_ENTRIES: usize = 256;
+
+/// `a,b,c` with blanks and empty parts left out, each part read by `one`. Of more than [`MAX_ENTRIES`] parts none is.
 pub fn list<T>(text: &str, one: impl Fn(&str) -> Result<T, String>) -> Result<Vec<T>, String> {
-    text.split(',').map(str::trim).filter(|part| !part.is_empty()).map(one).collect()
+    let parts = || text.split(',').map(str::trim).filter(|part| !part.is_empty());
+    at_most(parts().count())?;
+    parts().map(one).collect()
+}
+
+/// Whether a list may have so many entries: an annotation has room for tens of thousands, and some are worked on for long.
+pub fn at_most(entries: usize) -> Result<(), String> {
+    if entries > MAX_ENTRIES {
+        return Err(format!("it has {entries} entries, and {MAX_ENTRIES} at most are taken: use ranges, or wider ones"));
+    }
+    Ok(())
 }
 
 /// An amount as Kubernetes writes it (`100m`, `64Mi`, `1e3`): kept as written, compared by what it is worth.
@@ -259,10 +272,13 @@ mod tests {
         let ports: Read = |text| Ok(format!("{}", list(text, |part| part.parse::<PortRange>())?.len()));
         let one_port: Read = |text| port(text).map(|port| port.to_string());
         let range: Read = |text| cidr(text).map(|range| range.to_string());
+        let many = |ports: u16| (1..=ports).map(|port| port.to_string()).collect::<Vec<_>>().join(", ");
         let long = format!("weft{}=debug", "::x".repeat(170).get(1..).unwrap_or_default());
         let rows: &[(Read, &str, Result<&str, &str>)] = &[
             (ports, "5432, 9000-9010,", Ok("2")),
             (ports, "", Ok("0")),
+            (ports, &many(256), Ok("256")),
+            (ports, &many(257), Err("it has 257 entries, and 256 at most are taken")),
             (ports, "0", Err("a range such as 9000-9010")),
             (ports, "10-9", Err("a range such as 9000-9010")),
             (ports, "http", Err("`http` is not a port")),
