@@ -192,6 +192,23 @@ fn some_pods_are_left_alone_and_their_owners_told() {
 }
 
 #[test]
+fn what_programs_the_network_has_the_administrators_image() {
+    let text = "{metadata: {annotations: {weft.dev/image: 'mine:1'}}, spec: {containers: [{name: app}]}}";
+    let images = |mode: &str| {
+        let (patched, _) = inject(text, &format!("{{allowImageAnnotation: true, sidecarMode: {mode}}}"));
+        let lists = ["/spec/initContainers", "/spec/containers"].map(|list| patched.pointer(list).cloned());
+        let all = lists.into_iter().flatten().flat_map(|list| list.as_array().cloned().unwrap_or_default());
+        all.map(|container| (container["name"].clone(), container["image"].clone())).collect::<Vec<_>>()
+    };
+    for mode in ["native", "classic"] {
+        let images = images(mode);
+        let image = |name: &str| images.iter().find(|(given, _)| given == name).map(|(_, image)| image.clone());
+        assert_eq!(image(REDIRECT), Some(InjectSettings::default().image.into()), "{mode}");
+        assert_eq!(image(SIDECAR), Some("mine:1".into()), "{mode}");
+    }
+}
+
+#[test]
 fn a_pod_that_cannot_be_meshed_is_refused_with_the_reason() {
     let annotated = |annotation: &str| {
         format!("{{metadata: {{annotations: {{{annotation}}}}}, spec: {{containers: [{{name: app}}]}}}}")

@@ -75,7 +75,9 @@ pub fn list<T>(text: &str, one: impl Fn(&str) -> Result<T, String>) -> Result<Ve
 /// Whether a list may have so many entries: an annotation has room for tens of thousands, and some are worked on for long.
 pub fn at_most(entries: usize) -> Result<(), String> {
     if entries > MAX_ENTRIES {
-        return Err(format!("it has {entries} entries, and {MAX_ENTRIES} at most are taken: use ranges, or wider ones"));
+        return Err(format!(
+            "it has {entries} entries, and {MAX_ENTRIES} at most are taken: use ranges, or wider ones"
+        ));
     }
     Ok(())
 }
@@ -202,16 +204,18 @@ pub fn image(text: &str) -> Result<String, String> {
     Ok(text.to_owned())
 }
 
-/// Dotted labels of lower-case letters, digits and `-`.
+/// Whether it is a label of a DNS name (RFC 1123), as a namespace's name is: lower-case letters, digits and `-`, 63 at most.
+pub fn is_label(text: &str) -> bool {
+    !text.is_empty()
+        && text.len() <= 63
+        && !text.starts_with('-')
+        && !text.ends_with('-')
+        && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+}
+
+/// Dotted labels.
 pub fn dns_name(text: &str) -> Result<String, String> {
-    let label = |label: &str| {
-        !label.is_empty()
-            && label.len() <= 63
-            && !label.starts_with('-')
-            && !label.ends_with('-')
-            && label.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
-    };
-    if text.len() <= 253 && text.split('.').all(label) {
+    if text.len() <= 253 && text.split('.').all(is_label) {
         Ok(text.to_owned())
     } else {
         Err(format!("`{}` is no DNS name", shortened(text)))
