@@ -165,19 +165,19 @@ mod tests {
         let limits = Limits { total: 4, per_source: 3, kept: 0 };
         let kept = Limits { kept: 1, ..limits };
         // Who comes, one after the other; whose place (counted from 0) the last one gets: None where one was free.
+        type Row<'a> = (&'a str, Limits, &'a [u8], Result<Option<usize>, Full>);
         #[rustfmt::skip]
-        let rows: [(&str, Limits, &[u8], Result<Option<usize>, Full>); 10] = [
-            ("places are free",                               limits, &[1, 1, 1],       Ok(None)),
-            ("too much of one: its own oldest",               limits, &[1, 1, 1, 1],    Ok(Some(0))),
-            ("too much of one, when full: its own oldest",    limits, &[2, 1, 1, 1, 1], Ok(Some(1))),
-            ("full: the oldest of whoever has most",          limits, &[1, 2, 2, 3, 4], Ok(Some(1))),
-            ("full, and it has most itself",                  limits, &[1, 2, 2, 3, 2], Ok(Some(1))),
-            ("full, and two have most: the older one's",      limits, &[2, 1, 1, 2, 3], Ok(Some(0))),
-            ("full, and all have one: the oldest",            limits, &[4, 3, 2, 1, 5], Ok(Some(0))),
-            ("full, and all have one, which they keep",       kept,   &[4, 3, 2, 1, 5], Err(Full)),
-            ("full, and one has more than it keeps",          kept,   &[4, 3, 1, 1, 5], Ok(Some(2))),
-            ("none is no limit that anybody means",
-                Limits { total: 0, per_source: 0, kept: 0 },          &[1, 2],          Ok(Some(0))),
+        let rows: [Row<'_>; 10] = [
+            ("places are free", limits, &[1, 1, 1], Ok(None)),
+            ("too much of one: its own oldest", limits, &[1, 1, 1, 1], Ok(Some(0))),
+            ("too much of one, when full: its own oldest", limits, &[2, 1, 1, 1, 1], Ok(Some(1))),
+            ("full: the oldest of whoever has most", limits, &[1, 2, 2, 3, 4], Ok(Some(1))),
+            ("full, and it has most itself", limits, &[1, 2, 2, 3, 2], Ok(Some(1))),
+            ("full, and two have most: the older one's", limits, &[2, 1, 1, 2, 3], Ok(Some(0))),
+            ("full, and all have one: the oldest", limits, &[4, 3, 2, 1, 5], Ok(Some(0))),
+            ("full, and all have one, which they keep", kept, &[4, 3, 2, 1, 5], Err(Full)),
+            ("full, and one has more than it keeps", kept, &[4, 3, 1, 1, 5], Ok(Some(2))),
+            ("none is no limit that anybody means", Limits { total: 0, per_source: 0, kept: 0 }, &[1, 2], Ok(Some(0))),
         ];
         for (row, limits, callers, expected) in rows {
             let places = Places::new(limits);
@@ -212,8 +212,9 @@ mod tests {
             total in 1..8_usize, per_source in 1..5_usize, kept in 0..3_usize,
         ) {
             let places = Places::new(Limits { total, per_source, kept });
-            let mut held: Vec<(u8, Place<Arc<()>>, Weak<()>)> = Vec::new();
-            let alive = |held: &[(u8, Place<Arc<()>>, Weak<()>)], caller| {
+            type Held = (u8, Place<Arc<()>>, Weak<()>);
+            let mut held: Vec<Held> = Vec::new();
+            let alive = |held: &[Held], caller| {
                 held.iter().filter(|(of, _, handle)| *of == caller && handle.strong_count() > 0).count()
             };
             for (caller, leaves, which) in steps {
