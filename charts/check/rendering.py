@@ -57,6 +57,7 @@ injection:
   excludeOutboundPorts: [5432, 9000-9010]
   excludeOutboundCidrs: [169.254.169.254/32]
   includeOutboundCidrs: [10.0.0.0/8]
+  allowImageAnnotation: true
   sidecar:
     image: registry.example.com/sidecar@sha256:0000000000000000000000000000000000000000000000000000000000000000
     resources: {requests: {cpu: 100m, memory: 64Mi}, limits: {cpu: 1, memory: 512Mi}}

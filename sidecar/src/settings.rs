@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ipnet::IpNet;
+use tracing_subscriber::EnvFilter;
 use weft_proto::{InvalidSpiffeId, SpiffeId, ports};
 
 use crate::admin::probe::{self, BadProbe, ProbeSpecs};
@@ -237,8 +238,8 @@ impl Settings {
         {
             bad.push(BadSetting::ControlPlane(args.control_plane.clone()));
         }
-        if let Err(error) = tracing_subscriber::EnvFilter::try_new(&args.log_level) {
-            bad.push(BadSetting::Log(args.log_level.clone(), error.to_string()));
+        if let Err(why) = log_filter(&args.log_level) {
+            bad.push(BadSetting::Log(args.log_level.clone(), why));
         }
         let probes = probe::parse(&args.probes).unwrap_or_else(|wrong| {
             bad.extend(wrong.into_iter().map(BadSetting::from));
@@ -253,6 +254,21 @@ impl Settings {
             _ => Err(BadSettings(bad)),
         }
     }
+}
+
+/// The longest log directives, in bytes.
+const MAX_DIRECTIVES: usize = 512;
+
+/// What log directives let through. What they ask of a span's fields is taken literally: as a regular expression, 30 bytes
+/// could become an automaton of gigabytes, and whoever may annotate a pod or reach its `POST /log` can write them.
+///
+/// # Errors
+/// What is wrong with them.
+pub fn log_filter(directives: &str) -> Result<EnvFilter, String> {
+    if directives.len() > MAX_DIRECTIVES {
+        return Err(format!("{} bytes, and directives have {MAX_DIRECTIVES} at most", directives.len()));
+    }
+    EnvFilter::builder().with_regex(false).parse(directives).map_err(|error| error.to_string())
 }
 
 /// A ConfigMap or a token may come after us, into a folder that is mounted before: the file is waited for, its folder not.
@@ -306,6 +322,27 @@ mod tests {
             assert!(text.contains(part), "{part} is missing in {text}");
         }
     }
+
+    #[test]
+    fn log_directives_are_short_and_hold_no_regular_expression() {
+        let long = format!("weft={},info", "::x".repeat(170));
+        #[rustfmt::skip]
+        let rows: &[(&str, Result<&str, &str>)] = &[
+            ("info,weft_sidecar::http=trace",              Ok("weft_sidecar::http=trace,info")),
+            ("[{x=a(}]=info",                              Ok("[{x=a(}]=info")),
+            ("[{x=a.........................}]=info",      Ok("[{x=a.........................}]=info")),
+            ("a=b=c",                                      Err("error parsing level filter")),
+            (&long,                                        Err("520 bytes, and directives have 512 at most")),
+        ];
+        for (directives, expected) in rows {
+            match (log_filter(directives), expected) {
+                (Ok(filter), Ok(expected)) => assert_eq!(filter.to_string(), *expected, "{directives}"),
+                (Err(why), Err(part)) => assert!(why.contains(part), "{directives}: {why}"),
+                (found, expected) => panic!("{directives}: {found:?} is not {expected:?}"),
+            }
+        }
+    }
+
     #[test]
     fn a_file_that_is_still_to_come_is_no_bad_setting() {
         let folder = tempfile::tempdir().unwrap();

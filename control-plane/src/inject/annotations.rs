@@ -42,7 +42,7 @@ pub const KNOWN: [(&str, &str, &str); 14] = [
     (MEMORY_REQUEST, "an amount: 64Mi, or none", "the sidecar's memory request"),
     (MEMORY_LIMIT, "an amount: 512Mi, or none", "the sidecar's memory limit"),
     (LOG_LEVEL, "error, warn, info, debug, trace, or directives", "what the sidecar logs"),
-    (IMAGE, "an image", "the sidecar's image"),
+    (IMAGE, "an image", "the sidecar's image; refused unless injection.allowImageAnnotation is true"),
     (TRACE_SAMPLING, "a percentage: 1%", "the share of the app's own requests that start a trace"),
     (DRAIN_SECONDS, "whole seconds: 20", "how long the sidecar's drain may take; the grace period less 2 s"),
     (SIDECAR_MODE, "native or classic", "how the sidecar runs; on a Job's pod, classic injects it all the same"),
@@ -63,7 +63,7 @@ pub struct Asked {
     pub resources: Resources,
     /// What it logs.
     pub log_level: String,
-    /// Its image.
+    /// Its image; that of the redirection is the settings', whatever is asked.
     pub image: String,
     /// The share of requests that start a trace.
     pub trace_sampling: Option<String>,
@@ -122,7 +122,9 @@ impl Asked {
             exclude_outbound_cidrs,
             resources,
             log_level: all.read(LOG_LEVEL, values::log_level)?.unwrap_or_else(|| settings.log_level.clone()),
-            image: all.read(IMAGE, values::image)?.unwrap_or_else(|| settings.image.clone()),
+            image: all
+                .read(IMAGE, |text| image(text, settings.allow_image_annotation))?
+                .unwrap_or_else(|| settings.image.clone()),
             trace_sampling: all.read(TRACE_SAMPLING, values::percentage)?.or_else(|| settings.trace_sampling.clone()),
             drain_seconds: all.read(DRAIN_SECONDS, seconds)?,
             to_spell_out,
@@ -160,6 +162,17 @@ impl Annotations<'_> {
 
     fn of_pod(&self, annotation: &str) -> bool {
         self.pod.is_some_and(|all| all.contains_key(annotation))
+    }
+}
+
+/// What runs in our name is the administrator's choice, and pods' owners' where the administrator says so.
+fn image(text: &str, allowed: bool) -> Result<String, String> {
+    let image = values::image(text)?;
+    if allowed {
+        Ok(image)
+    } else {
+        Err("pods may not choose it; leave it out, or let them by injection.allowImageAnnotation, a value of the chart"
+            .to_owned())
     }
 }
 
@@ -249,6 +262,7 @@ mod tests {
             ("proxy-memory-limit",     "64MB",   "an amount such as 100m, 0.5 or 64Mi"),
             ("log-level",              "",       "error, warn, info, debug, trace"),
             ("image",                  "a b",    "an image such as weft.dev/sidecar"),
+            ("image",                  "a/b:1",  "let them by injection.allowImageAnnotation"),
             ("trace-sampling",         "0.1",    "a percentage such as 1%"),
             ("drain-seconds",          "20s",    "whole seconds, 86400 at most"),
             ("drain-seconds",          "86401",  "whole seconds, 86400 at most"),
@@ -270,7 +284,8 @@ mod tests {
 
     #[test]
     fn a_mistyped_annotation_is_pointed_out() {
-        let asked = read(&[("exclude-inbond-ports", "80"), ("image", "x"), ("injected", "{}")], &[], "").unwrap();
+        let asked =
+            read(&[("exclude-inbond-ports", "80"), ("drain-seconds", "9"), ("injected", "{}")], &[], "").unwrap();
         assert_eq!(asked.warnings, ["weft: annotation weft.dev/exclude-inbond-ports is none that injection knows"]);
     }
 

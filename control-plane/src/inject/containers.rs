@@ -136,7 +136,8 @@ pub(super) fn redirect(asked: &Asked, settings: &InjectSettings) -> Result<Optio
     list(&mut args, "--exclude-outbound-cidrs", &asked.exclude_outbound_cidrs);
     Ok(Some(json!({
         "name": REDIRECT,
-        "image": asked.image,
+        // Never what an annotation says: it is root, with NET_ADMIN.
+        "image": settings.image,
         "imagePullPolicy": settings.image_pull_policy,
         "command": [BINARY],
         "args": args,

@@ -304,7 +304,7 @@ pub enum Refusal {
 }
 
 /// As `weft-sidecar redirect` accepts at most.
-const MAX_EXCLUSIONS: usize = 256;
+const MAX_EXCLUSIONS: usize = values::MAX_ENTRIES;
 
 /// Decides what becomes of `pod`.
 ///

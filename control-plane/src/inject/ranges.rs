@@ -1,5 +1,5 @@
 //! "Only these address ranges" as exclusions: the redirection knows exceptions only, so what is not included is written as the
-//! fewest ranges that cover it. Pure. Bound: 32 or 128 ranges per included one, and the caller's.
+//! fewest ranges that cover it. Pure. Bound: 32 or 128 ranges, and as many steps, per included one; the caller bounds those.
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
@@ -7,35 +7,27 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 pub(super) fn all_but(included: &[IpNet]) -> Vec<IpNet> {
     let mut rest = Vec::new();
     for all in [IpNet::V4(Ipv4Net::default()), IpNet::V6(Ipv6Net::default())] {
-        walk(all, included, &mut rest);
+        walk(all, &inside(all, included), &mut rest);
     }
     rest
 }
 
+/// Those of `included` that lie in `range`. `contains` is false between families.
+fn inside(range: IpNet, included: &[IpNet]) -> Vec<IpNet> {
+    included.iter().copied().filter(|included| range.contains(included)).collect()
+}
+
+/// `included` lies in `range`, all of it.
 fn walk(range: IpNet, included: &[IpNet], rest: &mut Vec<IpNet>) {
+    if included.is_empty() {
+        return rest.push(range);
+    }
     if included.iter().any(|included| included.contains(&range)) {
         return;
     }
-    // `contains` is false between families.
-    if !included.iter().any(|included| range.contains(included)) {
-        return rest.push(range);
-    }
-    // A range that holds another and is not held by it can be halved.
-    match range {
-        IpNet::V4(range) => {
-            range
-                .subnets(range.prefix_len() + 1)
-                .into_iter()
-                .flatten()
-                .for_each(|half| walk(half.into(), included, rest));
-        }
-        IpNet::V6(range) => {
-            range
-                .subnets(range.prefix_len() + 1)
-                .into_iter()
-                .flatten()
-                .for_each(|half| walk(half.into(), included, rest));
-        }
+    // A range that holds smaller ones can be halved, and each of them lies in one of the halves.
+    for half in range.subnets(range.prefix_len() + 1).into_iter().flatten() {
+        walk(half, &inside(half, included), rest);
     }
 }
 

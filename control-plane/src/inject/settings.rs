@@ -12,6 +12,8 @@
 //! trustDomain: cluster.local
 //! clusterDomain: cluster.local
 //! image: weft.dev/sidecar:0.1.0
+//! # Annotation weft.dev/image may give a pod's sidecar another one; it is refused where this is false.
+//! allowImageAnnotation: false
 //! # Always, IfNotPresent or Never.
 //! imagePullPolicy: IfNotPresent
 //! # A CNI plugin programs the redirection, so pods get no init container with NET_ADMIN.
@@ -68,8 +70,10 @@ pub struct InjectSettings {
     pub trust_domain: String,
     /// The suffix of the cluster's DNS names.
     pub cluster_domain: String,
-    /// The sidecar's image.
+    /// The sidecar's image, and the redirection's.
     pub image: String,
+    /// Whether an annotation may say another for the sidecar.
+    pub allow_image_annotation: bool,
     /// `Always`, `IfNotPresent` or `Never`.
     pub image_pull_policy: String,
     /// A CNI plugin programs the redirection.
@@ -152,6 +156,7 @@ struct File {
     trust_domain: String,
     cluster_domain: String,
     image: String,
+    allow_image_annotation: bool,
     image_pull_policy: String,
     cni: bool,
     sidecar_mode: SidecarMode,
@@ -210,6 +215,7 @@ impl Default for File {
             trust_domain: "cluster.local".to_owned(),
             cluster_domain: "cluster.local".to_owned(),
             image: concat!("weft.dev/sidecar:", env!("CARGO_PKG_VERSION")).to_owned(),
+            allow_image_annotation: false,
             image_pull_policy: "IfNotPresent".to_owned(),
             cni: false,
             sidecar_mode: SidecarMode::Auto,
@@ -309,6 +315,7 @@ impl File {
                 trust_domain: trust_domain?,
                 cluster_domain: cluster_domain?,
                 image: image?,
+                allow_image_annotation: self.allow_image_annotation,
                 image_pull_policy: image_pull_policy?,
                 cni: self.cni,
                 sidecar_mode: self.sidecar_mode,
@@ -365,12 +372,15 @@ impl Wrong {
     }
 
     fn all<T>(&mut self, key: &str, words: &[Word], one: impl Fn(&str) -> Result<T, String>) -> Vec<T> {
+        if self.check(key, values::at_most(words.len())).is_none() {
+            return Vec::new();
+        }
         words.iter().filter_map(|word| self.check(key, one(&word.to_string()))).collect()
     }
 }
 
 fn label(text: &str) -> Result<String, String> {
-    values::dns_name(text).ok().filter(|name| !name.contains('.')).ok_or_else(|| format!("`{text}` names no namespace"))
+    values::is_label(text).then(|| text.to_owned()).ok_or_else(|| format!("`{text}` names no namespace"))
 }
 
 fn revision(text: &str) -> Result<String, String> {
@@ -490,6 +500,10 @@ excludeNamespaces: [Not_One]
     fn what_is_no_such_file_says_where() {
         for (text, part) in [
             ("nativ: true", "nativ"),
+            (
+                &format!("excludeOutboundCidrs: [{}]", "10.0.0.1,".repeat(257)),
+                "excludeOutboundCidrs: it has 257 entries",
+            ),
             ("sidecarMode: sometimes", "sometimes"),
             ("cni: perhaps", "cni"),
             ("resources: {limits: {disk: 1}}", "disk"),

@@ -192,11 +192,29 @@ fn some_pods_are_left_alone_and_their_owners_told() {
 }
 
 #[test]
+fn what_programs_the_network_has_the_administrators_image() {
+    let text = "{metadata: {annotations: {weft.dev/image: 'mine:1'}}, spec: {containers: [{name: app}]}}";
+    let images = |mode: &str| {
+        let (patched, _) = inject(text, &format!("{{allowImageAnnotation: true, sidecarMode: {mode}}}"));
+        let lists = ["/spec/initContainers", "/spec/containers"].map(|list| patched.pointer(list).cloned());
+        let all = lists.into_iter().flatten().flat_map(|list| list.as_array().cloned().unwrap_or_default());
+        all.map(|container| (container["name"].clone(), container["image"].clone())).collect::<Vec<_>>()
+    };
+    for mode in ["native", "classic"] {
+        let images = images(mode);
+        let image = |name: &str| images.iter().find(|(given, _)| given == name).map(|(_, image)| image.clone());
+        assert_eq!(image(REDIRECT), Some(InjectSettings::default().image.into()), "{mode}");
+        assert_eq!(image(SIDECAR), Some("mine:1".into()), "{mode}");
+    }
+}
+
+#[test]
 fn a_pod_that_cannot_be_meshed_is_refused_with_the_reason() {
     let annotated = |annotation: &str| {
         format!("{{metadata: {{annotations: {{{annotation}}}}}, spec: {{containers: [{{name: app}}]}}}}")
     };
     let wide: Vec<_> = (1..=257).map(|port| port.to_string()).collect();
+    let addresses: Vec<_> = (0..20_000).map(|host| format!("fd00::{host:x}")).collect();
     #[rustfmt::skip]
     let rows = [
         ("the sidecar's UID",           "{spec: {containers: [{name: app, securityContext: {runAsUser: 1337}}]}}".to_owned(), "container `app` runs as UID 1337 (its own"),
@@ -207,7 +225,9 @@ fn a_pod_that_cannot_be_meshed_is_refused_with_the_reason() {
         ("a container of our name",     "{spec: {containers: [{name: weft-sidecar}]}}".to_owned(), "a container named `weft-sidecar` of its own"),
         ("an init container of it",     "{spec: {initContainers: [{name: weft-redirect}], containers: [{name: app}]}}".to_owned(), "an init container named `weft-redirect`".get(3..).unwrap_or_default()),
         ("a volume of our name",        "{spec: {volumes: [{name: weft-token}], containers: [{name: app}]}}".to_owned(), "a volume named `weft-token`"),
-        ("too many exceptions",         annotated(&format!("weft.dev/exclude-outbound-ports: '{}'", wide.join(","))), "257 exceptions"),
+        ("too many exceptions",         annotated(&format!("weft.dev/exclude-outbound-ports: '{}', weft.dev/exclude-inbound-ports: '1'", wide[1..].join(","))), "257 exceptions"),
+        ("too many of one kind",        annotated(&format!("weft.dev/exclude-outbound-ports: '{}'", wide.join(","))), "exclude-outbound-ports of the pod is `1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17,18,19,20,21,22,23,24,2…`: it has 257 entries"),
+        ("far too many, to compute",    annotated(&format!("weft.dev/include-outbound-cidrs: '{}'", addresses.join(","))), ": it has 20000 entries, and 256 at most"),
         ("a request above the limit",   annotated("weft.dev/proxy-memory-request: 1Gi"), "above the memory limit, 256Mi"),
     ];
     for (what, text, message) in rows {

@@ -62,9 +62,24 @@ pub fn cidr(text: &str) -> Result<IpNet, String> {
         .map_err(|_| format!("`{}` is not an address range such as 10.0.0.0/8 or fd00::/8", shortened(text)))
 }
 
-/// `a,b,c` with blanks and empty parts left out, each part read by `one`.
+/// The longest list: what the redirection takes in all.
+pub const MAX_ENTRIES: usize = 256;
+
+/// `a,b,c` with blanks and empty parts left out, each part read by `one`. Of more than [`MAX_ENTRIES`] parts none is.
 pub fn list<T>(text: &str, one: impl Fn(&str) -> Result<T, String>) -> Result<Vec<T>, String> {
-    text.split(',').map(str::trim).filter(|part| !part.is_empty()).map(one).collect()
+    let parts = || text.split(',').map(str::trim).filter(|part| !part.is_empty());
+    at_most(parts().count())?;
+    parts().map(one).collect()
+}
+
+/// Whether a list may have so many entries: an annotation has room for tens of thousands, and some are worked on for long.
+pub fn at_most(entries: usize) -> Result<(), String> {
+    if entries > MAX_ENTRIES {
+        return Err(format!(
+            "it has {entries} entries, and {MAX_ENTRIES} at most are taken: use ranges, or wider ones"
+        ));
+    }
+    Ok(())
 }
 
 /// An amount as Kubernetes writes it (`100m`, `64Mi`, `1e3`): kept as written, compared by what it is worth.
@@ -135,9 +150,15 @@ fn billionths(text: &str) -> Option<u128> {
     }
 }
 
+/// The longest directives, in bytes, as the sidecar takes them.
+const MAX_DIRECTIVES: usize = 512;
+
 /// What to log: `error`, `warn`, `info`, `debug`, `trace`, or directives as the sidecar's `WEFT_LOG` takes them.
 pub fn log_level(text: &str) -> Result<String, String> {
     let text = text.trim();
+    if text.len() > MAX_DIRECTIVES {
+        return Err(format!("it has {} bytes, and directives have {MAX_DIRECTIVES} at most", text.len()));
+    }
     let wrong = || {
         format!(
             "`{}` is not a level (error, warn, info, debug, trace) or directives such as info,weft=debug",
@@ -147,7 +168,8 @@ pub fn log_level(text: &str) -> Result<String, String> {
     if text.is_empty() {
         return Err(wrong());
     }
-    tracing_subscriber::EnvFilter::try_new(text).map_err(|_| wrong())?;
+    // No regular expressions: one of 30 bytes can become an automaton of gigabytes, and anybody may annotate a pod.
+    tracing_subscriber::EnvFilter::builder().with_regex(false).parse(text).map_err(|_| wrong())?;
     // A single word that is no level would be taken as a module's name, and then nothing would be logged.
     let levels = ["off", "error", "warn", "info", "debug", "trace"];
     let word = !text.contains([',', '=']);
@@ -182,16 +204,18 @@ pub fn image(text: &str) -> Result<String, String> {
     Ok(text.to_owned())
 }
 
-/// Dotted labels of lower-case letters, digits and `-`.
+/// Whether it is a label of a DNS name (RFC 1123), as a namespace's name is: lower-case letters, digits and `-`, 63 at most.
+pub fn is_label(text: &str) -> bool {
+    !text.is_empty()
+        && text.len() <= 63
+        && !text.starts_with('-')
+        && !text.ends_with('-')
+        && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+}
+
+/// Dotted labels.
 pub fn dns_name(text: &str) -> Result<String, String> {
-    let label = |label: &str| {
-        !label.is_empty()
-            && label.len() <= 63
-            && !label.starts_with('-')
-            && !label.ends_with('-')
-            && label.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
-    };
-    if text.len() <= 253 && text.split('.').all(label) {
+    if text.len() <= 253 && text.split('.').all(is_label) {
         Ok(text.to_owned())
     } else {
         Err(format!("`{}` is no DNS name", shortened(text)))
@@ -252,9 +276,13 @@ mod tests {
         let ports: Read = |text| Ok(format!("{}", list(text, |part| part.parse::<PortRange>())?.len()));
         let one_port: Read = |text| port(text).map(|port| port.to_string());
         let range: Read = |text| cidr(text).map(|range| range.to_string());
+        let many = |ports: u16| (1..=ports).map(|port| port.to_string()).collect::<Vec<_>>().join(", ");
+        let long = format!("weft{}=debug", "::x".repeat(170).get(1..).unwrap_or_default());
         let rows: &[(Read, &str, Result<&str, &str>)] = &[
             (ports, "5432, 9000-9010,", Ok("2")),
             (ports, "", Ok("0")),
+            (ports, &many(256), Ok("256")),
+            (ports, &many(257), Err("it has 257 entries, and 256 at most are taken")),
             (ports, "0", Err("a range such as 9000-9010")),
             (ports, "10-9", Err("a range such as 9000-9010")),
             (ports, "http", Err("`http` is not a port")),
@@ -267,6 +295,10 @@ mod tests {
             (range, "example.com", Err("such as 10.0.0.0/8")),
             (log_level, "debug", Ok("debug")),
             (log_level, "info,weft_sidecar::http=trace", Ok("info,weft_sidecar::http=trace")),
+            // What would be no regular expression is taken as it is, and what would be a bomb is not lit.
+            (log_level, "[{x=a(}]=info", Ok("[{x=a(}]=info")),
+            (log_level, "[{x=a.........................}]=info", Ok("[{x=a.........................}]=info")),
+            (log_level, &long, Err("it has 519 bytes, and directives have 512 at most")),
             (log_level, "loud", Err("error, warn, info")),
             (log_level, "", Err("error, warn, info")),
             (log_level, "a=b=c", Err("error, warn, info")),

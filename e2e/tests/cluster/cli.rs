@@ -56,7 +56,7 @@ fn well(cluster: &Cluster) {
     let report = json_of(cluster, &["check", "--wait", "30s"]);
     figure("cli/weft-check", format!("{:.2} s", began.elapsed().as_secs_f64()));
     let checks = report["checks"].as_array().unwrap();
-    let groups = ["kubernetes", "control-plane", "identity", "injection", "workloads", "objects"];
+    let groups = ["kubernetes", "control-plane", "identity", "injection", "workloads"];
     for group in groups {
         assert!(checks.iter().any(|one| one["group"] == group), "no check of {group}: {report:#}");
     }

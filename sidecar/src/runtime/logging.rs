@@ -13,6 +13,7 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer, Registry, reload};
 
+use crate::settings::log_filter;
 use crate::telemetry::{spans, trace};
 
 /// Why logging cannot start.
@@ -20,7 +21,7 @@ use crate::telemetry::{spans, trace};
 pub enum LogError {
     /// The directives do not parse.
     #[error("--log-level: {0}")]
-    Directives(#[from] tracing_subscriber::filter::ParseError),
+    Directives(String),
     /// There is no thread to write it.
     #[error("no thread for the log: {0}")]
     Thread(#[from] std::io::Error),
@@ -104,7 +105,7 @@ pub(super) fn start(
     let (items, lines) = sync_channel(QUEUE);
     std::thread::Builder::new().name("log".into()).spawn(move || write_all(&lines, std::io::stderr()))?;
     let flush = Flush(items.clone());
-    let (filter, handle) = reload::Layer::new(EnvFilter::try_new(directives)?);
+    let (filter, handle) = reload::Layer::new(log_filter(directives).map_err(LogError::Directives)?);
     let spans = exporter.map(spans::layer);
     // Spans of requests are for the collector; the log has its own words.
     let text = tracing_subscriber::fmt::layer()
@@ -121,7 +122,7 @@ impl Log {
     }
 
     pub(super) fn set(&self, directives: &str) -> Result<(), String> {
-        let filter = EnvFilter::try_new(directives).map_err(|error| error.to_string())?;
+        let filter = log_filter(directives)?;
         self.0.reload(filter).map_err(|error| error.to_string())
     }
 }

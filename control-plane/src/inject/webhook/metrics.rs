@@ -15,6 +15,7 @@ pub struct Metrics {
     admissions: Family<Outcome, Counter>,
     seconds: Histogram,
     handshakes_failed: Counter,
+    given_up: Counter,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -29,6 +30,7 @@ impl Default for Metrics {
             // 1 ms to 8 s.
             seconds: Histogram::new(exponential_buckets(0.001, 2.0, 14)),
             handshakes_failed: Counter::default(),
+            given_up: Counter::default(),
         }
     }
 }
@@ -48,6 +50,11 @@ impl Metrics {
             self.handshakes_failed.clone(),
         );
         registry.register(
+            "weft_injection_connections_given_up",
+            "Connections to the injection webhook that were closed because there are not places for all",
+            self.given_up.clone(),
+        );
+        registry.register(
             "weft_injection_settings_rejected",
             "1 while injection.yaml is wrong and what it said before is in force",
             settings_rejected,
@@ -62,6 +69,11 @@ impl Metrics {
     pub(super) fn on_handshake_failed(&self, error: &dyn std::fmt::Display) {
         self.handshakes_failed.inc();
         tracing::debug!(%error, "a connection to the webhook was refused");
+    }
+
+    pub(super) fn on_given_up(&self) {
+        self.given_up.inc();
+        tracing::debug!("a connection to the webhook was given up for another");
     }
 
     #[cfg(test)]
