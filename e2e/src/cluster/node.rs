@@ -92,14 +92,11 @@ impl Cluster {
         fs::create_dir_all(&holds)
             .and_then(|()| File::create(holds.join(program)))
             .context(|| format!("holding {program}"))?;
+        // Not asked to end: an API server in good order takes itself out of Service `kubernetes` first, and kube-proxy, which
+        // hears of its return only when it tries again, keeps all pods from it for up to half a minute longer.
         let pid = self.node_process(program)?;
-        let ended = |within| probe::wait_until(&format!("the end of {program}"), within, || kill(pid, None).is_err());
-        let _ = kill(pid, Signal::SIGTERM);
-        // An API server with watches open may take a minute to end in good order.
-        if ended(Duration::from_secs(5)).is_err() {
-            let _ = kill(pid, Signal::SIGKILL);
-        }
-        ended(Duration::from_secs(20))
+        let _ = kill(pid, Signal::SIGKILL);
+        probe::wait_until(&format!("the end of {program}"), Duration::from_secs(20), || kill(pid, None).is_err())
     }
 
     /// Lets it be begun again.

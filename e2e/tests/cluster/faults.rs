@@ -40,8 +40,10 @@ fn under_load(name: &str) -> World {
     world
 }
 
-/// Ends the load, whose every request has to have been answered; how many there were.
+/// Ends the load when it has sent enough, each of whose requests has to have been answered; how many there were.
 fn all_answered(world: &World, at_least: usize) -> usize {
+    let enough = || Ok((world.records.sent().len() >= at_least).then_some(()));
+    world.cluster().wait_for(&format!("{at_least} requests"), PATIENCE, enough).unwrap();
     world.kubectl(&["scale", "deployment/load", "--replicas=0"]);
     world.until_pods("load", 0);
     flawless(&world.records, at_least, |at_ms| format!("{} s ago", (now_ms() - at_ms) / 1000)).sent

@@ -43,7 +43,8 @@ const SILENCE: Duration = Duration::from_secs(45);
 /// How long a watch lasts before it is taken up again where it was. Short, so that a connection that died without a word
 /// is noticed as soon as other clients' pings would.
 const WATCH: Duration = Duration::from_secs(30);
-const CONNECT: Duration = Duration::from_secs(5);
+/// Short, since where packets are dropped the kernel asks again ever less often, and a new connection asks at once.
+const CONNECT: Duration = Duration::from_secs(2);
 
 /// What is watched.
 #[derive(Debug, Clone, Default)]
