@@ -36,6 +36,7 @@ controlPlane:
   logLevel: info,weft_control_plane::discovery=debug
   logFormat: text
   listenAddress: "[::]"
+  debug: true
   resources: {requests: {cpu: 0.5, memory: 1Gi}, limits: {cpu: 2, memory: 2Gi}}
   podDisruptionBudget: true
   priorityClassName: system-cluster-critical

@@ -203,7 +203,15 @@ impl ControlPlane {
             server.run(discovery_listener, shutdown).await;
             DISCOVERY
         });
-        let admin = Admin { registry, feed, proxies, problems, gates, draining: Arc::clone(&draining) };
+        let admin = Admin {
+            registry,
+            feed,
+            proxies,
+            problems,
+            gates,
+            debug_from_anywhere: settings.debug_from_anywhere,
+            draining: Arc::clone(&draining),
+        };
         tasks.spawn(async move {
             // Serves to the very end: a probe must see "draining".
             admin.run(admin_listener, std::future::pending()).await;

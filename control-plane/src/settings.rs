@@ -93,6 +93,10 @@ pub struct RunFlags {
     /// Where /ready, /live, /metrics and /debug are served
     #[arg(long, env = "WEFT_ADMIN_ADDRESS", default_value = "0.0.0.0:15014", value_name = "ADDRESS")]
     pub admin_address: String,
+    /// Who may read /debug on that port: callers on this machine (`loopback`), such as `kubectl port-forward`, or all who
+    /// reach it (`anywhere`), though it shows the configuration of all namespaces
+    #[arg(long, env = "WEFT_DEBUG_FROM", default_value = "loopback", value_name = "WHERE")]
+    pub debug_from: String,
     /// `error`, `warn`, `info`, `debug` or `trace`, or directives such as `info,weft_control_plane::discovery=debug`
     #[arg(long, env = "WEFT_LOG_LEVEL", default_value = "info", value_name = "LEVEL")]
     pub log_level: String,
@@ -150,6 +154,8 @@ pub struct Settings {
     pub discovery_address: SocketAddr,
     /// Port 15014.
     pub admin_address: SocketAddr,
+    /// Whether its `/debug` is for everybody who reaches it. Default: for callers on this machine.
+    pub debug_from_anywhere: bool,
     /// The times of connections, always their defaults but in tests.
     pub ages: Ages,
 }
@@ -239,6 +245,12 @@ impl RunFlags {
         let sample = wrong.check("--tracing-sample", per_10000(&self.tracing_sample));
         let discovery_address = wrong.check("--discovery-address", socket_address(&self.discovery_address));
         let admin_address = wrong.check("--admin-address", socket_address(&self.admin_address));
+        let debug_from_anywhere = match &*self.debug_from {
+            "loopback" => Ok(false),
+            "anywhere" => Ok(true),
+            other => Err(format!("`{other}` is not one of: loopback, anywhere")),
+        };
+        let debug_from_anywhere = wrong.check("--debug-from", debug_from_anywhere);
         let filter = tracing_subscriber::EnvFilter::try_new(&self.log_level);
         let filter = wrong.check("--log-level", filter.map_err(|_| format!("`{}` is no level", self.log_level)));
         let json = match &*self.log_format {
@@ -269,6 +281,7 @@ impl RunFlags {
                 certificate_ttl: certificate_ttl?,
                 discovery_address: discovery_address?,
                 admin_address: admin_address?,
+                debug_from_anywhere: debug_from_anywhere?,
                 ages,
             };
             Some((settings, Logging { filter: filter?, json: json? }))
@@ -325,7 +338,7 @@ mod tests {
         assert_eq!(settings.identity.as_str(), "spiffe://cluster.local/ns/weft-system/sa/weft-control-plane");
         assert_eq!(settings.discovery_address.to_string(), "0.0.0.0:15012");
         assert_eq!(settings.admin_address.to_string(), "0.0.0.0:15014");
-        assert!(!logging.json);
+        assert!(!settings.debug_from_anywhere && !logging.json);
     }
 
     #[test]
@@ -340,6 +353,7 @@ mod tests {
             ("--tracing-sample", "1"),
             ("--discovery-address", "15012"),
             ("--admin-address", "localhost:1"),
+            ("--debug-from", "nowhere"),
             ("--log-level", "a=b=c"),
             ("--log-format", "xml"),
         ];
@@ -348,7 +362,7 @@ mod tests {
         for flag in bad.iter().map(|(flag, _)| *flag).chain(["--manifests", "--state-dir"]) {
             assert!(error.contains(&format!("  {flag}: ")), "{flag} is not in:\n{error}");
         }
-        assert!(error.starts_with("13 settings are wrong:"), "{error}");
+        assert!(error.starts_with("14 settings are wrong:"), "{error}");
     }
 
     #[test]

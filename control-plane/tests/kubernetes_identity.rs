@@ -19,8 +19,8 @@ use serde_json::json;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use weft_control_plane::identity::{
-    ANSWERED, AUDIENCE, Authority, Bundle, Proven, ROOTS_CONFIG_MAP, ROOTS_KEY, ROTATE, SECRET, STEP, SecretAuthority,
-    Times, TokenReviewer, Unproven, check, distribute, remove_roots,
+    ANSWERED, AUDIENCE, Acked, Authority, Bundle, Caller, Proven, ROOTS_CONFIG_MAP, ROOTS_KEY, ROTATE, SECRET, STEP,
+    SecretAuthority, Times, TokenReviewer, Unproven, check, distribute, remove_roots,
 };
 use weft_proto::SpiffeId;
 
@@ -173,7 +173,7 @@ async fn a_pods_token_names_its_pod() {
     let pod = Pod { metadata: named("web-1"), spec: Some(spec), ..Pod::default() };
     let pod = cluster.api::<Pod>().create(&PostParams::default(), &pod).await.unwrap();
     let token = cluster.token("web", AUDIENCE, Some(&pod)).await;
-    let proven = cluster.reviewer().prove(&token, SystemTime::now()).await.unwrap();
+    let proven = cluster.reviewer().prove(&token, Caller::UNKNOWN, SystemTime::now()).await.unwrap();
     let named = proven.pod.unwrap();
     assert_eq!((Some(named.name), Some(named.uid)), (pod.metadata.name, pod.metadata.uid));
     cluster.end(&[]).await;
@@ -191,7 +191,7 @@ async fn an_api_server_that_does_not_answer_refuses_nobody() {
     nowhere.cluster_url = "https://127.0.0.1:1".parse().unwrap();
     for (row, config) in [("it may not ask", nobody), ("there is none", nowhere)] {
         let began = Instant::now();
-        let asked = reviewer(Client::try_from(config).unwrap()).prove(&token, SystemTime::now()).await;
+        let asked = reviewer(Client::try_from(config).unwrap()).prove(&token, Caller::UNKNOWN, SystemTime::now()).await;
         assert_eq!(asked, Err(Unproven::Unavailable), "{row}");
         assert!(began.elapsed() < Duration::from_secs(6), "{row}: {:?}", began.elapsed());
     }
@@ -227,11 +227,11 @@ async fn no_token_and_no_key_is_ever_logged() {
     let client = Client::try_from(cluster.config.clone()).unwrap();
     let reviewer = reviewer(client.clone());
     for token in [&good, &forged] {
-        let _ = reviewer.prove(token, SystemTime::now()).await;
+        let _ = reviewer.prove(token, Caller::UNKNOWN, SystemTime::now()).await;
     }
     let authority = SecretAuthority::open(client, &cluster.namespace, DOMAIN, TIMES, SystemTime::now()).await.unwrap();
-    let (_leader, no) = watch::channel(false);
-    let _ = tokio::time::timeout(Duration::from_secs(1), Arc::new(authority).run(no.clone(), no)).await;
+    let ((_leader, no), (_acked, none)) = (watch::channel(false), watch::channel(Acked::default()));
+    let _ = tokio::time::timeout(Duration::from_secs(1), Arc::new(authority).run(no, none)).await;
     drop(logging);
 
     let log = String::from_utf8_lossy(&log.0.lock().unwrap()).into_owned();
@@ -258,7 +258,7 @@ async fn no_token_and_no_key_is_ever_logged() {
 const TIMES: Times = Times {
     distribute: Duration::from_secs(2),
     settle: Duration::from_secs(2),
-    longest_leaf: Duration::from_secs(3),
+    longest_leaf: Duration::from_secs(6),
     clock_skew: Duration::from_secs(1),
 };
 
@@ -313,7 +313,7 @@ async fn authorities_that_race_for_the_secret_end_with_one_root() {
 #[ignore = "needs WEFT_TEST_KUBECONFIG"]
 async fn a_rotation_goes_through_all_its_steps_on_every_replica() {
     let cluster = Cluster::new("rotation").await;
-    let acked = watch::Sender::new(false);
+    let acked = watch::Sender::new(Acked::default());
     let mut replicas = Vec::new();
     for leads in [true, true, false] {
         // Two believe that they lead: the Secret's version decides between them.
@@ -345,7 +345,7 @@ async fn a_rotation_goes_through_all_its_steps_on_every_replica() {
     assert_eq!(step().await, "distributing", "a proxy has not ACKed");
     replicas.iter().for_each(|(authority, _, _)| assert_eq!(signs_with(&**authority, &both), [true, false]));
 
-    acked.send_replace(true);
+    acked.send_replace(Acked { all: true, laggards: Vec::new() });
     for (authority, _, _) in &replicas {
         eventually("the new root signs", async || (signs_with(&**authority, &both) == [false, true]).then_some(()))
             .await;

@@ -61,7 +61,8 @@ impl Rotation {
     pub(crate) fn waits_for(&self, now: SystemTime) -> Option<String> {
         match &*self.step {
             "distributing" => Some(
-                "every connected proxy to acknowledge the new trust bundle, and at least 3 min for pods that are starting"
+                "every connected proxy to acknowledge the new trust bundle, and at least 3 min for pods that are starting; \
+                 it goes on without those that do not once every certificate from before has ended"
                     .to_owned(),
             ),
             "switched" => Some("every replica to see the switch, at most 3 min".to_owned()),

@@ -2,13 +2,20 @@
 //!
 //! `/ready` says 503 until the first complete state of the source is served, and again while draining; `/live` says that this task
 //! still runs. Nothing here changes anything and nothing shown is a secret: objects, names and counts, no keys or
-//! tokens. Not here: what is counted (each room's `metrics`). Bound: [`MAX_CONNECTIONS`], 10 s per request head.
+//! tokens. Still, `/debug` shows every namespace's configuration, so it is for callers on this machine (which `kubectl
+//! port-forward` makes one) unless [`Admin::debug_from_anywhere`]. Not here: what is counted (each room's `metrics`).
+//!
+//! kubelet's probes come in by the same door as everybody, and a replica whose probes fail is restarted. So nobody can keep
+//! the places: the newest connection always gets one, the oldest of whoever has most is closed for it
+//! (`weft_proto::places`), and none lives longer than [`Bounds::lifetime`] and [`Bounds::linger`], read or not.
+//!
+//! Bound: [`Bounds::places`] connections, an answer each, [`Bounds::head`] for a request's head.
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::fmt::Write as _;
 use std::future::Future;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -23,16 +30,42 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use parking_lot::Mutex;
 use prometheus_client::registry::Registry;
 use serde_json::json;
-use tokio::net::TcpListener;
-use tokio::sync::{Semaphore, watch};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{oneshot, watch};
+use weft_proto::places::{Limits, Places};
 
 use crate::discovery::{Feed, Proxies, ResourceKind};
 use crate::translate::{Lookup, View};
 
-/// Probes, a scraper or two, a person.
-const MAX_CONNECTIONS: usize = 64;
-const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+#[cfg(test)]
+mod tests;
+
+/// What a connection may take. Tests shorten it.
+#[derive(Debug, Clone, Copy)]
+struct Bounds {
+    /// Probes, a scraper or two, a person.
+    places: Limits,
+    /// For a request's head, and of silence between two requests.
+    head: Duration,
+    /// How old a connection may get; then it ends after the answer it is at.
+    lifetime: Duration,
+    /// How long that answer may take to be read.
+    linger: Duration,
+}
+
+const BOUNDS: Bounds = Bounds {
+    places: Limits { total: 64, per_source: 16, kept: 0 },
+    head: Duration::from_secs(10),
+    lifetime: Duration::from_secs(60),
+    linger: Duration::from_secs(10),
+};
+
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+const DEBUG_FROM_HERE: &str = "\
+/debug is for callers on this machine: `kubectl port-forward`, and ask localhost.
+To open it to everybody who reaches this port: chart value controlPlane.debug, or --debug-from anywhere.
+";
 
 const TEXT: &str = "text/plain; charset=utf-8";
 const JSON: &str = "application/json";
@@ -59,6 +92,8 @@ pub struct Admin {
     pub problems: Arc<Mutex<Vec<serde_json::Value>>>,
     /// What else must hold before this replica is ready.
     pub gates: Vec<Gate>,
+    /// Whether `/debug` is for everybody who reaches the port (`--debug-from anywhere`).
+    pub debug_from_anywhere: bool,
     /// Set when the process is on its way out.
     pub draining: Arc<AtomicBool>,
 }
@@ -75,34 +110,61 @@ pub struct Gate {
 impl Admin {
     /// Serves `listener` until `shutdown`.
     pub async fn run(self, listener: TcpListener, shutdown: impl Future<Output = ()>) {
+        self.run_within(BOUNDS, listener, shutdown).await;
+    }
+
+    async fn run_within(self, bounds: Bounds, listener: TcpListener, shutdown: impl Future<Output = ()>) {
         let admin = Arc::new(self);
-        let connections = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+        let places = Places::new(bounds.places);
         let mut shutdown = pin!(shutdown);
         loop {
             let accepted = tokio::select! {
-                accepted = accept(&listener, &connections) => accepted,
+                accepted = accept(&listener) => accepted,
                 () = &mut shutdown => return,
             };
-            let Some((socket, permit)) = accepted else { continue };
+            let Some((socket, from)) = accepted else { continue };
+            let (evict, evicted) = oneshot::channel::<()>();
+            let Ok(place) = places.enter(from.ip(), evict) else { continue };
             let admin = Arc::clone(&admin);
             tokio::spawn(async move {
-                let service = service_fn(|request| {
-                    let answer = admin.answer(&request);
-                    async move { Ok::<_, Infallible>(answer) }
-                });
-                let mut http = hyper::server::conn::http1::Builder::new();
-                http.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT);
-                if let Err(error) = http.serve_connection(TokioIo::new(socket), service).await {
-                    tracing::debug!(%error, "admin connection ended");
+                tokio::select! {
+                    () = admin.serve(socket, from.ip(), &bounds) => {}
+                    // An error is how it says so.
+                    _ = evicted => tracing::debug!(%from, "admin connection closed for a newer one"),
                 }
-                drop(permit);
+                drop(place);
             });
         }
     }
 
-    fn answer(&self, request: &Request<Incoming>) -> Response<Full<Bytes>> {
+    /// Serves one connection to its end.
+    async fn serve(&self, socket: TcpStream, from: IpAddr, bounds: &Bounds) {
+        let service = service_fn(|request: Request<Incoming>| {
+            let answer = self.answer(&request, from);
+            async move { Ok::<_, Infallible>(answer) }
+        });
+        let mut http = hyper::server::conn::http1::Builder::new();
+        http.timer(TokioTimer::new()).header_read_timeout(bounds.head);
+        let mut connection = pin!(http.serve_connection(TokioIo::new(socket), service));
+        let ended = tokio::select! {
+            ended = connection.as_mut() => ended,
+            () = tokio::time::sleep(bounds.lifetime) => {
+                connection.as_mut().graceful_shutdown();
+                tokio::time::timeout(bounds.linger, connection).await.unwrap_or(Ok(()))
+            }
+        };
+        if let Err(error) = ended {
+            tracing::debug!(%error, "admin connection ended");
+        }
+    }
+
+    fn answer<B>(&self, request: &Request<B>, from: IpAddr) -> Response<Full<Bytes>> {
         if !matches!(*request.method(), Method::GET | Method::HEAD) {
             return answer(StatusCode::METHOD_NOT_ALLOWED, TEXT, "only GET and HEAD\n".to_owned());
+        }
+        let here = self.debug_from_anywhere || from.to_canonical().is_loopback();
+        if request.uri().path().starts_with("/debug") && !here {
+            return answer(StatusCode::FORBIDDEN, TEXT, DEBUG_FROM_HERE.to_owned());
         }
         let query = parse_query(request.uri().query().unwrap_or_default());
         match request.uri().path() {
@@ -193,13 +255,9 @@ fn content(kind: ResourceKind, body: &Bytes) -> String {
     }
 }
 
-async fn accept(
-    listener: &TcpListener,
-    connections: &Arc<Semaphore>,
-) -> Option<(tokio::net::TcpStream, tokio::sync::OwnedSemaphorePermit)> {
-    let permit = Arc::clone(connections).acquire_owned().await.ok()?;
+async fn accept(listener: &TcpListener) -> Option<(TcpStream, SocketAddr)> {
     match listener.accept().await {
-        Ok((socket, _)) => Some((socket, permit)),
+        Ok(accepted) => Some(accepted),
         Err(error) => {
             tracing::warn!(%error, "cannot accept an admin connection");
             tokio::time::sleep(ACCEPT_PAUSE).await;
@@ -247,23 +305,4 @@ fn answer(status: StatusCode, content_type: &'static str, body: String) -> Respo
     *response.status_mut() = status;
     response.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static(content_type));
     response
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_query_is_read_with_its_escapes() {
-        for (query, name, value) in [
-            ("type=Service&name=shop/reviews", "name", Some("shop/reviews")),
-            ("name=shop%2Freviews", "name", Some("shop/reviews")),
-            ("name=a%2", "name", Some("a%2")),
-            ("name=a%zz", "name", Some("a%zz")),
-            ("name", "name", None),
-            ("", "name", None),
-        ] {
-            assert_eq!(parse_query(query).get(name).map(String::as_str), value, "{query}");
-        }
-    }
 }

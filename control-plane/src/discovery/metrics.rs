@@ -20,6 +20,7 @@ pub struct Metrics {
     denied: Family<Reason, Counter>,
     pub(super) connections: Gauge,
     pub(super) handshakes_failed: Counter,
+    no_room: Family<Reason, Counter>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -62,6 +63,11 @@ impl Metrics {
             "Connections on port 15012 that did not finish their TLS handshake",
             self.handshakes_failed.clone(),
         );
+        registry.register(
+            "weft_discovery_no_room",
+            "Connections on port 15012 that were closed for want of room, by what they were",
+            self.no_room.clone(),
+        );
     }
 
     pub(super) fn on_totals(&self, kind: ResourceKind, (sent, skipped): (u64, u64)) {
@@ -76,6 +82,11 @@ impl Metrics {
 
     pub(super) fn on_nack(&self, label: &'static str) {
         self.nacks.get_or_create(&Type { r#type: label }).inc();
+    }
+
+    pub(super) fn on_no_room(&self, certified: bool) {
+        let reason = if certified { "proxies" } else { "without-certificate" };
+        self.no_room.get_or_create(&Reason { reason }).inc();
     }
 
     pub(super) fn on_denied(&self, reason: &'static str) {

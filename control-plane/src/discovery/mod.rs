@@ -7,15 +7,17 @@
 //! | `admission.rs` | whether a peer may open a stream for the pod it claims to be (pure) |
 //! | `feed.rs` | how a change reaches every stream without waiting for any |
 //! | `stream.rs` | one stream: a session, its requests, the feed, and its end |
-//! | `server.rs` | port 15012: connections, handshakes, their age |
+//! | `server.rs` | port 15012: connections, handshakes, their age, and which calls are read |
+//! | `entrance.rs` | who gets in when more want to than there is room for |
 //! | `acks.rs` | who has which version of a Service or the trust bundle (pure) |
 //! | `proxies.rs`, `metrics.rs` | what an operator sees of it |
 //!
 //! Not here: what resources are (`translate/`), certificates (`identity/`). Bound: per stream as `session.rs` says; streams
-//! and handshakes as `server.rs` says.
+//! and handshakes as `server.rs` and `entrance.rs` say.
 
 mod acks;
 mod admission;
+mod entrance;
 mod feed;
 mod kinds;
 mod metrics;

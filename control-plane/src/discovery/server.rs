@@ -11,12 +11,15 @@
 //! then the streams are told to end, each at a moment of its own within [`Ages::spread`], so that the other replicas
 //! are not stampeded. A proxy loses nothing by it: it says on its next stream what it has.
 //!
-//! Bound: [`MAX_HANDSHAKES`] unfinished handshakes (more wait in the kernel's queue), [`MAX_STREAMS`] calls per
-//! connection, and as many connections as the process may have open files.
+//! What a call may be is decided before a byte of its message is read: tonic reads a message as a whole before a service sees
+//! it, and nobody is to fill our memory before we know that we want to hear them (`Server::refusal`).
+//!
+//! Bound: handshakes and connections as `entrance.rs` says, [`MAX_STREAMS`] calls per connection ([`MAX_STREAMS_ANONYMOUS`]
+//! without a certificate), each of a message as large as its service needs.
 
 use std::convert::Infallible;
 use std::future::Future;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -27,9 +30,10 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use rand::Rng as _;
 use rustls::ServerConfig;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
+use tonic::Status;
 use tonic::body::Body;
 use tonic::codegen::Service as _;
 use tonic::server::NamedService;
@@ -37,16 +41,29 @@ use weft_proto::discovery::AggregatedDiscoveryServiceServer;
 use weft_proto::identity::v1::identity_server::IdentityServer;
 use weft_proto::v1::replicas_server::ReplicasServer;
 
-use super::{Discovery, Lifetime, Metrics};
-use crate::identity::{Certifier, Peer, peer_of};
-use crate::replicas::Answers;
+use super::entrance::{Bounds, Entrance, Handshake, Stay};
+use super::{Denied, Discovery, Lifetime, Metrics};
+use crate::identity::{Caller, Certifier, Peer, peer_of};
+use crate::replicas::{self, Answers};
 
-/// Handshakes under way at once.
-const MAX_HANDSHAKES: usize = 256;
+#[cfg(test)]
+mod tests;
+
 /// Calls under way on one connection: a discovery stream, and a certificate now and then.
 const MAX_STREAMS: u32 = 32;
-/// Largest request: 10,000 names and as many versions (`session.rs`).
+/// Of a caller without a certificate, who has one thing to ask.
+const MAX_STREAMS_ANONYMOUS: u32 = 4;
+/// What such a connection may send ahead of being read, in bytes.
+const WINDOW_ANONYMOUS: u32 = 64 << 10;
+/// Largest discovery request: 10,000 names and as many versions (`session.rs`).
 const MAX_REQUEST: usize = 8 << 20;
+/// Largest `CertifyRequest`: a signing request of at most 8 KiB, and what is around it.
+const MAX_CERTIFY: usize = 16 << 10;
+
+const DISCOVERY: &str = <AggregatedDiscoveryServiceServer<Discovery> as NamedService>::NAME;
+const IDENTITY: &str = <IdentityServer<Certifier> as NamedService>::NAME;
+const REPLICAS: &str = <ReplicasServer<Answers> as NamedService>::NAME;
+
 /// After a failed accept (no more open files), so that the loop does not spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -108,6 +125,8 @@ pub struct Server {
     discovery: AggregatedDiscoveryServiceServer<Discovery>,
     identity: IdentityServer<Certifier>,
     replicas: ReplicasServer<Answers>,
+    answers: Answers,
+    entrance: Arc<Entrance>,
     tls: TlsAcceptor,
     trust_domain: String,
     metrics: Metrics,
@@ -122,8 +141,10 @@ impl Server {
         let answers = Answers::new(Arc::clone(&discovery.proxies), &trust_domain);
         Self {
             discovery: AggregatedDiscoveryServiceServer::new(discovery).max_decoding_message_size(MAX_REQUEST),
-            identity: IdentityServer::new(certifier).max_decoding_message_size(64 << 10),
-            replicas: ReplicasServer::new(answers).max_decoding_message_size(MAX_REQUEST),
+            identity: IdentityServer::new(certifier).max_decoding_message_size(MAX_CERTIFY),
+            replicas: ReplicasServer::new(answers.clone()).max_decoding_message_size(replicas::MAX_REQUEST),
+            answers,
+            entrance: Entrance::new(Bounds::default()),
             tls: TlsAcceptor::from(Arc::new(tls)),
             trust_domain,
             metrics,
@@ -135,26 +156,31 @@ impl Server {
     pub async fn run(self, listener: TcpListener, shutdown: impl Future<Output = ()>) {
         let server = Arc::new(self);
         let (stop, stopping) = watch::channel(false);
-        let handshakes = Arc::new(Semaphore::new(MAX_HANDSHAKES));
         let mut shutdown = pin!(async {
             shutdown.await;
             tokio::time::sleep(server.ages.leaving).await;
         });
         loop {
             let accepted = tokio::select! {
-                accepted = server.accept(&listener, &handshakes) => accepted,
+                accepted = server.accept(&listener) => accepted,
                 () = &mut shutdown => break,
             };
-            let Some((socket, from, permit)) = accepted else { continue };
+            let Some((socket, from, handshake)) = accepted else { continue };
             let (server, stopping) = (Arc::clone(&server), stopping.clone());
             tokio::spawn(async move {
-                let connection = server.handshake(socket).await;
-                drop(permit);
-                match connection {
-                    Ok((tls, peer)) => server.serve(tls, peer, stopping).await,
+                let (tls, peer) = match handshake.within(server.handshake(socket)).await {
+                    Ok(connection) => connection,
                     Err(error) => {
                         server.metrics.handshakes_failed.inc();
                         tracing::info!(%from, error, "connection refused");
+                        return;
+                    }
+                };
+                match server.entrance.stay(from.ip(), peer.as_ref()) {
+                    Ok(stay) => server.serve(tls, from.ip(), peer, stay, stopping).await,
+                    Err(error) => {
+                        server.metrics.on_no_room(peer.is_some());
+                        tracing::warn!(%from, %error, "connection refused");
                     }
                 }
             });
@@ -166,14 +192,9 @@ impl Server {
         let _ = tokio::time::timeout(server.ages.stop(), stop.closed()).await;
     }
 
-    async fn accept(
-        &self,
-        listener: &TcpListener,
-        handshakes: &Arc<Semaphore>,
-    ) -> Option<(TcpStream, SocketAddr, tokio::sync::OwnedSemaphorePermit)> {
-        let permit = Arc::clone(handshakes).acquire_owned().await.ok()?;
+    async fn accept(&self, listener: &TcpListener) -> Option<(TcpStream, SocketAddr, Handshake)> {
         match listener.accept().await {
-            Ok((socket, from)) => Some((socket, from, permit)),
+            Ok((socket, from)) => Some((socket, from, self.entrance.begin(from.ip()).await)),
             Err(error) => {
                 tracing::warn!(%error, "cannot accept a connection");
                 tokio::time::sleep(ACCEPT_PAUSE).await;
@@ -194,21 +215,35 @@ impl Server {
     }
 
     /// Serves one connection to its end.
-    async fn serve(&self, tls: TlsStream<TcpStream>, peer: Option<Peer>, mut stopping: watch::Receiver<bool>) {
+    async fn serve(
+        &self,
+        tls: TlsStream<TcpStream>,
+        source: IpAddr,
+        peer: Option<Peer>,
+        mut stay: Stay,
+        mut stopping: watch::Receiver<bool>,
+    ) {
         let _open = Counted::new(&self.metrics);
         let (end, ending) = watch::channel(false);
-        let service = service_fn(|request: http::Request<Incoming>| self.call(request, peer.as_ref(), &ending));
+        let service = service_fn(|request: http::Request<Incoming>| self.call(request, source, peer.as_ref(), &ending));
         let mut http = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
         http.timer(TokioTimer::new())
             .keep_alive_interval(Some(self.ages.keepalive))
             .keep_alive_timeout(self.ages.keepalive_timeout)
-            .max_concurrent_streams(MAX_STREAMS)
+            .max_concurrent_streams(if peer.is_some() { MAX_STREAMS } else { MAX_STREAMS_ANONYMOUS })
             .max_header_list_size(16 << 10);
+        if peer.is_none() {
+            http.initial_stream_window_size(WINDOW_ANONYMOUS).initial_connection_window_size(WINDOW_ANONYMOUS);
+        }
         let mut connection = pin!(http.serve_connection(TokioIo::new(tls), service));
         tokio::select! {
             ended = connection.as_mut() => return log_end(ended),
             () = tokio::time::sleep(self.age(peer.as_ref())) => {}
             () = self.stopped(&mut stopping) => {}
+            () = stay.over() => {
+                self.metrics.on_no_room(false);
+                return tracing::info!(%source, "a connection without a certificate was closed for a newer one");
+            }
         }
         end.send_replace(true);
         connection.as_mut().graceful_shutdown();
@@ -236,23 +271,42 @@ impl Server {
     fn call(
         &self,
         mut request: http::Request<Incoming>,
+        source: IpAddr,
         peer: Option<&Peer>,
         ending: &watch::Receiver<bool>,
     ) -> impl Future<Output = Result<http::Response<Body>, Infallible>> + Send + 'static {
+        request.extensions_mut().insert(Caller { source, certified: peer.is_some() });
         if let Some(peer) = peer {
             request.extensions_mut().insert(peer.clone());
         }
         request.extensions_mut().insert(Lifetime::new(ending.clone()));
         let service = request.uri().path().split('/').nth(1).unwrap_or_default().to_owned();
+        let refusal = self.refusal(&service, peer);
         let (mut discovery, mut identity) = (self.discovery.clone(), self.identity.clone());
         let mut replicas = self.replicas.clone();
         async move {
-            match &*service {
-                <AggregatedDiscoveryServiceServer<Discovery> as NamedService>::NAME => discovery.call(request).await,
-                <IdentityServer<Certifier> as NamedService>::NAME => identity.call(request).await,
-                <ReplicasServer<Answers> as NamedService>::NAME => replicas.call(request).await,
-                _ => Ok(tonic::Status::unimplemented("this port serves discovery and certificates").into_http()),
+            if let Some(refusal) = refusal {
+                return Ok(refusal.into_http());
             }
+            match &*service {
+                DISCOVERY => discovery.call(request).await,
+                IDENTITY => identity.call(request).await,
+                REPLICAS => replicas.call(request).await,
+                _ => Ok(Status::unimplemented("this port serves discovery and certificates").into_http()),
+            }
+        }
+    }
+
+    /// Why a call of `service` by `peer` is not even read.
+    fn refusal(&self, service: &str, peer: Option<&Peer>) -> Option<Status> {
+        match service {
+            DISCOVERY if peer.is_none() => {
+                let denied = Denied::NoCertificate;
+                self.metrics.on_denied(denied.reason());
+                Some(Status::unauthenticated(denied.to_string()))
+            }
+            REPLICAS => self.answers.check(peer).err(),
+            _ => None,
         }
     }
 }

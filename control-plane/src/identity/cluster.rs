@@ -25,7 +25,7 @@ use rustls_pki_types::CertificateDer;
 use tokio::sync::watch;
 
 use super::issuing::Issuing;
-use super::rotation::{Facts, Next, Times};
+use super::rotation::{Acked, Facts, Next, Times};
 use super::secret::Content;
 use super::{Authority, Bundle, CheckedRequest, Error, Issued};
 
@@ -93,9 +93,9 @@ impl SecretAuthority {
         })
     }
 
-    /// Follows the Secret, and while `leader` says so drives rotations. `all_acked` says whether every proxy connected to
+    /// Follows the Secret, and while `leader` says so drives rotations. `acked` says whether every proxy connected to
     /// any replica has ACKed a trust bundle equal to [`Authority::bundle`]. Never ends; drop it to stop.
-    pub async fn run(self: Arc<Self>, mut leader: watch::Receiver<bool>, mut all_acked: watch::Receiver<bool>) {
+    pub async fn run(self: Arc<Self>, mut leader: watch::Receiver<bool>, mut acked: watch::Receiver<Acked>) {
         let secrets = Api::<PartialObjectMeta<Secret>>::namespaced(self.client.clone(), &self.namespace);
         let named = watcher::Config::default().fields(&format!("metadata.name={SECRET}"));
         let mut changes = std::pin::pin!(watcher(secrets, named).default_backoff());
@@ -103,12 +103,12 @@ impl SecretAuthority {
         let mut backoff = None;
         let mut woken = Woken::Look;
         loop {
-            let (leads, acked) = (*leader.borrow_and_update(), *all_acked.borrow_and_update());
+            let (leads, known) = (*leader.borrow_and_update(), acked.borrow_and_update().clone());
             let worked = async {
                 if matches!(woken, Woken::Look) || seen.is_none() {
                     self.look(&mut seen).await?;
                 }
-                self.decide(&mut seen, leads, acked).await
+                self.decide(&mut seen, leads, &known).await
             };
             let wait = match worked.await {
                 Ok(wait) => {
@@ -126,7 +126,7 @@ impl SecretAuthority {
                 () = tokio::time::sleep(wait) => Woken::Look,
                 () = changed(&mut changes) => Woken::Look,
                 () = altered(&mut leader) => Woken::Decide,
-                () = altered(&mut all_acked) => Woken::Decide,
+                () = altered(&mut acked) => Woken::Decide,
             };
         }
     }
@@ -177,10 +177,10 @@ impl SecretAuthority {
     }
 
     /// Takes the steps that are due, if they are ours to take, and says when the next may be.
-    async fn decide(&self, seen: &mut Option<Seen>, leader: bool, all_acked: bool) -> Result<Duration, Error> {
+    async fn decide(&self, seen: &mut Option<Seen>, leader: bool, acked: &Acked) -> Result<Duration, Error> {
         while let Some(Seen { secret, content }) = seen.as_ref().filter(|_| leader) {
             let now = SystemTime::now();
-            let facts = Facts { now, asked: content.asked(), all_acked };
+            let facts = Facts { now, asked: content.asked(), all_acked: acked.all };
             let next = content.rotation.next(&facts, &self.times);
             if let Next::Wait(until) = next {
                 return Ok(until.map_or(REREAD, |until| until.duration_since(now).unwrap_or_default()));
@@ -191,6 +191,13 @@ impl SecretAuthority {
             match self.place().replace(&secret).await? {
                 Some(secret) => {
                     tracing::info!(step = after.rotation.word(), "root rotation");
+                    if matches!(next, Next::Switch) && !acked.all {
+                        tracing::warn!(
+                            laggards = acked.laggards.join(", "),
+                            "the new root signs although these have not acknowledged it: every certificate that is still \
+                             good came with it, and a pod that does not know it must be restarted"
+                        );
+                    }
                     self.take(&after, now)?;
                     *seen = Some(Seen { secret, content: after });
                 }

@@ -2,6 +2,7 @@
 //! is chosen once, at the start; the rest of `Certify` does not know.
 
 use std::fmt;
+use std::net::{IpAddr, Ipv4Addr};
 use std::time::SystemTime;
 
 use weft_proto::SpiffeId;
@@ -15,6 +16,21 @@ pub enum Authenticator {
     JoinTokens(JoinTokens),
     /// Projected service-account tokens, which the API server judges.
     ServiceAccounts(TokenReviewer),
+}
+
+/// What is known of a caller before it has proven anything, by which it is kept from taking everybody's room. In the
+/// extensions of its request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Caller {
+    /// Where it calls from; others may share the address.
+    pub source: IpAddr,
+    /// Whether it showed a certificate of the mesh, as one does who renews it.
+    pub certified: bool,
+}
+
+impl Caller {
+    /// One of whom nothing is known.
+    pub const UNKNOWN: Self = Self { source: IpAddr::V4(Ipv4Addr::UNSPECIFIED), certified: false };
 }
 
 /// Who a caller is.
@@ -57,14 +73,14 @@ impl From<Refusal> for Unproven {
 }
 
 impl Authenticator {
-    /// Whom `bearer` proves its bearer to be. Cancel safe.
+    /// Whom `bearer` proves its bearer, this `caller`, to be. Cancel safe.
     ///
     /// # Errors
     /// That it proves nobody, or that this cannot be said at the moment.
-    pub async fn prove(&self, bearer: &str, now: SystemTime) -> Result<Proven, Unproven> {
+    pub async fn prove(&self, bearer: &str, caller: Caller, now: SystemTime) -> Result<Proven, Unproven> {
         match self {
             Authenticator::JoinTokens(tokens) => Ok(Proven { id: tokens.verify(bearer, now)?, pod: None }),
-            Authenticator::ServiceAccounts(reviewer) => reviewer.prove(bearer, now).await,
+            Authenticator::ServiceAccounts(reviewer) => reviewer.prove(bearer, caller, now).await,
         }
     }
 }

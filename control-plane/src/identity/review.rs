@@ -10,8 +10,13 @@
 //! A token is kept nowhere: it is known by its SHA-256, and what the API server answers (which repeats the token) is never
 //! quoted, which is why kube's own `create`, which logs what it cannot parse, is not used.
 //!
-//! Bound: [`MAX_ACCEPTED`] remembered reviews, [`MAX_FLIGHTS`] callers' tokens waiting, [`MAX_REVIEWS`] requests under way,
-//! each at most [`TIME_LIMIT`].
+//! A forged token costs a review as a good one does, so anybody who can make up tokens can have reviews waiting. They wait by
+//! source address ([`FLIGHTS`], by the rule of `weft_proto::places`): when all places are taken, whoever has most gives one
+//! up, whose callers are told to come back. Beside them, who showed a certificate of the mesh has [`RESERVED`] places that
+//! nobody else can take, so that strangers do not keep proxies from renewing; when these are gone it waits like the others.
+//!
+//! Bound: [`MAX_ACCEPTED`] remembered reviews, [`FLIGHTS`] and [`RESERVED`] tokens waiting, [`MAX_REVIEWS`] requests under
+//! way, each at most [`TIME_LIMIT`].
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -22,10 +27,11 @@ use futures_util::future::BoxFuture;
 use http_body_util::{BodyExt as _, Limited};
 use k8s_openapi::api::authentication::v1::{TokenReview, TokenReviewSpec, TokenReviewStatus};
 use parking_lot::Mutex;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
 use weft_proto::SpiffeId;
+use weft_proto::places::{Limits, Place, Places};
 
-use super::{Proven, Unproven};
+use super::{Caller, Proven, Unproven};
 
 mod accepted;
 mod answer;
@@ -37,8 +43,10 @@ pub use answer::AUDIENCE;
 
 /// Successful reviews remembered. An entry is about 300 bytes.
 const MAX_ACCEPTED: usize = 10_000;
-/// Tokens under review or waiting for it. More are told to come back.
-const MAX_FLIGHTS: usize = 1024;
+/// Tokens under review or waiting for it. One address may have as many as a node has pods, all behind its address.
+const FLIGHTS: Limits = Limits { total: 1024, per_source: 256, kept: 4 };
+/// As many more of callers with a certificate.
+const RESERVED: usize = 256;
 /// Requests to the API server at once.
 const MAX_REVIEWS: usize = 32;
 /// From the first caller's question to the answer. A sidecar waits 10 s.
@@ -57,6 +65,8 @@ struct Shared {
     trust_domain: String,
     reserved: Vec<SpiffeId>,
     slots: Semaphore,
+    flights: Places<oneshot::Sender<()>>,
+    reserved_flights: Arc<Semaphore>,
     known: Mutex<Known>,
 }
 
@@ -85,21 +95,23 @@ impl TokenReviewer {
             trust_domain: trust_domain.to_owned(),
             reserved,
             slots: Semaphore::new(MAX_REVIEWS),
+            flights: Places::new(FLIGHTS),
+            reserved_flights: Arc::new(Semaphore::new(RESERVED)),
             known: Mutex::new(known),
         }))
     }
 
-    /// Whom `token` proves its bearer to be. Cancel safe: the review goes on, for others and for the next try.
+    /// Whom `token` proves its bearer, this `caller`, to be. Cancel safe: the review goes on, for others and for the next try.
     ///
     /// # Errors
     /// That the token proves nobody, or that the API server did not say.
-    pub async fn prove(&self, token: &str, now: SystemTime) -> Result<Proven, Unproven> {
+    pub async fn prove(&self, token: &str, caller: Caller, now: SystemTime) -> Result<Proven, Unproven> {
         let ends = answer::claims(token, now)?;
-        let mut flight = match self.0.look_up(token, now, ends) {
+        let mut flight = match self.0.look_up(token, caller, now, ends) {
             Ok(outcome) => return outcome,
             Err(flight) => flight,
         };
-        // An error says that the review panicked.
+        // An error says that the review gave up its place, or panicked.
         let landed = flight.wait_for(Option::is_some).await.map_err(|_| Unproven::Unavailable)?;
         landed.clone().unwrap_or(Err(Unproven::Unavailable))
     }
@@ -110,6 +122,7 @@ impl Shared {
     fn look_up(
         self: &Arc<Self>,
         token: &str,
+        caller: Caller,
         now: SystemTime,
         ends: Option<SystemTime>,
     ) -> Result<Outcome, watch::Receiver<Option<Outcome>>> {
@@ -121,26 +134,43 @@ impl Shared {
         if let Some(flight) = known.flights.get(&key) {
             return Err(flight.clone());
         }
-        if known.flights.len() >= MAX_FLIGHTS {
-            tracing::warn!(
-                waiting = known.flights.len(),
-                "too many tokens wait for a review; told a caller to come back"
-            );
+        let Some(mut room) = self.room(caller) else {
+            let (source, waiting) = (caller.source, known.flights.len());
+            tracing::warn!(%source, waiting, "too many tokens wait for a review; told a caller to come back");
             return Ok(Err(Unproven::Unavailable));
-        }
+        };
         let (sender, flight) = watch::channel(None);
         known.flights.insert(key, flight.clone());
         drop(known);
         let (shared, token) = (Arc::clone(self), token.to_owned());
         tokio::spawn(async move {
             let _ended = Flight { shared: &shared, key };
-            let outcome = shared.review(&token).await;
+            let outcome = tokio::select! {
+                outcome = shared.review(&token) => outcome,
+                () = room.given_up() => {
+                    let source = caller.source;
+                    tracing::warn!(%source, "too many tokens of one address wait for a review; the oldest must come back");
+                    return;
+                }
+            };
             if let Ok(proven) = &outcome {
                 shared.known.lock().accepted.insert(key, proven.clone(), ends, now);
             }
             sender.send_replace(Some(outcome));
         });
         Err(flight)
+    }
+
+    /// Room for another review, if there is any. Called under the lock of `known`, and takes it nowhere: who is woken by a
+    /// place given up runs later.
+    fn room(&self, caller: Caller) -> Option<Room> {
+        if caller.certified
+            && let Ok(_permit) = Arc::clone(&self.reserved_flights).try_acquire_owned()
+        {
+            return Some(Room::Reserved { _permit });
+        }
+        let (evict, evicted) = oneshot::channel();
+        self.flights.enter(caller.source, evict).ok().map(|_place| Room::BySource { _place, evicted })
     }
 
     async fn review(&self, token: &str) -> Outcome {
@@ -158,6 +188,25 @@ impl Shared {
                 tracing::warn!(error, "cannot review a service-account token; the caller will ask again");
                 Err(Unproven::Unavailable)
             }
+        }
+    }
+}
+
+/// What a review takes up while it waits.
+enum Room {
+    /// One of [`RESERVED`].
+    Reserved { _permit: OwnedSemaphorePermit },
+    /// One of [`FLIGHTS`].
+    BySource { _place: Place<oneshot::Sender<()>>, evicted: oneshot::Receiver<()> },
+}
+
+impl Room {
+    /// Waits until it must be left. Once only.
+    async fn given_up(&mut self) {
+        match self {
+            Room::Reserved { .. } => std::future::pending().await,
+            // An error is how it says so.
+            Room::BySource { evicted, .. } => drop(evicted.await),
         }
     }
 }

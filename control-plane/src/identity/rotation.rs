@@ -10,8 +10,12 @@
 //! Why each wait: in **Distributing** everybody must trust `b` before anybody shows a leaf by it. Connected proxies say so by
 //! their ACK; those that are only starting read a mounted ConfigMap, which kubelet refreshes within about two minutes,
 //! hence a least wait. In **Switched** another replica may not have seen the switch and still signs with `a`: the last leaf by
-//! `a` ends the longest leaf's life after *all* have switched, so that clock starts in **Retiring**. A proxy that never ACKs
-//! holds a rotation in Distributing, where everything works; `weft identity status` shows since when.
+//! `a` ends the longest leaf's life after *all* have switched, so that clock starts in **Retiring**.
+//!
+//! A proxy that never ACKs holds a rotation in Distributing, where everything works, but not for ever: one workload must not keep
+//! the mesh from leaving a root that may be known to others. Once a leaf's longest life has passed since every replica has
+//! known of `b` ([`Times::patience`]), each leaf still good was issued by a replica that did, and `Certify` sends the roots with it:
+//! whoever speaks for the mesh has been given `b`, ACK or not. Then it goes on, and says who has not ACKed.
 //!
 //! Bound: one rotation at a time, so at most two roots; what is asked meanwhile begins when the present one has ended.
 
@@ -54,6 +58,20 @@ impl Times {
             clock_skew: BACKDATE,
         }
     }
+
+    /// The longest time in Distributing: whatever leaf is good after it came with the new root.
+    pub fn patience(&self) -> Duration {
+        self.distribute.max(self.settle + self.longest_leaf + self.clock_skew)
+    }
+}
+
+/// How far the proxies connected to any replica are with the trust bundle in force.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Acked {
+    /// Whether all of them have ACKed it.
+    pub all: bool,
+    /// If not, some who have not: pods, and replicas that do not say how far theirs are.
+    pub laggards: Vec<String>,
 }
 
 /// Where a rotation is.
@@ -139,10 +157,8 @@ impl Rotation {
         match *self {
             Rotation::Stable { .. } if facts.asked => Next::Distribute,
             Rotation::Stable { .. } => Next::Wait(None),
-            Rotation::Distributing { since } => match after(since + times.distribute, Next::Switch) {
-                Next::Switch if !facts.all_acked => Next::Wait(None),
-                next => next,
-            },
+            Rotation::Distributing { since } if facts.all_acked => after(since + times.distribute, Next::Switch),
+            Rotation::Distributing { since } => after(since + times.patience(), Next::Switch),
             Rotation::Switched { since } => {
                 let withdraw_at = facts.now + times.longest_leaf + times.clock_skew;
                 after(since + times.settle, Next::Retire { withdraw_at })
@@ -192,7 +208,8 @@ mod tests {
             ("nobody asked",                     stable,       50,  no,  yes, Next::Wait(None)),
             ("somebody asked",                   stable,       0,   yes, no,  Next::Distribute),
             ("ACKed at once: pods still mount",  distributing, 9,   no,  yes, Next::Wait(Some(at(10)))),
-            ("waited, and one has not ACKed",    distributing, 900, no,  no,  Next::Wait(None)),
+            ("waited, and one has not ACKed",    distributing, 164, no,  no,  Next::Wait(Some(at(165)))),
+            ("and no leaf is left from before",  distributing, 165, no,  no,  Next::Switch),
             ("waited and ACKed",                 distributing, 10,  no,  yes, Next::Switch),
             ("asked again meanwhile",            distributing, 0,   yes, yes, Next::Wait(Some(at(10)))),
             ("others may not have seen it",      switched,     4,   no,  yes, Next::Wait(Some(at(5)))),
@@ -215,21 +232,30 @@ mod tests {
         #[test]
         fn no_leaf_outlives_the_trust_in_its_root(
             pauses in prop::collection::vec((1..8_u64, any::<bool>(), any::<bool>(), [0..5_u64, 0..5, 0..5]), 50..400),
+            one_never_acks in any::<bool>(),
         ) {
             let mut now = 0;
             let (mut rotation, mut signer, mut trusted) = (Rotation::Stable { since: at(0) }, 0_u32, vec![0_u32]);
             // What each replica signs with, and what it will sign with from when.
             let mut replicas = [(0_u32, 0_u32, 0_u64); 3];
-            // (root, end)
-            let mut leaves: Vec<(u32, SystemTime)> = Vec::new();
+            // From when each gives the newest root out with a leaf.
+            let mut knows = [0_u64; 3];
+            // (root, end, whether it came with the newest root)
+            let mut leaves: Vec<(u32, SystemTime, bool)> = Vec::new();
             for (pause, asked, all_acked, lags) in pauses {
                 now += pause;
+                let all_acked = all_acked && !one_never_acks;
                 let next = rotation.next(&Facts { now: at(now), asked, all_acked }, &TIMES);
                 match next {
                     Next::Wait(until) => prop_assert!(until.is_none_or(|until| until > at(now))),
-                    Next::Distribute => trusted.push(signer + 1),
+                    Next::Distribute => {
+                        trusted.push(signer + 1);
+                        leaves.iter_mut().for_each(|(_, _, newest)| *newest = false);
+                        knows = lags.map(|lag| now + lag);
+                    }
                     Next::Switch => {
-                        prop_assert!(all_acked);
+                        let patient = at(now) >= rotation.since() + TIMES.patience();
+                        prop_assert!(all_acked || (patient && leaves.iter().all(|(_, _, both)| *both)));
                         signer += 1;
                         for (replica, lag) in replicas.iter_mut().zip(lags) {
                             *replica = (replica.1, signer, now + lag);
@@ -240,13 +266,13 @@ mod tests {
                 }
                 rotation = rotation.after(next, at(now));
                 prop_assert!(trusted.len() <= 2);
-                for (before, then, from) in replicas {
+                for ((before, then, from), knows) in replicas.into_iter().zip(knows) {
                     let root = if now >= from { then } else { before };
                     prop_assert!(trusted.contains(&root), "signs with what is not trusted");
-                    leaves.push((root, at(now) + TIMES.longest_leaf));
+                    leaves.push((root, at(now) + TIMES.longest_leaf, now >= knows));
                 }
-                leaves.retain(|(_, end)| *end > at(now));
-                for (root, _) in &leaves {
+                leaves.retain(|(_, end, _)| *end > at(now));
+                for (root, ..) in &leaves {
                     prop_assert!(trusted.contains(root), "a living leaf's root was withdrawn");
                 }
             }

@@ -15,7 +15,7 @@ use weft_proto::control_plane_identity;
 use weft_proto::identity::v1::identity_server::Identity;
 use weft_proto::identity::v1::{CertifyRequest, CertifyResponse};
 
-use super::{Authenticator, Authority, Issued, Proven, Refusal, Unproven, csr};
+use super::{Authenticator, Authority, Caller, Issued, Proven, Refusal, Unproven, csr};
 
 /// Serves `Certify`.
 pub struct Certifier {
@@ -53,12 +53,18 @@ impl Metrics {
 
 impl Certifier {
     /// Everything but the transport.
-    async fn certify(&self, bearer: Option<&str>, csr: &[u8], now: SystemTime) -> Result<(Proven, Issued), Status> {
+    async fn certify(
+        &self,
+        bearer: Option<&str>,
+        caller: Caller,
+        csr: &[u8],
+        now: SystemTime,
+    ) -> Result<(Proven, Issued), Status> {
         let refuse = |refusal: Refusal| {
             self.count(refusal.reason());
             refusal.status()
         };
-        let proven = self.prove(bearer, now).await.map_err(|unproven| match unproven {
+        let proven = self.prove(bearer, caller, now).await.map_err(|unproven| match unproven {
             Unproven::Refused(refusal) => refuse(refusal),
             // Not UNAUTHENTICATED: nothing is wrong with the caller, who should come back.
             Unproven::Unavailable => {
@@ -74,8 +80,8 @@ impl Certifier {
         Ok((proven, issued))
     }
 
-    async fn prove(&self, bearer: Option<&str>, now: SystemTime) -> Result<Proven, Unproven> {
-        let proven = self.authenticator.prove(bearer.ok_or(Refusal::NoToken)?, now).await?;
+    async fn prove(&self, bearer: Option<&str>, caller: Caller, now: SystemTime) -> Result<Proven, Unproven> {
+        let proven = self.authenticator.prove(bearer.ok_or(Refusal::NoToken)?, caller, now).await?;
         if proven.id.trust_domain() != self.trust_domain {
             let trust_domain = self.trust_domain.clone();
             return Err(Refusal::OtherTrustDomain { proven: proven.id, trust_domain }.into());
@@ -100,7 +106,8 @@ impl Identity for Certifier {
             .and_then(|value| value.to_str().ok())
             .and_then(|value| value.strip_prefix("Bearer ").or_else(|| value.strip_prefix("bearer ")))
             .map(str::trim);
-        match self.certify(bearer, &request.get_ref().csr, SystemTime::now()).await {
+        let caller = request.extensions().get().copied().unwrap_or(Caller::UNKNOWN);
+        match self.certify(bearer, caller, &request.get_ref().csr, SystemTime::now()).await {
             Ok((Proven { id: identity, pod }, issued)) => {
                 self.metrics.issued.inc();
                 let expires = OffsetDateTime::from(issued.not_after).format(&Rfc3339).unwrap_or_default();

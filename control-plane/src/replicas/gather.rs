@@ -54,7 +54,12 @@ impl Gathered {
     /// The sum of the answers about the trust bundle; `None` where one is missing.
     pub fn trust_bundle(&self) -> Option<Progress> {
         let complete = self.silent.is_empty() && self.answers.iter().all(|answer| answer.trust_bundle.is_some());
-        complete.then(|| sum(self.answers.iter().filter_map(|answer| answer.trust_bundle.as_ref())))
+        complete.then(|| self.known_of_trust_bundle())
+    }
+
+    /// The same of those who did answer: nothing to decide by, but who is named there has not ACKed.
+    pub fn known_of_trust_bundle(&self) -> Progress {
+        sum(self.answers.iter().filter_map(|answer| answer.trust_bundle.as_ref()))
     }
 }
 

@@ -12,8 +12,8 @@
 //! | `gather.rs` | one question to all, and the sum (pure) of what they say |
 //! | `trust.rs` | whether every connected proxy has ACKed the trust bundle in force |
 //!
-//! Bound: one connection per replica, one request of at most [`MAX_QUESTIONS`] questions to each at a time and caller,
-//! [`gather::TIME_LIMIT`] for each.
+//! Bound: one connection per replica, one request of at most [`MAX_QUESTIONS`] questions and [`MAX_REQUEST`] bytes to each at
+//! a time and caller, [`gather::TIME_LIMIT`] for each.
 
 pub mod gather;
 mod peers;
@@ -25,7 +25,7 @@ mod trust;
 
 pub use gather::{Gathered, Progresses, Replicas};
 pub use peers::{Peer, Peers};
-pub use service::{Answers, MAX_QUESTIONS};
+pub use service::{Answers, MAX_ASKED, MAX_QUESTIONS, MAX_REQUEST};
 pub use tls::client_config;
 pub use trust::all_acked;
 

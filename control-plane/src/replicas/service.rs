@@ -1,4 +1,5 @@
-//! What this replica says of its proxies, to the control plane's other replicas and to nobody else.
+//! What this replica says of its proxies, to the control plane's other replicas and to nobody else: port 15012 asks
+//! [`Answers::check`] before it reads a question, and it is asked again here.
 
 use std::sync::Arc;
 
@@ -12,6 +13,10 @@ use crate::identity::Peer;
 
 /// Most Services in one question.
 pub const MAX_QUESTIONS: usize = 256;
+/// Largest question, in bytes. Read into memory it takes some fifty times as much at worst, and comes from a replica only.
+pub const MAX_REQUEST: usize = 1 << 20;
+/// Services are asked about until their questions have so many bytes; one alone may have more.
+pub const MAX_ASKED: usize = MAX_REQUEST / 2;
 
 /// Answers `weft.v1.Replicas`.
 #[derive(Debug, Clone)]
@@ -32,7 +37,11 @@ impl Answers {
         answer(&self.proxies, request)
     }
 
-    fn check(&self, peer: Option<&Peer>) -> Result<(), Status> {
+    /// Whether `peer` is answered.
+    ///
+    /// # Errors
+    /// That it is not.
+    pub fn check(&self, peer: Option<&Peer>) -> Result<(), Status> {
         match (peer, &self.own) {
             (Some(peer), Some(own)) if peer.id == *own => Ok(()),
             (peer, _) => {

@@ -10,12 +10,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use kube::Client;
+use prometheus_client::metrics::gauge::Gauge;
 use tokio::sync::watch;
 use weft_proto::{SpiffeId, ports};
 
 use super::injection::Injection;
 use super::{Opened, RunError, Shared, ended};
-use crate::identity::{self, Authenticator, Authority, SecretAuthority, Times, TokenReviewer, distribute};
+use crate::identity::{self, Acked, Authenticator, Authority, SecretAuthority, Times, TokenReviewer, distribute};
 use crate::inject;
 use crate::leader::{self, Election, LEASE};
 use crate::replicas::{self, Place, Progresses, Replicas};
@@ -104,9 +105,16 @@ impl Cluster {
             "the distribution of the trust bundle"
         });
 
-        let (sender, all_acked) = watch::channel(false);
+        let (sender, all_acked) = watch::channel(Acked::default());
+        let unacked = Gauge::default();
+        shared.registry.register(
+            "weft_identity_trust_unacked",
+            "Connected proxies that have not acknowledged the trust bundle in force, as the leader knows it",
+            unacked.clone(),
+        );
         let asked: Arc<dyn Progresses> = Arc::clone(&replicas) as Arc<dyn Progresses>;
-        let acked = replicas::all_acked(asked, self.trust_domain, self.authority.bundle(), leader.clone(), sender);
+        let (bundle, leads) = (self.authority.bundle(), leader.clone());
+        let acked = replicas::all_acked(asked, self.trust_domain, bundle, leads, sender, unacked);
         shared.tasks.spawn(async move {
             acked.await;
             "the count of proxies that know the trust bundle"

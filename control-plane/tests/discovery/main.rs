@@ -119,6 +119,37 @@ async fn a_stream_is_for_the_pod_its_certificate_names() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn nobody_is_read_who_may_not_ask() {
+    let mesh = Mesh::start().await;
+    let client = mesh.certify(CLIENT).await.unwrap();
+    let progress = "/weft.v1.Replicas/Progress";
+    let delta = "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources";
+    let rows = [
+        ("nobody asks a replica", None, progress, PERMISSION_DENIED),
+        ("a workload asks a replica", Some(&client), progress, PERMISSION_DENIED),
+        ("nobody asks for configuration", None, delta, Code::Unauthenticated),
+        ("nobody asks for what there is not", None, "/x.Y/Z", Code::Unimplemented),
+    ];
+    for (row, svid, path, expected) in rows {
+        assert_eq!(mesh.unfinished(svid, path).await, expected, "{row}");
+    }
+    mesh.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_address_that_keeps_connections_without_a_certificate_loses_its_oldest() {
+    let mesh = Mesh::start().await;
+    let mut open = mesh.anonymous_connections(258).await;
+    harness::until_closed(&mut open[0]).await;
+    // They are as many as one address may have, and still it gets what it needs.
+    assert!(mesh.certify(CLIENT).await.is_ok());
+    let metrics = mesh.metrics().await;
+    assert!(sum(&metrics, "weft_discovery_no_room_total") >= 2, "{metrics}");
+    drop(open);
+    mesh.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_pod_may_come_a_little_after_its_proxy() {
     let mesh = Mesh::start().await;
     let late = mesh.certify("spiffe://cluster.local/ns/shop/sa/late").await.unwrap();

@@ -2,7 +2,8 @@
 //! installed; again at 50–70 % of its life.
 //!
 //! An answer is believed only when its chain leads to a root, names us, fits the key we just made, and has not ended.
-//! When renewal fails the SVID in use stays until its end, and the back-off (0.5 s to 150 s) shrinks with the life
+//! Who renews shows the SVID in use, because the control plane keeps room for those it knows (SEMANTICS.md §4); where that does
+//! not help (its roots have changed, say), the token alone must do. When renewal fails the SVID in use stays until its end, and the back-off (0.5 s to 150 s) shrinks with the life
 //! that is left. Without one the pod cannot start, so nobody waits longer than [`LONGEST_WITHOUT`]; a file that is still to
 //! come (a ConfigMap being written, a token being projected) is looked for every [`LOOK_FOR_FILE`]. The key pair is new each
 //! time and never leaves memory.
@@ -17,8 +18,9 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, UnixTime};
 use tokio::time::Instant;
 use tonic::metadata::{Ascii, MetadataValue};
-use weft_proto::identity::v1::CertifyRequest;
+use tonic::transport::Channel;
 use weft_proto::identity::v1::identity_client::IdentityClient;
+use weft_proto::identity::v1::{CertifyRequest, CertifyResponse};
 
 use super::control_plane::{ControlPlane, ControlPlaneError};
 use super::schedule::{Backoff, renew_after, within_remaining};
@@ -28,6 +30,8 @@ use super::{IdentityManager, Svid};
 
 /// One `Certify` call, from dialling to the answer.
 const CALL_TIMEOUT: Duration = Duration::from_secs(10);
+/// Of these, for the call that shows the SVID in use.
+const RENEWAL_TIMEOUT: Duration = Duration::from_secs(5);
 const FIRST_BACKOFF: Duration = Duration::from_millis(500);
 const LONGEST_BACKOFF: Duration = Duration::from_secs(150);
 /// Before the first SVID.
@@ -87,6 +91,16 @@ pub enum CertifyError {
 }
 
 impl CertifyError {
+    /// Whether asking without a certificate would come to the same: nobody was reached, or the control plane itself answered.
+    fn is_final(&self) -> bool {
+        match self {
+            // A connection that broke, perhaps because our certificate is not believed, has a cause; an answer has none.
+            Self::Refused(status) => std::error::Error::source(&**status).is_none(),
+            Self::ControlPlane(ControlPlaneError::Name(_) | ControlPlaneError::Connect { .. }) => true,
+            _ => false,
+        }
+    }
+
     /// The file that is not there yet, if that is what is wrong.
     fn missing_file(&self) -> Option<&Path> {
         match self {
@@ -187,11 +201,17 @@ impl IdentityManager {
         params.subject_alt_names = vec![SanType::URI(self.identity().as_str().try_into()?)];
         let csr = params.serialize_request(&key)?.der().to_vec();
 
-        let mut request = tonic::Request::new(CertifyRequest { csr });
-        request.metadata_mut().insert("authorization", token);
-        let mut client = IdentityClient::new(control_plane.anonymous_channel().await?);
-        let answer = client.certify(request).await.map_err(|status| CertifyError::Refused(Box::new(status)))?;
-        let answer = answer.into_inner();
+        let ask = async |channel: Channel| {
+            let mut request = tonic::Request::new(CertifyRequest { csr: csr.clone() });
+            request.metadata_mut().insert("authorization", token.clone());
+            let answer = IdentityClient::new(channel).certify(request).await;
+            answer.map(tonic::Response::into_inner).map_err(|status| CertifyError::Refused(Box::new(status)))
+        };
+        let known = async { ask(control_plane.channel().await?).await };
+        let answer = match self.renewing(known).await {
+            Some(answer) => answer?,
+            None => ask(control_plane.anonymous_channel().await?).await?,
+        };
 
         let certificates = |ders: Vec<Vec<u8>>| ders.into_iter().map(CertificateDer::from).collect::<Vec<_>>();
         let roots = match certificates(answer.roots) {
@@ -205,6 +225,22 @@ impl IdentityManager {
         let svid = self.check(certificates(answer.chain), &key, &roots)?;
         self.install(Arc::clone(&svid));
         Ok(svid)
+    }
+
+    /// What came of `known`, the call that shows the SVID in use, if there is one and it says anything about the token.
+    async fn renewing(
+        &self,
+        known: impl Future<Output = Result<CertifyResponse, CertifyError>>,
+    ) -> Option<Result<CertifyResponse, CertifyError>> {
+        self.svid().filter(|svid| svid.not_after > SystemTime::now())?;
+        match tokio::time::timeout(RENEWAL_TIMEOUT, known).await {
+            Ok(Err(error)) if !error.is_final() => {
+                tracing::debug!(%error, "the certificate in use did not help to renew it; asking without");
+                None
+            }
+            Ok(said) => Some(said),
+            Err(_) => None,
+        }
     }
 
     fn check(

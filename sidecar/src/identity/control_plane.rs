@@ -134,7 +134,7 @@ impl ControlPlane {
         &self.identity
     }
 
-    /// A connection on which we show our SVID: for discovery and reports.
+    /// A connection on which we show our SVID: for discovery and reports, and to renew it.
     ///
     /// # Errors
     /// Any step may fail; [`ControlPlaneError`] says which.
@@ -142,7 +142,7 @@ impl ControlPlane {
         self.open(self.tls(true)?).await
     }
 
-    /// A connection on which we stay anonymous: for `Certify`, which a token proves.
+    /// A connection on which we stay anonymous: for the first `Certify`, which a token proves.
     pub(super) async fn anonymous_channel(&self) -> Result<Channel, ControlPlaneError> {
         self.open(self.tls(false)?).await
     }

@@ -112,9 +112,18 @@ impl TestCa {
 
     /// What a control plane of this mesh serves with; clients may stay anonymous (`Certify`).
     pub(crate) fn control_plane_tls(&self, identity: &SpiffeId) -> Arc<rustls::ServerConfig> {
+        self.control_plane_tls_for(identity, &self.root)
+    }
+
+    /// The same, for clients with certificates by `clients`.
+    pub(crate) fn control_plane_tls_for(
+        &self,
+        identity: &SpiffeId,
+        clients: &CertificateDer<'static>,
+    ) -> Arc<rustls::ServerConfig> {
         let svid = self.svid(identity, &Leaf::of(identity));
         let mut roots = rustls::RootCertStore::empty();
-        roots.add(self.root.clone()).unwrap();
+        roots.add(clients.clone()).unwrap();
         let verifier =
             rustls::server::WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(provider()))
                 .allow_unauthenticated()
@@ -189,7 +198,11 @@ where
             let (tls, service) = (TlsAcceptor::from(Arc::clone(&tls)), service.clone());
             connections.spawn(async move {
                 let Ok(stream) = tls.accept(pipe).await else { return };
-                let service = hyper::service::service_fn(move |request| service.clone().call(request));
+                let certified = Certified(stream.get_ref().1.peer_certificates().is_some());
+                let service = hyper::service::service_fn(move |mut request: http::Request<hyper::body::Incoming>| {
+                    request.extensions_mut().insert(certified);
+                    service.clone().call(request)
+                });
                 let http = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
                 let _ = http.serve_connection(TokioIo::new(stream), service).await;
             });
@@ -198,12 +211,18 @@ where
     })
 }
 
+/// Whether the caller showed a certificate; in the extensions of its requests.
+#[derive(Debug, Clone, Copy)]
+struct Certified(bool);
+
 /// A `Certify` that signs for whoever shows the token.
 pub(crate) struct FakeIdentity {
     pub(crate) ca: Arc<TestCa>,
     pub(crate) token: Mutex<String>,
     pub(crate) lifetime: Duration,
     pub(crate) served: AtomicUsize,
+    /// Of these, callers who showed a certificate.
+    pub(crate) certified: AtomicUsize,
     /// What to do instead of signing properly, for one answer.
     pub(crate) next: Mutex<Option<Answer>>,
 }
@@ -223,6 +242,9 @@ impl Identity for FakeIdentity {
         let shown = request.metadata().get("authorization").and_then(|value| value.to_str().ok());
         if shown != Some(&format!("Bearer {}", self.token.lock())) {
             return Err(tonic::Status::unauthenticated("the token is not known"));
+        }
+        if request.extensions().get::<Certified>().is_some_and(|certified| certified.0) {
+            self.certified.fetch_add(1, Ordering::Relaxed);
         }
         self.served.fetch_add(1, Ordering::Relaxed);
         let chain = match self.next.lock().take() {

@@ -255,6 +255,7 @@ impl Bootstrap {
                 token: Mutex::new("secret".into()),
                 lifetime,
                 served: Default::default(),
+                certified: Default::default(),
                 next: Mutex::new(None),
             }),
             ca,
@@ -329,6 +330,26 @@ async fn an_svid_is_obtained_and_renewed_between_half_and_seven_tenths_of_its_li
     tokio::time::sleep(secs(1)).await;
     assert_ne!(bootstrap.manager.svid().unwrap().chain(), first.chain(), "and the new one is in use");
     run.abort();
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_renews_shows_its_svid_and_where_that_is_not_believed_the_token_does() {
+    let stranger = TestCa::new("weft.local");
+    for (row, believed, expected) in [("believed", true, 1), ("not believed", false, 0)] {
+        let bootstrap = Bootstrap::new(secs(24 * 3600));
+        let id = bootstrap.ca.id("weft-system", "weft-control-plane");
+        let clients = if believed { &bootstrap.ca.root } else { &stranger.root };
+        let tls = bootstrap.ca.control_plane_tls_for(&id, clients);
+        serve(bootstrap.dial.up(), tls, IdentityServer::from_arc(Arc::clone(&bootstrap.fake)));
+        let run = bootstrap.run();
+        bootstrap.manager.ready().await;
+        assert_eq!(bootstrap.fake.certified.load(Ordering::Relaxed), 0, "{row}: it has none yet");
+        let began = tokio::time::Instant::now();
+        bootstrap.served(2).await;
+        assert_eq!(bootstrap.fake.certified.load(Ordering::Relaxed), expected, "{row}");
+        assert!(began.elapsed() < secs(17 * 3600), "{row}: in the try that was due");
+        run.abort();
+    }
 }
 
 #[tokio::test(start_paused = true)]

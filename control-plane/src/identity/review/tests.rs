@@ -145,6 +145,18 @@ fn good() -> Result<TokenReviewStatus, String> {
     Ok(yes("system:serviceaccount:shop:web", &[AUDIENCE]))
 }
 
+const ANYBODY: Caller = Caller::UNKNOWN;
+
+/// One who calls from the address of this number.
+fn caller(number: u8, certified: bool) -> Caller {
+    Caller { source: [10, 0, 0, number].into(), certified }
+}
+
+/// A token nobody has seen before.
+fn forged(number: usize) -> String {
+    token(&format!(r#"{{"aud":["weft-ca"],"n":{number}}}"#))
+}
+
 const GOOD: &str = r#"{"aud":["weft-ca"]}"#;
 
 #[tokio::test(start_paused = true)]
@@ -154,7 +166,7 @@ async fn callers_with_the_same_token_share_one_review_and_the_next_minute_needs_
     let callers: Vec<_> = (0..50)
         .map(|_| {
             let reviewer = Arc::clone(&reviewer);
-            tokio::spawn(async move { reviewer.prove(&token(GOOD), now).await })
+            tokio::spawn(async move { reviewer.prove(&token(GOOD), ANYBODY, now).await })
         })
         .collect();
     tokio::time::sleep(Duration::from_millis(1)).await;
@@ -164,10 +176,10 @@ async fn callers_with_the_same_token_share_one_review_and_the_next_minute_needs_
         assert_eq!(caller.await.unwrap().unwrap().id, id("spiffe://weft.local/ns/shop/sa/web"));
     }
     assert_eq!(asked.load(Ordering::Relaxed), 1);
-    assert!(reviewer.prove(&token(GOOD), now + Duration::from_secs(59)).await.is_ok());
+    assert!(reviewer.prove(&token(GOOD), ANYBODY, now + Duration::from_secs(59)).await.is_ok());
     assert_eq!(asked.load(Ordering::Relaxed), 1, "remembered");
     may.add_permits(1);
-    assert!(reviewer.prove(&token(GOOD), now + Duration::from_secs(60)).await.is_ok());
+    assert!(reviewer.prove(&token(GOOD), ANYBODY, now + Duration::from_secs(60)).await.is_ok());
     assert_eq!(asked.load(Ordering::Relaxed), 2, "a minute later");
     assert!(reviewer.0.known.lock().flights.is_empty());
 }
@@ -177,15 +189,15 @@ async fn a_no_is_asked_again_and_silence_is_no_refusal() {
     let now = SystemTime::now();
     let (refusing, asked, _may) = reviewer(2, || Ok(no("invalid bearer token")));
     for round in 1..=2 {
-        let outcome = refusing.prove(&token(GOOD), now).await;
+        let outcome = refusing.prove(&token(GOOD), ANYBODY, now).await;
         assert_eq!(outcome, Err(Unproven::Refused(Refusal::RejectedServiceAccount)));
         assert_eq!(asked.load(Ordering::Relaxed), round);
     }
     let (failing, _asked, _may) = reviewer(1, || Err("connection refused".to_owned()));
-    assert_eq!(failing.prove(&token(GOOD), now).await, Err(Unproven::Unavailable));
+    assert_eq!(failing.prove(&token(GOOD), ANYBODY, now).await, Err(Unproven::Unavailable));
     let (silent, _asked, _may) = reviewer(0, good);
     let began = tokio::time::Instant::now();
-    assert_eq!(silent.prove(&token(GOOD), now).await, Err(Unproven::Unavailable));
+    assert_eq!(silent.prove(&token(GOOD), ANYBODY, now).await, Err(Unproven::Unavailable));
     assert_eq!(began.elapsed().as_secs(), TIME_LIMIT.as_secs());
     assert!(silent.0.known.lock().flights.is_empty());
 }
@@ -194,10 +206,13 @@ async fn a_no_is_asked_again_and_silence_is_no_refusal() {
 async fn an_api_server_that_hangs_is_asked_by_few_and_waited_for_by_a_bounded_number() {
     let (reviewer, asked, _may) = reviewer(0, good);
     let now = SystemTime::now();
-    let callers: Vec<_> = (0..MAX_FLIGHTS + 10)
+    // Honest ones, from so many addresses that nobody has more than it keeps.
+    let callers: Vec<_> = (0..FLIGHTS.total + 10)
         .map(|n| {
-            let reviewer = Arc::clone(&reviewer);
-            tokio::spawn(async move { reviewer.prove(&token(&format!(r#"{{"aud":["weft-ca"],"n":{n}}}"#)), now).await })
+            let (reviewer, from) =
+                (Arc::clone(&reviewer), [10, 0, (n / FLIGHTS.kept / 256) as u8, (n / FLIGHTS.kept) as u8]);
+            let caller = Caller { source: from.into(), certified: false };
+            tokio::spawn(async move { reviewer.prove(&forged(n), caller, now).await })
         })
         .collect();
     tokio::time::sleep(Duration::from_millis(1)).await;
@@ -206,4 +221,44 @@ async fn an_api_server_that_hangs_is_asked_by_few_and_waited_for_by_a_bounded_nu
     for caller in callers {
         assert_eq!(caller.await.unwrap(), Err(Unproven::Unavailable));
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn made_up_tokens_keep_nobody_else_from_a_certificate() {
+    let (reviewer, _asked, may) = reviewer(0, good);
+    let now = SystemTime::now();
+    let ask = |number: usize, caller: Caller| {
+        let reviewer = Arc::clone(&reviewer);
+        tokio::spawn(async move { reviewer.prove(&forged(number), caller, now).await })
+    };
+    let settled = || tokio::time::sleep(Duration::from_millis(1));
+    // Four addresses with as many as they like: that is all there is room for.
+    let forgers: Vec<_> = (0..5 * FLIGHTS.per_source).map(|n| ask(n, caller((n % 4) as u8, false))).collect();
+    settled().await;
+    assert_eq!(forgers.iter().filter(|forger| !forger.is_finished()).count(), FLIGHTS.total);
+    let honest = ask(10_000, caller(9, false));
+    settled().await;
+    assert!(!honest.is_finished(), "it waits for its review as if they were not there");
+    assert_eq!(reviewer.0.known.lock().flights.len(), FLIGHTS.total, "one of them came off for it");
+
+    // Behind the address of one of them: who shows a certificate has room of its own, and what goes beyond that waits with
+    // the others, and goes with them.
+    let renewing: Vec<_> = (0..=RESERVED).map(|n| ask(20_000 + n, caller(0, true))).collect();
+    settled().await;
+    assert_eq!(reviewer.0.known.lock().flights.len(), FLIGHTS.total + RESERVED);
+    let more: Vec<_> = (0..FLIGHTS.per_source).map(|n| ask(30_000 + n, caller(0, false))).collect();
+    settled().await;
+    assert!(renewing[..RESERVED].iter().all(|caller| !caller.is_finished()));
+    assert!(renewing[RESERVED].is_finished());
+
+    may.add_permits(2 * FLIGHTS.total);
+    assert!(honest.await.unwrap().is_ok());
+    for caller in renewing.into_iter().take(RESERVED) {
+        assert!(caller.await.unwrap().is_ok());
+    }
+    for caller in more.into_iter().chain(forgers) {
+        drop(caller.await.unwrap());
+    }
+    let room = (reviewer.0.flights.taken(), reviewer.0.reserved_flights.available_permits());
+    assert_eq!((room, reviewer.0.known.lock().flights.len()), ((0, RESERVED), 0), "all is given back");
 }

@@ -11,6 +11,7 @@ use futures_util::stream::{FuturesUnordered, select_all};
 use kube::api::{Patch, PatchParams};
 use kube::runtime::watcher;
 use kube::{Api, Client};
+use prost::Message as _;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 use weft_proto::v1::{NamespaceVersion, ProgressRequest, ServiceQuestion};
@@ -21,7 +22,7 @@ use super::plan::{Live, Plan, Wanted, generation_of, plan};
 use super::{MAX_WRITES, SETTLED, TIME_LIMIT, TOGETHER, Writer};
 use crate::identity::FIELD_MANAGER;
 use crate::model::{Kind, ObjectKey};
-use crate::replicas::{Gathered, MAX_QUESTIONS};
+use crate::replicas::{Gathered, MAX_ASKED, MAX_QUESTIONS};
 use crate::status::programmed::{About, At, Programmed};
 use crate::translate::Translated;
 
@@ -246,8 +247,8 @@ impl Lead {
     fn question(&self, now: Instant) -> Option<(Vec<At>, ProgressRequest)> {
         let state = self.state.as_ref()?;
         let due = self.programmed.due(MAX_QUESTIONS, now);
-        let services = due.iter().map(|(_, about)| question(about, state)).collect::<Vec<_>>();
-        let about: Vec<_> = due.into_iter().map(|(at, _)| at).collect();
+        let questions = due.into_iter().map(|(at, about)| (at, question(&about, state)));
+        let (about, services) = within(questions, MAX_ASKED);
         (!about.is_empty()).then(|| (about, ProgressRequest { services, ..ProgressRequest::default() }))
     }
 
@@ -268,6 +269,18 @@ impl Lead {
     fn waiting(&self) -> usize {
         self.due.len() + self.later.len() + self.writing.len()
     }
+}
+
+/// The first of `questions` that have at most `most` bytes together, but at least one. The others stay due.
+fn within<A>(questions: impl Iterator<Item = (A, ServiceQuestion)>, most: usize) -> (Vec<A>, Vec<ServiceQuestion>) {
+    let mut bytes = 0;
+    let mut fits = |question: &ServiceQuestion| {
+        let first = bytes == 0;
+        // And its tag and length.
+        bytes += question.encoded_len() + 6;
+        first || bytes <= most
+    };
+    questions.take_while(|(_, question)| fits(question)).unzip()
 }
 
 /// Who has the Service as we serve it?
@@ -303,5 +316,25 @@ impl Write {
             Err(_) => Outcome::Failed(format!("no answer within {TIME_LIMIT:?}")),
         };
         (key, outcome)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_question_is_no_longer_than_a_replica_reads() {
+        let question = |bytes: usize| ServiceQuestion { service: "s".repeat(bytes), ..ServiceQuestion::default() };
+        for (row, sizes, expected) in [
+            ("nothing is due", &[][..], 0),
+            ("all fit", &[300, 300, 300], 3),
+            ("the rest stays due", &[400, 400, 400], 2),
+            ("one that is too long is asked alone", &[5000, 10], 1),
+        ] {
+            let questions = sizes.iter().map(|bytes| ((), question(*bytes)));
+            let (about, services) = within(questions, 1000);
+            assert_eq!((about.len(), services.len()), (expected, expected), "{row}");
+        }
     }
 }

@@ -10,13 +10,17 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
+use bytes::Bytes;
 use clap::Parser as _;
+use http_body_util::StreamBody;
+use hyper::body::Frame;
 use hyper_util::rt::TokioIo;
 use rustls_pki_types::CertificateDer;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio_rustls::client::TlsStream;
+use tonic::codegen::Service as _;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status};
 use weft_control_plane::identity::{Authority as _, FileAuthority, JoinTokens};
@@ -181,6 +185,29 @@ impl Mesh {
         within(client.stream_aggregated_resources(tokio_stream::pending::<DiscoveryRequest>())).await.unwrap_err()
     }
 
+    /// What a call is told whose message has no end.
+    pub(crate) async fn unfinished(&self, svid: Option<&Svid>, path: &str) -> Code {
+        let endless = StreamBody::new(tokio_stream::pending::<Result<Frame<Bytes>, Status>>());
+        let request = http::Request::post(format!("http://control-plane{path}"))
+            .header("content-type", "application/grpc")
+            .header("te", "trailers")
+            .body(tonic::body::Body::new(endless))
+            .unwrap();
+        let mut channel = self.channel(svid).await;
+        within(std::future::poll_fn(|context| channel.poll_ready(context))).await.unwrap();
+        let answer = within(channel.call(request)).await.unwrap();
+        Status::from_header_map(answer.headers()).expect("an answer without a status").code()
+    }
+
+    /// As many connections without a certificate, each open until it is dropped or the other end closes it.
+    pub(crate) async fn anonymous_connections(&self, count: usize) -> Vec<TlsStream<TcpStream>> {
+        let mut open = Vec::new();
+        for _ in 0..count {
+            open.push(self.tls(None).await.unwrap());
+        }
+        open
+    }
+
     /// What a handshake agrees on, once the server has had its say (TLS 1.3 refuses a client after the client is done).
     pub(crate) async fn handshake(&self, svid: Option<&Svid>) -> Result<String, String> {
         let mut tls = self.tls(svid).await?;
@@ -210,6 +237,12 @@ impl Mesh {
         let roots = svid.map_or_else(|| authority.roots(), |svid| svid.roots.clone());
         dial(self.control_plane.discovery_address, roots, svid).await
     }
+}
+
+/// Waits until the server has closed `connection`.
+pub(crate) async fn until_closed(connection: &mut TlsStream<TcpStream>) {
+    // What it said before is read over; how it ended does not matter.
+    let _ = within(connection.read_to_end(&mut Vec::new())).await;
 }
 
 /// Opens a discovery stream at `server` as the proxy of the pod at `address`.
