@@ -1,9 +1,11 @@
 //! The wire contract between Weft's proxies and its control plane: the resources (`v1`), certificates (`identity`),
 //! the delta xDS transport (`discovery`), and the few types and names both ends must agree on.
 //!
-//! Both ends depend on this crate and not on each other.
+//! Both ends depend on this crate and not on each other, so `places` is here too, which is no wire's: what decides whom
+//! their listeners take in.
 
 mod names;
+pub mod places;
 mod spiffe;
 
 pub use names::{EndpointsName, InvalidName, MESH_SETTINGS, SELF, ServiceName};
