@@ -219,7 +219,7 @@ mod tests {
             for (caller, leaves, which) in steps {
                 if leaves && !held.is_empty() {
                     // Given back in any order, also after it was given up.
-                    held.swap_remove(which.index(held.len()));
+                    drop(held.swap_remove(which.index(held.len())));
                 } else {
                     let before: Vec<usize> = (0..6).map(|caller| alive(&held, caller)).collect();
                     let handle = Arc::new(());
