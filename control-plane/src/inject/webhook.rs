@@ -217,7 +217,8 @@ impl<N: Namespaces> Webhook<N> {
             Some(name) => match self.namespaces.get(name).await {
                 Ok(namespace) => {
                     let (settings, cluster) = (Arc::clone(&self.settings.borrow()), *self.cluster.borrow());
-                    question.decide(namespace, cluster, &settings, &Arc::clone(&self.unenforced.borrow()))
+                    let secret = rand::random::<[u8; 16]>().into();
+                    question.decide(namespace, secret, cluster, &settings, &Arc::clone(&self.unenforced.borrow()))
                 }
                 Err(error) => {
                     tracing::warn!(namespace = name, error, "a pod's namespace cannot be read");

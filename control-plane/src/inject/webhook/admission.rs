@@ -6,6 +6,7 @@ use base64::Engine as _;
 use k8s_openapi::api::core::v1::Pod;
 use kube::core::DynamicObject;
 use kube::core::admission::{AdmissionRequest, AdmissionResponse, AdmissionReview, META_API_VERSION_V1, Operation};
+use weft_proto::ProbeSecret;
 
 use super::super::{ClusterFacts, Context, InjectSettings, Outcome, patch, to_json};
 use super::Labelled;
@@ -56,10 +57,11 @@ impl Question {
         finish("not-a-new-pod", AdmissionResponse::from(&self.request))
     }
 
-    /// What becomes of the pod.
+    /// What becomes of the pod. `probe_secret` is one of its own.
     pub(super) fn decide(
         &self,
         namespace: Labelled,
+        probe_secret: ProbeSecret,
         cluster: ClusterFacts,
         settings: &InjectSettings,
         unenforced: &BTreeMap<String, Vec<String>>,
@@ -77,6 +79,7 @@ impl Question {
             annotations: namespace.annotations,
             cluster,
             of_job: false,
+            probe_secret,
         };
         match patch(&pod, &context, settings) {
             Err(refusal) => refuse(response, &format!("weft: {refusal}")),
