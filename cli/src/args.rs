@@ -82,7 +82,8 @@ pub(crate) enum Command {
     /// Add the sidecar to manifests, as the webhook does
     ///
     /// The result goes to stdout, warnings to stderr. Manifests that are injected already and kinds that have no pods pass
-    /// unchanged.
+    /// unchanged. The paths of rewritten probes get a new secret each time: where an apply shall not roll out anew, inject once
+    /// and keep the result.
     #[command(after_help = INJECT)]
     Inject(InjectArgs),
     /// Remove from manifests what injection added

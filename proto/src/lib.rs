@@ -6,9 +6,11 @@
 
 mod names;
 pub mod places;
+mod probe;
 mod spiffe;
 
 pub use names::{EndpointsName, InvalidName, MESH_SETTINGS, SELF, ServiceName};
+pub use probe::ProbeSecret;
 pub use spiffe::{InvalidSpiffeId, SpiffeId};
 
 /// The resources a proxy subscribes to (`weft/v1/resources.proto`), and what replicas of the control plane ask each other

@@ -16,7 +16,7 @@ pub(super) struct Done {
 /// # Errors
 /// All that is wrong with them.
 pub(super) fn inject(yaml: &str, options: &Options) -> Result<Done, String> {
-    manifest::inject_yaml(yaml, options).map(done).map_err(|bad| bad.to_string())
+    manifest::inject_yaml(yaml, options, &mut rand::rng()).map(done).map_err(|bad| bad.to_string())
 }
 
 /// Removes what injection added.

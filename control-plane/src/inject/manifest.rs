@@ -2,7 +2,9 @@
 //!
 //! Every document is read as the control plane reads manifests (what `kubectl` takes `0644` and `yes` to mean). One that is to
 //! change is written anew, in block style, without its comments; every other one keeps its text. So injecting
-//! what is injected changes nothing at all, and undoing it gives back the same objects.
+//! what is injected changes nothing at all, and undoing it gives back the same objects. Injecting the same text twice gives two
+//! texts where there are probes or hooks to rewrite: their secrets differ (`probes.rs`), and nothing in a manifest could be
+//! made into one that its readers cannot guess.
 //!
 //! Whoever runs this asks for it, so no label is needed; `weft.dev/inject: disabled` on a pod template still counts, and so do
 //! all the other reasons to leave a pod alone. Pods made from an injected template are left alone by the webhook.
@@ -13,6 +15,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use k8s_openapi::api::core::v1::Pod;
+use rand::{CryptoRng, Rng as _};
 use serde_json::{Value, json};
 
 use super::{ClusterFacts, Context, INJECT, InjectSettings, Outcome, REVISION, patch, record};
@@ -66,12 +69,12 @@ impl fmt::Display for BadManifest {
     }
 }
 
-/// Injects every object of `text` that has pods.
+/// Injects every object of `text` that has pods. `rng` makes the secrets of their probes, one for all pods of a template.
 ///
 /// # Errors
 /// All that cannot be read, and all that asks for what cannot be had. Then nothing is to be applied.
-pub fn inject_yaml(text: &str, options: &Options) -> Result<Changed, BadManifest> {
-    each(text, &options.namespace, |object, template| inject(object, template, options))
+pub fn inject_yaml(text: &str, options: &Options, rng: &mut impl CryptoRng) -> Result<Changed, BadManifest> {
+    each(text, &options.namespace, |object, template| inject(object, template, options, rng))
 }
 
 /// Takes every sidecar of `text` out again.
@@ -102,7 +105,7 @@ impl fmt::Display for Object<'_> {
 /// Whether it changed, a word on it, and warnings.
 type Done = Result<(bool, String, Vec<String>), String>;
 
-fn inject(object: &Object<'_>, template: &mut Value, options: &Options) -> Done {
+fn inject(object: &Object<'_>, template: &mut Value, options: &Options, rng: &mut impl CryptoRng) -> Done {
     let pod: Pod = serde_json::from_value(json!({ "metadata": template["metadata"], "spec": template["spec"] }))
         .map_err(|error| format!("its pod cannot be read: {error}"))?;
     let revision = &options.settings.revision;
@@ -113,6 +116,7 @@ fn inject(object: &Object<'_>, template: &mut Value, options: &Options) -> Done 
         annotations: BTreeMap::new(),
         cluster: options.cluster,
         of_job: matches!(object.kind, "Job" | "CronJob"),
+        probe_secret: rng.random::<[u8; 16]>().into(),
     };
     match patch(&pod, &context, &options.settings).map_err(|refusal| refusal.to_string())? {
         Outcome::LeftAlone(why) => Ok((false, format!("left alone: {why}"), why.warning().into_iter().collect())),

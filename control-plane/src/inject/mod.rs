@@ -80,7 +80,7 @@ use json_patch::jsonptr::PointerBuf;
 use json_patch::{AddOperation, Patch, PatchOperation, RemoveOperation};
 use k8s_openapi::api::core::v1::{Container, Pod, PodSpec};
 use serde_json::{Value, json};
-use weft_proto::{MESH_TLS_LABEL, SIDECAR_UID, ports};
+use weft_proto::{MESH_TLS_LABEL, ProbeSecret, SIDECAR_UID, ports};
 
 mod annotations;
 pub mod certificate;
@@ -118,7 +118,7 @@ const POD_SECURITY: &str = "pod-security.kubernetes.io/enforce";
 const DEFAULT_GRACE: i64 = 30;
 
 /// What is known around a pod.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Context {
     /// The namespace it is made in.
     pub namespace: String,
@@ -130,6 +130,9 @@ pub struct Context {
     pub cluster: ClusterFacts,
     /// The pod is a Job's although it does not say so by an owner (a manifest's template).
     pub of_job: bool,
+    /// Drawn for this pod alone, by a generator that is fit for keys: who knows it may have the pod's probes and hooks run. One
+    /// that is injected already keeps its own.
+    pub probe_secret: ProbeSecret,
 }
 
 /// What becomes of a pod.
@@ -343,7 +346,7 @@ pub fn patch(pod: &Pod, context: &Context, settings: &InjectSettings) -> Result<
     check_users(spec)?;
     check_names(spec)?;
     check_pod_security(&context.labels, settings)?;
-    Ok(Outcome::Injected(inject(pod, spec, &asked, mode, of_job, settings)?))
+    Ok(Outcome::Injected(inject(pod, spec, &asked, mode, of_job, &context.probe_secret, settings)?))
 }
 
 fn inject(
@@ -352,11 +355,12 @@ fn inject(
     asked: &Asked,
     mode: Mode,
     of_job: bool,
+    probe_secret: &ProbeSecret,
     settings: &InjectSettings,
 ) -> Result<Injection, Refusal> {
     let grace = spec.termination_grace_period_seconds.unwrap_or(DEFAULT_GRACE);
     let mut warnings = asked.warnings.clone();
-    let probes = probes::rewrite(spec, mode, grace);
+    let probes = probes::rewrite(spec, mode, grace, probe_secret);
     warnings.extend(probes.warnings);
     warnings.extend(taken_ports(spec));
     if of_job && mode == Mode::Classic {

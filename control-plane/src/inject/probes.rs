@@ -2,9 +2,13 @@
 //!
 //! kubelet opens a probe's connection from outside the pod: redirected, a TCP probe would always succeed (the sidecar
 //! accepts), and under STRICT an HTTP probe never (kubelet has no SVID). So `httpGet`, `tcpSocket` and `grpc` handlers become
-//! `httpGet :15021/probe/<container>/<kind>`, and the sidecar does the original to the app and passes the verdict on. `exec` and
-//! `sleep` handlers happen inside the pod and stay. So do all other fields of a probe; its `timeoutSeconds` also
+//! `httpGet :15021/probe/<secret>.<container>/<kind>`, and the sidecar does the original to the app and passes the verdict on.
+//! `exec` and `sleep` handlers happen inside the pod and stay. So do all other fields of a probe; its `timeoutSeconds` also
 //! bounds what the sidecar does. Pure.
+//!
+//! The secret is the pod's ([`ProbeSecret`]): anybody in the network reaches that port, and without it could have the app's
+//! hooks called past STRICT and every AuthorizationPolicy. It is in the paths and in `WEFT_PROBES` and nowhere else: the way
+//! back goes by the containers' names.
 //!
 //! In classic mode the probes of the app's own native sidecars stay as they are: those start before our sidecar does, and a
 //! `startupProbe` that waits for it would wait for ever.
@@ -14,7 +18,7 @@ use std::collections::BTreeMap;
 use k8s_openapi::api::core::v1::{Container, HTTPGetAction, LifecycleHandler, PodSpec, Probe};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use serde_json::{Value, json};
-use weft_proto::ports;
+use weft_proto::{ProbeSecret, ports};
 
 use super::{Edits, Mode, to_json};
 
@@ -26,7 +30,7 @@ const POST_START_TIMEOUT: i64 = 60;
 /// What was found.
 #[derive(Debug, Default)]
 pub(super) struct Probes {
-    /// `WEFT_PROBES`.
+    /// `WEFT_PROBES`: by `SECRET.CONTAINER/KIND`.
     pub(super) handed_over: BTreeMap<String, Value>,
     /// The handlers as they were.
     pub(super) originals: BTreeMap<String, Value>,
@@ -51,17 +55,17 @@ pub(super) fn path_of(kind: &str) -> Option<&'static [&'static str]> {
 }
 
 /// Finds every probe and hook that must go through the sidecar.
-pub(super) fn rewrite(spec: &PodSpec, mode: Mode, grace: i64) -> Probes {
+pub(super) fn rewrite(spec: &PodSpec, mode: Mode, grace: i64, secret: &ProbeSecret) -> Probes {
     let mut probes = Probes::default();
     for (index, container) in spec.containers.iter().enumerate() {
-        probes.container("containers", index, container, grace);
+        probes.container("containers", index, container, grace, secret);
     }
     for (index, container) in spec.init_containers.iter().flatten().enumerate() {
         if container.restart_policy.as_deref() != Some("Always") {
             continue;
         }
         if mode == Mode::Native {
-            probes.container("initContainers", index, container, grace);
+            probes.container("initContainers", index, container, grace, secret);
         } else if network_handlers(container, grace).next().is_some() {
             probes.warnings.push(format!(
                 "weft: probes of `{}` go past the classic sidecar, which starts after it; under STRICT they fail",
@@ -85,7 +89,7 @@ struct Handler {
 }
 
 impl Probes {
-    fn container(&mut self, list: &str, index: usize, container: &Container, grace: i64) {
+    fn container(&mut self, list: &str, index: usize, container: &Container, grace: i64, secret: &ProbeSecret) {
         for handler in network_handlers(container, grace) {
             let key = format!("{}/{}", container.name, handler.kind);
             let Some(port) = port_number(&handler.port, container) else {
@@ -100,7 +104,9 @@ impl Probes {
             };
             let mut details = handler.details;
             details["port"] = port.into();
-            self.handed_over.insert(key.clone(), json!({ handler.what: details }));
+            let asked = format!("{secret}.{key}");
+            let through_us = json!({ "port": ports::HEALTH, "path": format!("/probe/{asked}") });
+            self.handed_over.insert(asked, json!({ handler.what: details }));
             self.originals.insert(key, json!({ handler.field: handler.original }));
             let index = index.to_string();
             let mut at = vec!["spec", list, &index];
@@ -108,8 +114,6 @@ impl Probes {
             let mut edits = Edits::default();
             let field = [&at[..], &[handler.field]].concat();
             edits.remove(&field);
-            let through_us =
-                json!({ "port": ports::HEALTH, "path": format!("/probe/{}/{}", container.name, handler.kind) });
             edits.add(&[&at[..], &["httpGet"]].concat(), through_us);
             self.operations.extend(edits.0);
         }

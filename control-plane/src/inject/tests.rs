@@ -9,10 +9,15 @@ fn context() -> Context {
     Context {
         namespace: "shop".to_owned(),
         labels: BTreeMap::from([(INJECT.to_owned(), "enabled".to_owned())]),
+        annotations: BTreeMap::new(),
         cluster: ClusterFacts::SUPPORTED,
-        ..Context::default()
+        of_job: false,
+        probe_secret: [0x5e; 16].into(),
     }
 }
+
+/// As in [`context`].
+const SECRET: &str = "5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e";
 
 fn settings(yaml: &str) -> InjectSettings {
     InjectSettings::parse(yaml).unwrap()
@@ -79,7 +84,7 @@ fn a_native_sidecar_is_there_before_the_apps_own_init_containers() {
             { "name": "WEFT_MODE", "value": "native" },
             { "name": "WEFT_DRAIN_SECONDS", "value": "28" },
             { "name": "WEFT_LOG", "value": "info" },
-            { "name": "WEFT_PROBES", "value": "{\"app/readiness\":{\"http\":{\"headers\":[],\"host\":null,\"path\":\"/ready\",\"port\":8080,\"scheme\":\"HTTP\",\"timeoutSeconds\":1}}}" },
+            { "name": "WEFT_PROBES", "value": "{\"5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e.app/readiness\":{\"http\":{\"headers\":[],\"host\":null,\"path\":\"/ready\",\"port\":8080,\"scheme\":\"HTTP\",\"timeoutSeconds\":1}}}" },
         ],
         "ports": [{ "name": "weft-metrics", "containerPort": 15020, "protocol": "TCP" }],
         "startupProbe": { "httpGet": { "path": "/ready", "port": 15021 }, "periodSeconds": 1, "timeoutSeconds": 1, "failureThreshold": 3600 },
@@ -104,7 +109,8 @@ fn a_native_sidecar_is_there_before_the_apps_own_init_containers() {
     assert_eq!(pod["spec"]["volumes"][1]["projected"]["sources"], json!([token]));
     assert_eq!(pod["spec"]["volumes"][0]["configMap"]["name"], "weft-ca-roots");
     assert_eq!(pod["metadata"]["labels"], json!({ "app": "web", "weft.dev/mesh-tls": "1" }));
-    let probe = json!({ "httpGet": { "port": 15021, "path": "/probe/app/readiness" }, "periodSeconds": 2 });
+    let path = format!("/probe/{SECRET}.app/readiness");
+    let probe = json!({ "httpGet": { "port": 15021, "path": path }, "periodSeconds": 2 });
     assert_eq!(pod["spec"]["containers"][0]["readinessProbe"], probe);
     let record: Record = serde_json::from_str(pod["metadata"]["annotations"][INJECTED].as_str().unwrap()).unwrap();
     assert_eq!((record.mode.as_str(), record.version.as_str()), ("native", env!("CARGO_PKG_VERSION")));
@@ -125,7 +131,8 @@ fn a_classic_sidecar_starts_before_the_app_and_after_its_init_containers() {
         json!({ "postStart": { "exec": { "command": ["/weft-sidecar", "wait", "--timeout=600"] } } })
     );
     assert_eq!((sidecar.get("restartPolicy"), env(sidecar, "WEFT_MODE")), (None, Some("classic")));
-    assert_eq!(pod["spec"]["containers"][1]["readinessProbe"]["httpGet"]["path"], "/probe/app/readiness");
+    let path = format!("/probe/{SECRET}.app/readiness");
+    assert_eq!(pod["spec"]["containers"][1]["readinessProbe"]["httpGet"]["path"], path);
     assert_eq!(pod["metadata"]["annotations"][DEFAULT_CONTAINER], "app", "`kubectl logs` shows the app");
     serde_json::from_value::<Pod>(pod).unwrap();
 }
@@ -279,7 +286,7 @@ fn probes_and_hooks_that_come_over_the_network_go_through_the_sidecar() {
             let (after, injection) = inject(&text, "");
             let told = env(&after["spec"]["initContainers"][1], "WEFT_PROBES");
             let told: Option<Value> = told.map(|text| serde_json::from_str(text).unwrap());
-            let key = format!("c/{kind}");
+            let key = format!("{SECRET}.c/{kind}");
             assert_eq!(told.as_ref().map(|all| &all[&key]), expected.as_ref(), "{what}");
             let place = |pod: &Value, index: usize| {
                 let path = probes::path_of(kind).unwrap();
@@ -301,6 +308,23 @@ fn probes_and_hooks_that_come_over_the_network_go_through_the_sidecar() {
                 assert_eq!(is, was, "{what}");
             }
         }
+    }
+}
+
+#[test]
+fn a_pods_probes_have_its_secret_and_keep_it() {
+    let app = pod(APP);
+    let of = |pod: &Pod, byte: u8| {
+        patch(pod, &Context { probe_secret: [byte; 16].into(), ..context() }, &settings(""))
+    };
+    for (byte, secret) in [(0x01, "01".repeat(16)), (0xfe, "fe".repeat(16))] {
+        let Ok(Outcome::Injected(injection)) = of(&app, byte) else { panic!() };
+        let pod = patched(&app, &injection);
+        // In the probe's path and for the sidecar; in no annotation, which people copy.
+        assert_eq!(pod.to_string().matches(&secret).count(), 2, "{pod}");
+        assert!(!pod["metadata"].to_string().contains(&secret), "{pod}");
+        let again: Pod = serde_json::from_value(pod).unwrap();
+        assert_eq!(of(&again, 0x77), Ok(Outcome::LeftAlone(Why::Already)));
     }
 }
 

@@ -293,7 +293,8 @@ impl<N: Namespaces> Webhook<N> {
         };
         let (settings, cluster) = (Arc::clone(&self.settings.borrow()), *self.cluster.borrow());
         let unenforced = Arc::clone(&self.unenforced.borrow());
-        match share.work(move || question.decide(namespace, cluster, &settings, &unenforced)).await {
+        let secret = rand::random::<[u8; 16]>().into();
+        match share.work(move || question.decide(namespace, secret, cluster, &settings, &unenforced)).await {
             Some(Ok(Answer { result, body })) => {
                 held.shrink(body.len());
                 let mut response = response(StatusCode::OK, "application/json", body);

@@ -62,6 +62,17 @@ pub(crate) fn probes_and_hooks_work_under_strict() {
         }
     }
 
+    // Port 15021 is anybody's to reach, and a hook is kubelet's to run.
+    for mode in [Mode::Native, Mode::Classic] {
+        let pod = world.pod(&format!("{}-http", mode.name()));
+        let address = text(&pod, "/status/podIP");
+        assert_eq!(outside.ask_one(&format!("http://{address}:15021/ready")).status, 200);
+        for path in ["app/pre-stop", "0123456789abcdef0123456789abcdef.app/pre-stop"] {
+            assert_eq!(outside.ask_one(&format!("http://{address}:15021/probe/{path}")).status, 404, "{path}");
+        }
+    }
+    assert!(!world.records.served().iter().any(|one| one.path == "/pre-stop"), "somebody else ran a hook");
+
     // A hook of an app whose port kubelet cannot reach.
     world.kubectl(&["delete", "pods", "-l", "app in (native-http,classic-http)"]);
     let served = world.records.served();

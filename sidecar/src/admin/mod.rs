@@ -13,25 +13,26 @@
 //! `kubectl port-forward`, say) can send requests here, by a name of its own that resolves to 127.0.0.1 even such whose
 //! answers it may read. So requests that name another host, or come with `Origin`, are refused.
 //!
-//! Bounds: [`MAX_CONNECTIONS`] per listener, [`MAX_HEAD`] per request, [`HEAD_TIMEOUT`] for a head, and as long for a body.
+//! What the pod's network may take is bounded in `serve.rs`.
+//!
+//! Bounds: [`MAX_BODY`], for which there is [`HEAD_TIMEOUT`]; and `serve.rs`'s.
 
 pub mod probe;
+mod serve;
 
-use std::convert::Infallible;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{ACCEPT, CONTENT_TYPE, HOST, ORIGIN, USER_AGENT};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
-use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
 
 use self::probe::Probes;
+pub use self::serve::serve;
+use self::serve::{HEAD_TIMEOUT, Runs};
 use crate::listen::accept::no_such_family;
 use crate::settings::loopback;
 
@@ -56,6 +57,10 @@ pub trait View: Send + Sync + 'static {
     fn quit(&self);
     /// The app's probes.
     fn probes(&self) -> &Probes;
+    /// Counts a request for a probe that there is none of, or without its secret.
+    fn on_probe_refused(&self);
+    /// Counts a connection that was closed for others, or because it lasted too long.
+    fn on_connection_closed(&self);
 }
 
 /// Which paths a listener answers.
@@ -69,12 +74,6 @@ pub enum Surface {
     Health,
 }
 
-/// Connections of one listener at a time; more are closed at once.
-const MAX_CONNECTIONS: usize = 256;
-/// Largest request head.
-const MAX_HEAD: usize = 16 * 1024;
-/// How long a request head may take, from the end of the request before it.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 /// Longest body of `POST /log`.
 const MAX_BODY: usize = 4_096;
 
@@ -84,7 +83,7 @@ const PROBE: &str = "/probe/";
 const HELP: &str = "weft-sidecar admin
   GET  /ready        200 when traffic can be taken; else 503 and what is missing
   GET  /live         200 while the process runs
-  GET  /probe/CONTAINER/KIND   runs a probe of the app: 200, or 503 and why
+  GET  /probe/CONTAINER/KIND   runs a probe of the app: 200, or 503 and why (on port 15021 SECRET.CONTAINER/KIND)
   GET  /metrics      Prometheus text
   GET  /config       the compiled snapshot, JSON
   GET  /log          log directives in force
@@ -92,43 +91,6 @@ const HELP: &str = "weft-sidecar admin
   POST /drain        finish what is in flight, take no new work
   POST /quitquitquit drain, then exit
 ";
-
-/// Serves one listener until the process ends. A connection's failure is its own.
-pub async fn serve(listener: TcpListener, surface: Surface, view: Arc<dyn View>) {
-    let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
-    loop {
-        let stream = match listener.accept().await {
-            Ok((stream, _)) => stream,
-            Err(error) => {
-                // EMFILE and its like: back off, do not spin.
-                tracing::warn!(%error, "admin: accept failed");
-                tokio::time::sleep(Duration::from_millis(100)).await;
-                continue;
-            }
-        };
-        let Ok(place) = Arc::clone(&places).try_acquire_owned() else {
-            tracing::debug!(?surface, "admin: too many connections");
-            continue;
-        };
-        let view = Arc::clone(&view);
-        tokio::spawn(async move {
-            let _place = place;
-            let service = hyper::service::service_fn(move |request| {
-                let view = Arc::clone(&view);
-                async move { Ok::<_, Infallible>(answer(request, surface, view).await) }
-            });
-            let served = hyper::server::conn::http1::Builder::new()
-                .timer(TokioTimer::new())
-                .header_read_timeout(HEAD_TIMEOUT)
-                .max_buf_size(MAX_HEAD)
-                .serve_connection(TokioIo::new(stream), service)
-                .await;
-            if let Err(error) = served {
-                tracing::debug!(%error, "admin: connection failed");
-            }
-        });
-    }
-}
 
 /// Binds a port on loopback, IPv4 and, where there is one, IPv6.
 ///
@@ -171,7 +133,8 @@ pub fn bind_any(port: u16) -> std::io::Result<TcpListener> {
     bound.map_err(|error| std::io::Error::new(error.kind(), format!("cannot listen on port {port}: {error}")))
 }
 
-async fn answer(request: Request<Incoming>, surface: Surface, view: Arc<dyn View>) -> Response<Full<Bytes>> {
+/// Answers a request, and tells `runs` of a probe before it runs.
+async fn answer(request: Request<Incoming>, surface: Surface, view: Arc<dyn View>, runs: Runs) -> Response<Full<Bytes>> {
     let path = request.uri().path().to_owned();
     let allowed = match surface {
         Surface::Admin => true,
@@ -187,8 +150,8 @@ async fn answer(request: Request<Incoming>, surface: Surface, view: Arc<dyn View
             "requests from web pages are refused; use localhost or 127.0.0.1\n".to_owned(),
         );
     }
-    if let Some(name) = path.strip_prefix(PROBE) {
-        return probed(name, request.method(), view.probes().run(name, request.headers().get(USER_AGENT))).await;
+    if let Some(asked) = path.strip_prefix(PROBE) {
+        return probed(asked, &request, surface, &*view, &runs).await;
     }
     match (request.method(), path.as_str()) {
         (&Method::GET | &Method::HEAD, "/ready" | "/healthz/ready") => {
@@ -247,20 +210,29 @@ async fn answer(request: Request<Incoming>, surface: Surface, view: Arc<dyn View
 }
 
 async fn probed(
-    name: &str,
-    method: &Method,
-    run: impl Future<Output = Option<Result<(), probe::Failure>>>,
+    asked: &str,
+    request: &Request<Incoming>,
+    surface: Surface,
+    view: &dyn View,
+    runs: &Runs,
 ) -> Response<Full<Bytes>> {
-    if !matches!(*method, Method::GET | Method::HEAD) {
+    if !matches!(*request.method(), Method::GET | Method::HEAD) {
         return text(StatusCode::METHOD_NOT_ALLOWED, HELP.to_owned());
     }
-    match run.await {
-        Some(Ok(())) => text(StatusCode::OK, "ok\n".to_owned()),
-        Some(Err(why)) => text(StatusCode::SERVICE_UNAVAILABLE, format!("{name}: {why}\n")),
-        None => text(
+    // People on loopback are believed, and need no secret: the app is theirs to ask anyway.
+    let by_name = (surface == Surface::Admin).then(|| view.probes().named(asked)).flatten();
+    let Some(probe) = by_name.or_else(|| view.probes().find(asked)) else {
+        view.on_probe_refused();
+        // Neither name nor secret is confirmed.
+        return text(
             StatusCode::NOT_FOUND,
-            format!("no probe `{name}` in WEFT_PROBES: was the pod changed after injection?\n"),
-        ),
+            "no such probe in WEFT_PROBES: was the pod changed after injection?\n".to_owned(),
+        );
+    };
+    runs.begin(&probe);
+    match probe.run(request.headers().get(USER_AGENT)).await {
+        Ok(()) => text(StatusCode::OK, "ok\n".to_owned()),
+        Err(why) => text(StatusCode::SERVICE_UNAVAILABLE, format!("{}: {why}\n", probe.name())),
     }
 }
 
@@ -300,23 +272,33 @@ fn text(status: StatusCode, body: String) -> Response<Full<Bytes>> {
 mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
 
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
     use tokio::net::TcpStream;
 
     use super::*;
     use crate::dns::Dns;
     use crate::listen::drain;
 
-    struct Fake {
-        drains: AtomicUsize,
-        probes: Probes,
+    pub(super) struct Fake {
+        pub(super) drains: AtomicUsize,
+        pub(super) metrics: String,
+        pub(super) probes: Probes,
+        pub(super) probes_refused: AtomicUsize,
+        pub(super) closed: AtomicUsize,
+    }
+
+    impl Fake {
+        pub(super) fn new(probes: &str, drain: drain::Watch) -> Self {
+            let specs = probe::parse(probes).unwrap();
+            let probes = Probes::new(specs, [127, 0, 0, 1].into(), Dns::fixed([]), drain);
+            let [drains, probes_refused, closed] = Default::default();
+            Self { drains, metrics: "# EOF\n".to_owned(), probes, probes_refused, closed }
+        }
     }
 
     impl Default for Fake {
         fn default() -> Self {
-            let specs = probe::parse(r#"{"app/liveness": {"tcp": {"port": 1}}}"#).unwrap();
-            let probes = Probes::new(specs, [127, 0, 0, 1].into(), Dns::fixed([]), drain::new().1);
-            Self { drains: AtomicUsize::default(), probes }
+            Self::new(r#"{"app/liveness": {"tcp": {"port": 1}}}"#, drain::new().1)
         }
     }
 
@@ -325,7 +307,7 @@ mod tests {
             Vec::new()
         }
         fn metrics(&self) -> String {
-            "# EOF\n".to_owned()
+            self.metrics.clone()
         }
         fn config(&self) -> serde_json::Value {
             serde_json::json!({})
@@ -343,18 +325,32 @@ mod tests {
         fn probes(&self) -> &Probes {
             &self.probes
         }
+        fn on_probe_refused(&self) {
+            self.probes_refused.fetch_add(1, Ordering::Relaxed);
+        }
+        fn on_connection_closed(&self) {
+            self.closed.fetch_add(1, Ordering::Relaxed);
+        }
     }
 
-    async fn start(surface: Surface) -> (SocketAddr, Arc<Fake>) {
+    pub(super) async fn start(surface: Surface) -> (SocketAddr, Arc<Fake>) {
+        let view = Arc::new(Fake::default());
+        (start_with(surface, &view).await, view)
+    }
+
+    async fn start_with(surface: Surface, view: &Arc<Fake>) -> SocketAddr {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap();
-        let view = Arc::new(Fake::default());
-        tokio::spawn(serve(listener, surface, Arc::clone(&view) as Arc<dyn View>));
-        (addr, view)
+        tokio::spawn(serve(listener, surface, Arc::clone(view) as Arc<dyn View>));
+        addr
     }
 
     async fn ask(addr: SocketAddr, request: &str) -> String {
-        let mut stream = TcpStream::connect(addr).await.unwrap();
+        let stream = TcpStream::connect(addr).await.unwrap();
+        ask_on(stream, request).await
+    }
+
+    pub(super) async fn ask_on(mut stream: impl AsyncRead + AsyncWrite + Unpin, request: &str) -> String {
         stream.write_all(request.as_bytes()).await.unwrap();
         let mut answer = String::new();
         stream.read_to_string(&mut answer).await.unwrap();
@@ -427,19 +423,37 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn one_connection_too_many_is_closed_and_the_others_stay() {
-        let (addr, _) = start(Surface::Health).await;
-        let mut held = Vec::new();
-        for _ in 0..MAX_CONNECTIONS {
-            held.push(TcpStream::connect(addr).await.unwrap());
+    async fn over_the_network_a_probe_runs_for_who_knows_its_secret() {
+        let app = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = app.local_addr().unwrap().port();
+        let (secret, other) = ("0123456789abcdef0123456789abcdef", "0123456789abcdef0123456789abcdee");
+        let hook = format!(r#"{{"{secret}.app/pre-stop": {{"http": {{"port": {port}}}}}}}"#);
+        let view = Arc::new(Fake::new(&hook, drain::new().1));
+        let calls = Arc::new(AtomicUsize::default());
+        let counted = Arc::clone(&calls);
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = app.accept().await {
+                counted.fetch_add(1, Ordering::Relaxed);
+                let _ = stream.read(&mut [0; 1024]).await;
+                let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await;
+            }
+        });
+        let addresses = [start_with(Surface::Health, &view).await, start_with(Surface::Admin, &view).await];
+        for (what, addr, asked, status) in [
+            ("kubelet", addresses[0], format!("{secret}.app/pre-stop"), "200"),
+            ("no secret", addresses[0], "app/pre-stop".to_owned(), "404"),
+            ("another's", addresses[0], format!("{other}.app/pre-stop"), "404"),
+            ("another probe", addresses[0], format!("{secret}.app/post-start"), "404"),
+            ("a path", addresses[0], format!("{secret}/app/pre-stop"), "404"),
+            ("a person on loopback", addresses[1], "app/pre-stop".to_owned(), "200"),
+            ("with the secret", addresses[1], format!("{secret}.app/pre-stop"), "200"),
+            ("no probe", addresses[1], "app/readiness".to_owned(), "404"),
+        ] {
+            let request = format!("GET /probe/{asked} HTTP/1.1\r\nHost: localhost\r\n\r\n");
+            let answer = ask(addr, &request).await;
+            assert!(answer.starts_with(&format!("HTTP/1.1 {status}")), "{what}: {answer}");
+            assert!(!answer.contains(secret), "{what}: {answer}");
         }
-        let mut extra = TcpStream::connect(addr).await.unwrap();
-        let mut buf = [0; 1];
-        assert!(matches!(extra.read(&mut buf).await, Ok(0) | Err(_)));
-        let mut first = held.swap_remove(0);
-        first.write_all(b"GET /ready HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").await.unwrap();
-        let mut answer = String::new();
-        first.read_to_string(&mut answer).await.unwrap();
-        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+        assert_eq!((calls.load(Ordering::Relaxed), view.probes_refused.load(Ordering::Relaxed)), (3, 5));
     }
 }

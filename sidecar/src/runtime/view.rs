@@ -82,6 +82,14 @@ impl View for Proxy {
     fn probes(&self) -> &Probes {
         &self.probes
     }
+
+    fn on_probe_refused(&self) {
+        self.telemetry.metrics.probes_refused.inc();
+    }
+
+    fn on_connection_closed(&self) {
+        self.telemetry.metrics.admin_closed.inc();
+    }
 }
 
 /// Adds what `config/` counts to the metrics.

@@ -118,6 +118,10 @@ pub struct Metrics {
     pub log_dropped: Counter,
     /// Lines of the diagnostic log dropped because nobody reads it.
     pub diagnostics_dropped: Counter,
+    /// Requests for a probe of the app that there is none of, or without its secret.
+    pub probes_refused: Counter,
+    /// Connections to the admin ports that were closed for others, or because they lasted too long.
+    pub admin_closed: Counter,
     /// When this workload's certificate expires: seconds since 1970.
     pub certificate_expiry: Gauge<i64, AtomicI64>,
 }
@@ -142,6 +146,8 @@ impl Default for Metrics {
             busy_polled: Counter::default(),
             log_dropped: Counter::default(),
             diagnostics_dropped: Counter::default(),
+            probes_refused: Counter::default(),
+            admin_closed: Counter::default(),
             certificate_expiry: Gauge::default(),
             registry: Mutex::default(),
         };
@@ -175,6 +181,16 @@ impl Default for Metrics {
         );
         registry.register("weft_access_log_dropped", "Access log lines dropped", metrics.log_dropped.clone());
         registry.register("weft_log_dropped", "Log lines dropped", metrics.diagnostics_dropped.clone());
+        registry.register(
+            "weft_probes_refused",
+            "Requests for a probe that there is none of, or without its secret",
+            metrics.probes_refused.clone(),
+        );
+        registry.register(
+            "weft_admin_connections_closed",
+            "Connections to the admin ports closed for others or for lasting too long",
+            metrics.admin_closed.clone(),
+        );
         registry.register(
             "weft_certificate_expiry_seconds",
             "When the workload certificate expires, in seconds since 1970",

@@ -1,4 +1,6 @@
 use proptest::prelude::*;
+use rand::SeedableRng as _;
+use rand::rngs::StdRng;
 
 use super::*;
 use crate::inject::INJECTED;
@@ -11,8 +13,13 @@ fn options(settings: &str) -> Options {
     }
 }
 
+/// The same secrets each time.
+fn rng() -> StdRng {
+    StdRng::seed_from_u64(7)
+}
+
 fn injected(text: &str) -> Changed {
-    inject_yaml(text, &options("")).unwrap()
+    inject_yaml(text, &options(""), &mut rng()).unwrap()
 }
 
 fn read(text: &str) -> Vec<Value> {
@@ -60,7 +67,8 @@ fn only_what_has_pods_changes_and_the_rest_keeps_its_text() {
     let template = &read(&changed.text)[0]["spec"]["template"];
     assert_eq!(template["metadata"]["labels"]["weft.dev/mesh-tls"], "1");
     assert_eq!(template["spec"]["initContainers"][1]["name"], "weft-sidecar");
-    assert_eq!(template["spec"]["containers"][0]["readinessProbe"]["httpGet"]["path"], "/probe/app/readiness");
+    let path = template["spec"]["containers"][0]["readinessProbe"]["httpGet"]["path"].as_str().unwrap();
+    assert!(path.starts_with("/probe/") && path.ends_with(".app/readiness"), "{path}");
     assert_eq!(template["spec"]["volumes"][0]["configMap"]["defaultMode"], 0o755, "octal as kubectl takes it");
 }
 
@@ -70,14 +78,39 @@ fn a_second_time_changes_nothing_and_undoing_gives_it_back() {
         ["", "sidecarMode: classic", "cni: true", "{sidecarMode: classic, cni: true, excludeInboundPorts: [9090]}"]
     {
         let text = format!("{DEPLOYMENT}{SERVICE}");
-        let once = inject_yaml(&text, &options(settings)).unwrap();
-        let twice = inject_yaml(&once.text, &options("")).unwrap();
+        let once = inject_yaml(&text, &options(settings), &mut rng()).unwrap();
+        let twice = inject_yaml(&once.text, &options(""), &mut rng()).unwrap();
         assert_eq!(twice.text, once.text, "{settings}");
         assert_eq!(twice.objects[0].what, "left alone: it is injected already");
         let back = uninject_yaml(&once.text).unwrap();
         assert_eq!(read(&back.text), read(&text), "{settings}");
         assert!(!back.text.contains("weft"), "{}", back.text);
         assert_eq!(uninject_yaml(&back.text).unwrap().text, back.text);
+    }
+}
+
+#[test]
+fn every_object_has_secrets_of_its_own_which_stay_while_it_is_injected() {
+    let mut rng = rng();
+    let secrets = |text: &str| {
+        let paths = text.split("/probe/").skip(1).filter_map(|rest| rest.split_once('.'));
+        paths.map(|(secret, _)| secret.to_owned()).collect::<Vec<_>>()
+    };
+    let text = format!("{DEPLOYMENT}---\n{DEPLOYMENT}");
+    let once = inject_yaml(&text, &options(""), &mut rng).unwrap();
+    let [a, b, c, d] = &secrets(&once.text)[..] else { panic!("{}", once.text) };
+    assert!(a == b && c == d && a != c && a.len() == 32, "{}", once.text);
+    assert_eq!(inject_yaml(&once.text, &options(""), &mut rng).unwrap().text, once.text);
+    let anew = inject_yaml(&uninject_yaml(&once.text).unwrap().text, &options(""), &mut rng).unwrap();
+    let mut same_but_for_secrets = anew.text.clone();
+    for (new, old) in secrets(&anew.text).iter().zip(secrets(&once.text)) {
+        same_but_for_secrets = same_but_for_secrets.replace(new, &old);
+    }
+    assert!(anew.text != once.text && same_but_for_secrets == once.text, "{}", anew.text);
+    // What kubelet asks for is what the sidecar knows.
+    for secret in [a, c] {
+        assert_eq!(once.text.matches(&format!("{secret}.app/readiness")).count(), 2, "{}", once.text);
+        assert_eq!(once.text.matches(&format!("{secret}.app/liveness")).count(), 2, "{}", once.text);
     }
 }
 
@@ -122,7 +155,7 @@ fn a_job_is_left_alone_where_the_sidecar_would_keep_it_from_completing() {
         ("{sidecarMode: classic, jobsInClassicMode: true}", "", "injected (classic)"),
     ];
     for (settings, annotations, expected) in rows {
-        let changed = inject_yaml(&job(annotations), &options(settings)).unwrap();
+        let changed = inject_yaml(&job(annotations), &options(settings), &mut rng()).unwrap();
         assert_eq!(changed.objects[0].what, expected, "{settings} {annotations}");
         assert_eq!(changed.objects[0].warnings.is_empty(), expected == "injected (native)");
     }
@@ -141,7 +174,7 @@ fn everything_that_is_wrong_is_said_at_once_and_nothing_is_given_out() {
         "---\na: [\n".to_owned(),
         pod("odd", "weft.dev/log-level: loud"),
     ];
-    let BadManifest(wrong) = inject_yaml(&text.concat(), &options("")).unwrap_err();
+    let BadManifest(wrong) = inject_yaml(&text.concat(), &options(""), &mut rng()).unwrap_err();
     assert_eq!(wrong.len(), 3, "{wrong:?}");
     assert!(wrong[0].starts_with("Pod shop/bad: annotation weft.dev/image"), "{wrong:?}");
     assert!(wrong[1].starts_with("line 1"), "{wrong:?}");
@@ -230,9 +263,9 @@ proptest! {
         let object = json!({ "apiVersion": "apps/v1", "kind": "Deployment", "metadata": { "name": "a" }, "spec": { "template": template } });
         let mut text = String::new();
         yaml::write(&object, &mut text);
-        let once = inject_yaml(&text, &options).unwrap();
+        let once = inject_yaml(&text, &options, &mut rng()).unwrap();
         prop_assert!(once.objects[0].changed);
-        prop_assert_eq!(&inject_yaml(&once.text, &options).unwrap().text, &once.text);
+        prop_assert_eq!(&inject_yaml(&once.text, &options, &mut rng()).unwrap().text, &once.text);
         let back = uninject_yaml(&once.text).unwrap();
         prop_assert_eq!(&read(&back.text)[0], &object, "{}", once.text);
     }

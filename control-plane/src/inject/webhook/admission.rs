@@ -13,6 +13,7 @@ use kube::core::DynamicObject;
 use kube::core::admission::{AdmissionRequest, AdmissionResponse, AdmissionReview, META_API_VERSION_V1, Operation};
 use serde::Deserialize;
 use serde::de::IgnoredAny;
+use weft_proto::ProbeSecret;
 
 use super::super::{ClusterFacts, Context, InjectSettings, Outcome, patch, to_json, values};
 use super::Labelled;
@@ -89,13 +90,15 @@ impl Question {
         self.namespace.as_deref()
     }
 
-    /// What becomes of the pod; yes, as it is, where `namespace` is none because it is not asked about a new pod.
+    /// What becomes of the pod; yes, as it is, where `namespace` is none because it is not asked about a new pod. `probe_secret` is
+    /// one of its own.
     ///
     /// # Errors
     /// What is wrong with the review.
     pub(super) fn decide(
         self,
         namespace: Option<Labelled>,
+        probe_secret: ProbeSecret,
         cluster: ClusterFacts,
         settings: &InjectSettings,
         unenforced: &BTreeMap<String, Vec<String>>,
@@ -120,6 +123,7 @@ impl Question {
             annotations: namespace.annotations,
             cluster,
             of_job: false,
+            probe_secret,
         };
         Ok(match patch(&pod, &context, settings) {
             Err(refusal) => refuse(response, &format!("weft: {refusal}")),

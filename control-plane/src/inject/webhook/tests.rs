@@ -108,6 +108,24 @@ async fn a_new_pod_gets_a_patch_and_warnings() {
 }
 
 #[tokio::test]
+async fn each_pod_gets_a_secret_of_its_own_for_its_probes() {
+    let webhook = webhook();
+    let mut probed = pod();
+    probed["spec"]["containers"][0]["lifecycle"] = json!({ "preStop": { "httpGet": { "port": 80 } } });
+    let mut secrets = std::collections::BTreeSet::new();
+    for _ in 0..3 {
+        let response = ask(&webhook, &review("shop", probed.clone())).await;
+        let patch = base64::engine::general_purpose::STANDARD.decode(response["patch"].as_str().unwrap()).unwrap();
+        let patch = String::from_utf8(patch).unwrap();
+        let (_, path) = patch.split_once("/probe/").unwrap();
+        let (secret, hook) = path.split_once('.').unwrap();
+        assert!(secret.len() == 32 && hook.starts_with("app/pre-stop"), "{path}");
+        secrets.insert(secret.to_owned());
+    }
+    assert_eq!(secrets.len(), 3, "{secrets:?}");
+}
+
+#[tokio::test]
 async fn what_is_not_a_new_pod_of_ours_is_let_through() {
     let with = |path: &str, value: Value| {
         let mut review = review("shop", pod());

@@ -37,7 +37,7 @@ struct HealthCheckResponse {
     status: i32,
 }
 
-pub(super) async fn run(service: &str, address: SocketAddr, user_agent: Option<&HeaderValue>) -> Result<(), Failure> {
+pub(super) async fn run(service: &str, address: SocketAddr, user_agent: &HeaderValue) -> Result<(), Failure> {
     let stream = dial(address).await?;
     let (mut send, connection) =
         hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await?;
@@ -46,15 +46,13 @@ pub(super) async fn run(service: &str, address: SocketAddr, user_agent: Option<&
         // Its failure is the request's.
         let _ = connection.await;
     });
-    let mut request = Request::builder()
+    let request = Request::builder()
         .method(Method::POST)
         .uri(format!("http://{address}/grpc.health.v1.Health/Check"))
         .header(CONTENT_TYPE, "application/grpc")
         .header(TE, "trailers")
+        .header(USER_AGENT, user_agent)
         .body(Full::new(framed(&HealthCheckRequest { service: service.to_owned() })))?;
-    if let Some(user_agent) = user_agent {
-        request.headers_mut().insert(USER_AGENT, user_agent.clone());
-    }
     let (head, mut body) = send.send_request(request).await?.into_parts();
     // Without a message the status is in the head.
     if let Some(status) = grpc_status(&head.headers) {

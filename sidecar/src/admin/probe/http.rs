@@ -1,8 +1,8 @@
 //! HTTP probes and hooks, by kubelet's rules (Kubernetes `pkg/probe/http`, `pkg/kubelet/lifecycle`):
 //!
 //! * GET over HTTP/1.1 on a connection of its own, `Connection: close`; HTTPS believes any certificate.
-//! * `User-Agent` is kubelet's and `Accept: */*`, unless the probe has its own; an empty `Accept` sends none; `Host` is the
-//!   address, unless the probe has its own.
+//! * `User-Agent` is kubelet's or ours (`probe.rs`) and `Accept: */*`, unless the probe has its own; an empty `Accept` sends
+//!   none; `Host` is the address, unless the probe has its own.
 //! * Good is a status from 200 to 399, and a body that does not break off within its first 10 KiB.
 //! * A redirect is followed, ten times, while it stays on the host it began on (whatever the port and scheme); one that
 //!   leads elsewhere, or nowhere, is itself the answer, and good. `Host` of the probe's own goes along if the redirect
@@ -49,7 +49,7 @@ struct Target {
 pub(super) async fn run(
     check: &HttpCheck,
     address: IpAddr,
-    user_agent: Option<&HeaderValue>,
+    user_agent: &HeaderValue,
     hook: bool,
 ) -> Result<(), Failure> {
     let target = Target {
@@ -162,11 +162,9 @@ async fn drain(answered: Answered) -> Result<(), Failure> {
     Ok(())
 }
 
-fn headers(given: &HeaderMap, user_agent: Option<&HeaderValue>) -> HeaderMap {
+fn headers(given: &HeaderMap, user_agent: &HeaderValue) -> HeaderMap {
     let mut headers = given.clone();
-    if !headers.contains_key(USER_AGENT)
-        && let Some(user_agent) = user_agent
-    {
+    if !headers.contains_key(USER_AGENT) {
         headers.insert(USER_AGENT, user_agent.clone());
     }
     match headers.get(ACCEPT) {

@@ -2,10 +2,12 @@
 //! told at once and all together.
 //!
 //! ```json
-//! {"app/readiness": {"http": {"port": 8080, "path": "/ready", "scheme": "HTTPS", "headers": [["x", "y"]], "timeoutSeconds": 2}},
-//!  "app/liveness":  {"tcp": {"port": 5432}},
-//!  "app/startup":   {"grpc": {"port": 9000, "service": "shop.Cart"}}}
+//! {"SECRET.app/readiness": {"http": {"port": 8080, "path": "/ready", "scheme": "HTTPS", "headers": [["x", "y"]], "timeoutSeconds": 2}},
+//!  "SECRET.app/liveness":  {"tcp": {"port": 5432}},
+//!  "SECRET.app/startup":   {"grpc": {"port": 9000, "service": "shop.Cart"}}}
 //! ```
+//!
+//! A control plane that is older than secrets writes none, and asks for none: such a probe is anybody's to run.
 //!
 //! Bound: [`MAX_PROBES`].
 
@@ -15,6 +17,7 @@ use std::time::Duration;
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 use serde::Deserialize;
+use weft_proto::ProbeSecret;
 
 /// Probes of one pod: five for each of some fifty containers.
 const MAX_PROBES: usize = 256;
@@ -27,6 +30,8 @@ pub type ProbeSpecs = BTreeMap<Box<str>, Spec>;
 /// One probe or hook.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Spec {
+    /// What who asks for it must know; none: anybody may ask.
+    pub secret: Option<ProbeSecret>,
     /// When kubelet runs it.
     pub kind: Kind,
     /// What it does.
@@ -126,6 +131,9 @@ pub enum BadProbe {
         "--probes: `{0}` is not CONTAINER/KIND, where KIND is readiness, liveness, startup, post-start or pre-stop"
     )]
     Name(String),
+    /// The key, but for its secret, is there already.
+    #[error("--probes: `{0}` is there twice")]
+    Twice(String),
     /// The value.
     #[error("--probes: {name}: {why}")]
     Probe {
@@ -199,8 +207,11 @@ pub(crate) fn parse(text: &str) -> Result<ProbeSpecs, Vec<BadProbe>> {
         return Err(vec![BadProbe::TooMany(written.len())]);
     }
     let (mut specs, mut bad) = (ProbeSpecs::new(), Vec::new());
-    for (name, value) in written {
-        match one(&name, value) {
+    for (key, value) in written {
+        // From here on without the secret: names end in logs.
+        let (secret, name) = ProbeSecret::split(&key);
+        match one(secret, name, value) {
+            Ok(_) if specs.contains_key(name) => bad.push(BadProbe::Twice(name.to_owned())),
             Ok(spec) => _ = specs.insert(name.into(), spec),
             Err(why) => bad.push(why),
         }
@@ -208,7 +219,7 @@ pub(crate) fn parse(text: &str) -> Result<ProbeSpecs, Vec<BadProbe>> {
     if bad.is_empty() { Ok(specs) } else { Err(bad) }
 }
 
-fn one(name: &str, value: serde_json::Value) -> Result<Spec, BadProbe> {
+fn one(secret: Option<ProbeSecret>, name: &str, value: serde_json::Value) -> Result<Spec, BadProbe> {
     let kind = name.split_once('/').filter(|(container, _)| !container.is_empty());
     let Some(kind) = kind.and_then(|(_, kind)| Kind::parse(kind)) else { return Err(BadProbe::Name(name.to_owned())) };
     let written = serde_json::from_value(value).map_err(|why| BadProbe::Probe { name: name.to_owned(), why })?;
@@ -226,7 +237,7 @@ fn one(name: &str, value: serde_json::Value) -> Result<Spec, BadProbe> {
         }
     };
     let timeout = seconds.filter(|&seconds| seconds > 0).map(|seconds| Duration::from_secs(seconds.into()));
-    Ok(Spec { kind, check, timeout: timeout.unwrap_or(DEFAULT_TIMEOUT) })
+    Ok(Spec { secret, kind, check, timeout: timeout.unwrap_or(DEFAULT_TIMEOUT) })
 }
 
 fn given(host: Option<String>) -> Option<String> {
@@ -272,7 +283,23 @@ mod tests {
         assert!(matches!(&of("db/startup").check, Check::Grpc(grpc) if grpc.service == "shop.Cart"));
         assert!(of("app/pre-stop").kind.is_hook() && of("app/post-start").kind.is_hook());
         assert!(matches!(&of("app/post-start").check, Check::Tcp(TcpCheck { host: None, .. })));
+        assert!(specs.values().all(|spec| spec.secret.is_none()), "an older control plane makes none");
         assert!(parse("").unwrap().is_empty() && parse(" {} ").unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_secret_is_no_part_of_the_name_and_is_never_told() {
+        let secret = ProbeSecret::from([0x5e; 16]);
+        let specs = parse(&format!(r#"{{"{secret}.app/readiness": {{"tcp": {{"port": 1}}}}}}"#)).unwrap();
+        assert_eq!(specs.get("app/readiness").unwrap().secret, Some(secret));
+        assert!(!format!("{specs:?}").contains("5e5e"), "{specs:?}");
+        let bad = parse(&format!(
+            r#"{{"{secret}.app/liveness": {{"tcp": {{"port": 0}}}}, "{secret}.app/never": {{"tcp": {{"port": 1}}}},
+                 "{secret}.b/startup": {{"tcp": {{"port": 1}}}}, "b/startup": {{"tcp": {{"port": 1}}}}}}"#
+        ));
+        let text = bad.unwrap_err().iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
+        assert!(text.contains("app/liveness: ") && text.contains("`app/never`"), "{text}");
+        assert!(text.contains("`b/startup` is there twice") && !text.contains("5e5e"), "{text}");
     }
 
     #[test]

@@ -99,7 +99,7 @@ fn probes(json: &str) -> (Probes, drain::Signal) {
 
 async fn run(json: &str) -> Result<(), Failure> {
     let agent = HeaderValue::from_static("kube-probe/1.36");
-    probes(&format!("{{\"app/readiness\": {json}}}")).0.run("app/readiness", Some(&agent)).await.unwrap()
+    probes(&format!("{{\"app/readiness\": {json}}}")).0.find("app/readiness").unwrap().run(Some(&agent)).await
 }
 
 #[tokio::test]
@@ -167,11 +167,12 @@ async fn a_hook_is_done_when_the_app_has_answered_and_holds_up_the_end() {
             "b/pre-stop": {{"http": {{"port": {port}, "path": "/ok", "scheme": "HTTPS"}}}},
             "c/pre-stop": {{"http": {{"port": 1}}}}}}"#
     ));
-    probes.run("app/post-start", None).await.unwrap().expect("a status says nothing");
-    probes.run("b/pre-stop", None).await.unwrap().expect("plain HTTP where HTTPS was meant");
-    assert!(probes.run("c/pre-stop", None).await.unwrap().is_err(), "nobody answers");
+    let run = |name: &str| probes.find(name).unwrap().run(None);
+    run("app/post-start").await.expect("a status says nothing");
+    run("b/pre-stop").await.expect("plain HTTP where HTTPS was meant");
+    assert!(run("c/pre-stop").await.is_err(), "nobody answers");
     {
-        let running = probes.run("app/pre-stop", None);
+        let running = run("app/pre-stop");
         tokio::pin!(running);
         assert!(timeout(Duration::from_millis(50), &mut running).await.is_err());
         assert_eq!(signal.held(), 1);
@@ -261,6 +262,86 @@ async fn a_grpc_probe_asks_for_the_health_of_a_service() {
 #[tokio::test]
 async fn a_name_nobody_wrote_is_no_probe() {
     let (probes, _signal) = probes(r#"{"app/liveness": {"tcp": {"port": 1}}}"#);
-    assert!(probes.run("app/readiness", None).await.is_none());
+    assert!(probes.find("app/readiness").is_none());
     assert_eq!(probes.names().collect::<Vec<_>>(), ["app/liveness"]);
+}
+
+#[tokio::test]
+async fn a_probe_is_found_by_its_secret_only() {
+    let secret = "0123456789abcdef0123456789abcdef";
+    let (probes, _signal) =
+        probes(&format!(r#"{{"{secret}.app/liveness": {{"tcp": {{"port": 1}}}}, "old/liveness": {{"tcp": {{"port": 1}}}}}}"#));
+    for (asked, found) in [
+        (format!("{secret}.app/liveness"), Some(("app/liveness", true))),
+        ("app/liveness".to_owned(), None),
+        (".app/liveness".to_owned(), None),
+        (format!("{}.app/liveness", "0".repeat(32)), None),
+        (format!("{}.app/liveness", secret.to_uppercase()), None),
+        (format!("{secret}.app/readiness"), None),
+        (format!("{secret}.old/liveness"), None),
+        // Of a control plane that makes none.
+        ("old/liveness".to_owned(), Some(("old/liveness", false))),
+    ] {
+        let probe = probes.find(&asked);
+        assert_eq!(probe.map(|probe| (probe.name(), probe.is_secret())), found, "{asked}");
+    }
+    assert!(probes.named("app/liveness").is_some());
+}
+
+#[tokio::test]
+async fn the_app_reads_of_a_caller_that_it_is_kubelet_and_no_more() {
+    let (port, seen) = app(None).await;
+    let (grpc_port, grpc_seen) = grpc_app(b"\0\0\0\0\x02\x08\x01", "0").await;
+    let (probes, _signal) = probes(&format!(
+        r#"{{"app/liveness": {{"http": {{"port": {port}}}}}, "app/readiness": {{"grpc": {{"port": {grpc_port}}}}}}}"#
+    ));
+    for (given, sent) in [
+        (Some("kube-probe/1.36"), "kube-probe/1.36"),
+        (Some("kube-probe/1.36+"), "kube-probe/1.36+"),
+        (Some("kube-lifecycle/1.36"), "kube-lifecycle/1.36"),
+        (Some("kube-probe/"), "weft-sidecar"),
+        (Some("kube-probe/1.36 (${jndi:ldap://evil})"), "weft-sidecar"),
+        (Some("kube-probe/1.36789012345678901"), "weft-sidecar"),
+        (Some("Kube-Probe/1.36"), "weft-sidecar"),
+        (Some("curl/8"), "weft-sidecar"),
+        (Some("<script>"), "weft-sidecar"),
+        (Some("kube-probe/\u{e4}"), "weft-sidecar"),
+        (Some(""), "weft-sidecar"),
+        (None, "weft-sidecar"),
+    ] {
+        let given = given.map(|given| HeaderValue::from_bytes(given.as_bytes()).unwrap());
+        for name in ["app/liveness", "app/readiness"] {
+            probes.find(name).unwrap().run(given.as_ref()).await.unwrap();
+        }
+        let head = seen.lock().pop().unwrap();
+        assert!(head.contains(&format!("\r\nUser-Agent: {sent}\r\n")), "{given:?}: {head}");
+        let head = grpc_seen.lock().pop().unwrap();
+        assert!(head.contains(&format!("\"user-agent\": \"{sent}\"")), "{given:?}: {head}");
+    }
+}
+
+#[tokio::test]
+async fn a_slow_hook_runs_once_at_a_time_and_takes_no_probes_place() {
+    let (port, seen) = app(None).await;
+    let (probes, _signal) = probes(&format!(
+        r#"{{"app/pre-stop": {{"http": {{"port": {port}, "path": "/slow"}}}},
+            "b/pre-stop": {{"http": {{"port": {port}, "path": "/ok"}}}},
+            "app/readiness": {{"http": {{"port": {port}, "path": "/ok"}}}}}}"#
+    ));
+    let mut slow: futures_util::stream::FuturesUnordered<_> =
+        (0..MAX_AT_ONCE + 1).map(|_| probes.find("app/pre-stop").unwrap().run(None)).collect();
+    let others = async {
+        // They have all been polled by the time the first has reached the app.
+        while seen.lock().is_empty() {
+            tokio::task::yield_now().await;
+        }
+        probes.find("app/readiness").unwrap().run(None).await.unwrap();
+        probes.find("b/pre-stop").unwrap().run(None).await.unwrap();
+    };
+    tokio::select! {
+        ended = futures_util::StreamExt::next(&mut slow) => panic!("{ended:?}"),
+        () = others => {}
+    }
+    let slow_ones = seen.lock().iter().filter(|head| head.starts_with("GET /slow ")).count();
+    assert_eq!(slow_ones, 1);
 }
