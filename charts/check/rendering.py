@@ -64,6 +64,7 @@ injection:
     resources: {requests: {cpu: 100m, memory: 64Mi}, limits: {cpu: 1, memory: 512Mi}}
     logLevel: debug
     accessLog: true
+    busyPoll: false
     otlpEndpoint: http://collector.observability:4317
 networkPolicy: {enabled: true, metricsFrom: [{namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: monitoring}}}]}
 monitoring: {serviceMonitor: true, podMonitor: true, interval: 15s, labels: {release: prometheus}}

@@ -105,6 +105,9 @@ fn environment(
     if settings.access_log {
         all.push(value("WEFT_ACCESS_LOG", "on"));
     }
+    if !settings.busy_poll {
+        all.push(value("WEFT_BUSY_POLL", "off"));
+    }
     if let Some(share) = &asked.trace_sampling {
         all.push(value("WEFT_TRACE_SAMPLING", share));
     }

@@ -29,6 +29,8 @@
 //! logLevel: info
 //! # JSON lines for each request, on the sidecar's standard output.
 //! accessLog: false
+//! # Awaits responses that are about to come awake (`--busy-poll`).
+//! busyPoll: true
 //! # The share of requests that start a trace, such as 1%. Empty: as the mesh's settings say.
 //! traceSampling: ""
 //! # Where spans go, such as http://collector.observability:4317. Empty: no spans are made.
@@ -88,6 +90,8 @@ pub struct InjectSettings {
     pub log_level: String,
     /// A line for each request.
     pub access_log: bool,
+    /// Awaits responses that are about to come awake.
+    pub busy_poll: bool,
     /// The share of requests that start a trace, where the mesh's settings do not say.
     pub trace_sampling: Option<String>,
     /// Where spans go.
@@ -164,6 +168,7 @@ struct File {
     resources: ResourcesFile,
     log_level: String,
     access_log: bool,
+    busy_poll: bool,
     trace_sampling: String,
     otlp_endpoint: String,
     exclude_inbound_ports: Vec<Word>,
@@ -223,6 +228,7 @@ impl Default for File {
             resources: ResourcesFile::default(),
             log_level: "info".to_owned(),
             access_log: false,
+            busy_poll: true,
             trace_sampling: String::new(),
             otlp_endpoint: String::new(),
             exclude_inbound_ports: Vec::new(),
@@ -323,6 +329,7 @@ impl File {
                 resources,
                 log_level: log_level?,
                 access_log: self.access_log,
+                busy_poll: self.busy_poll,
                 trace_sampling,
                 otlp_endpoint,
                 exclude_inbound_ports,

@@ -138,6 +138,19 @@ fn a_classic_sidecar_starts_before_the_app_and_after_its_init_containers() {
 }
 
 #[test]
+fn the_switches_of_the_settings_are_told_to_the_sidecar_where_they_differ_from_its_defaults() {
+    let told = |yaml| {
+        let (pod, _) = inject(APP, yaml);
+        let sidecar = &pod["spec"]["initContainers"][1];
+        ["WEFT_ACCESS_LOG", "WEFT_BUSY_POLL"].map(|name| env(sidecar, name).map(str::to_owned))
+    };
+    let told = |yaml| told(yaml).map(|value| value.unwrap_or_default());
+    assert_eq!(told(""), ["", ""]);
+    assert_eq!(told("{accessLog: false, busyPoll: true}"), ["", ""]);
+    assert_eq!(told("{accessLog: true, busyPoll: false}"), ["on", "off"]);
+}
+
+#[test]
 fn the_mode_is_the_annotations_before_the_settings_before_the_clusters() {
     let old = ClusterFacts { server: cluster::Version::parse("v1.28.0"), ..ClusterFacts::default() };
     let rows = [

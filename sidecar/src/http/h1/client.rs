@@ -170,6 +170,10 @@ impl Connection {
             Err(kind) => {
                 let unread = opening.written() == 0 || (opening.may_be_unread(&kind) && opening.is_unread(&kind).await);
                 opening.tell_if_closed(&kind);
+                if !unread && opening.aborts.is_some() {
+                    let (fin, one_piece, written) = (is_fin(&kind), opening.one_piece, opening.written());
+                    tracing::debug!(fin, one_piece, written, "the app is lost with a request that it may have read");
+                }
                 let error = if unread { SendError::not_processed(kind) } else { SendError::unknown(kind) };
                 Err(error.on_reused(reused))
             }
@@ -189,6 +193,7 @@ struct Opening {
     writer: Option<Writer>,
     /// The request expects `100 Continue`: its body is held until that, or this moment.
     hold: Option<Pin<Box<Sleep>>>,
+    gather: Gather,
     written_before: u64,
     scan: HeadScan,
     interim: u32,
@@ -203,6 +208,29 @@ struct Opening {
     aborts: Option<Aborts>,
     /// For any request to the app: before its first byte was written.
     began: Option<Instant>,
+}
+
+/// Whether the head waits for the body, to be one piece with it (`unread.rs`).
+enum Gather {
+    /// It is written at once, or has been.
+    No,
+    /// It will, if the body is not there yet.
+    If,
+    /// It does, until this moment.
+    Until(Pin<Box<Sleep>>),
+}
+
+impl Gather {
+    /// Whether it may be written now, when the body has not come.
+    fn is_over(&mut self, cx: &mut Context<'_>) -> bool {
+        if matches!(self, Self::If) {
+            *self = Self::Until(Box::pin(tokio::time::sleep(unread::GATHER)));
+        }
+        match self {
+            Self::Until(time) => time.as_mut().poll(cx).is_ready(),
+            Self::No | Self::If => true,
+        }
+    }
 }
 
 fn is_fin(kind: &SendErrorKind) -> bool {
@@ -232,9 +260,12 @@ impl Opening {
             .map_err(|error| SendErrorKind::Unsendable(error.to_string().into()))?;
         let mut writer = Writer::for_request(body, framing);
         writer.hold(expects);
+        let matters = connection.0.to_app && !parts.method.is_idempotent();
+        let is_short = declared.is_some_and(|length| connection.0.queue.len() as u64 + length <= unread::ONE_PIECE);
         Ok(Self {
             written_before: connection.0.queue.written(),
-            aborts: (connection.0.to_app && !parts.method.is_idempotent()).then(Aborts::so_far),
+            gather: if matters && is_short && !expects { Gather::If } else { Gather::No },
+            aborts: matters.then(Aborts::so_far),
             began: connection.0.to_app.then(Instant::now),
             connection: Some(connection),
             writer: Some(writer),
@@ -300,7 +331,20 @@ impl Opening {
             let Some(connection) = &mut self.connection else {
                 return Poll::Ready(Err(SendErrorKind::Lost(io::ErrorKind::NotConnected.into())));
             };
-            if let Some(writer) = &mut self.writer {
+            if let Some(writer) = &mut self.writer
+                && !matches!(self.gather, Gather::No)
+            {
+                match writer.poll_gather(&mut connection.0.queue, cx) {
+                    Poll::Pending if !self.gather.is_over(cx) => {}
+                    Poll::Ready(Err(WriteError::Body(error))) => {
+                        return Poll::Ready(Err(SendErrorKind::RequestBody(error)));
+                    }
+                    Poll::Pending | Poll::Ready(_) => self.gather = Gather::No,
+                }
+            }
+            if let Some(writer) = &mut self.writer
+                && matches!(self.gather, Gather::No)
+            {
                 let first = std::mem::replace(&mut self.fresh, false);
                 match writer.poll(&mut connection.0.queue, &mut connection.0.io, cx) {
                     Poll::Pending => {}

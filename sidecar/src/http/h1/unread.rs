@@ -20,6 +20,9 @@
 //!   some is all, for who reads gets the whole of it at once. An app that ends closes many connections at once, so that the
 //!   first kind of row is counted beside the second: those of our own connections are subtracted ([`closed_before`]).
 //!
+//! So that a small request is one piece also where its body came a moment after its head (over HTTP/2 it is a frame of its
+//! own), the head waits for it ([`GATHER`]): the app could do nothing without it.
+//!
 //! That, and not less, is called not processed. Everything else (a body that came later, a longer request, a FIN, a byte of
 //! a response, an abort of anybody's meanwhile) may have run.
 //!
@@ -40,8 +43,11 @@ use crate::http::io::{BoxedIo, Io};
 
 /// A request of so many bytes, head and body, is read at once: a page, as small a buffer as servers of HTTP have.
 pub(super) const ONE_PIECE: u64 = 4096;
-/// Over loopback a reset follows its cause, and the count follows the reset, in microseconds; a busy machine takes longer.
-const LOOK_AGAIN: [Duration; 3] = [Duration::from_millis(1), Duration::from_millis(2), Duration::from_millis(8)];
+/// How long the head of a request of one piece waits for its body.
+pub(super) const GATHER: Duration = Duration::from_millis(20);
+/// Over loopback a reset follows its cause, and the count follows the reset, in microseconds; but an app that has said FIN may
+/// have to wait for a processor before it closes. In ms.
+const LOOK_AGAIN: [u64; 5] = [1, 2, 8, 30, 100];
 /// The count of a moment ago does as well as the one of now: it is only the wider a window to find an abort in.
 const SAMPLE_EVERY: Duration = Duration::from_millis(50);
 /// `/proc/net/netstat` is some 4 KiB.
@@ -53,7 +59,7 @@ pub(super) async fn was_reset(io: &mut BoxedIo) -> bool {
         if io.was_reset() {
             return true;
         }
-        tokio::time::sleep(wait).await;
+        tokio::time::sleep(Duration::from_millis(wait)).await;
     }
     io.was_reset()
 }
@@ -100,15 +106,18 @@ impl Aborts {
     /// connections may still have to find out that they were closed.
     pub(super) async fn none_since(self) -> bool {
         let Some(before) = self.count else { return false };
+        let (mut aborts, mut closed) = (0, 0);
         for wait in &LOOK_AGAIN[1..] {
-            tokio::time::sleep(*wait).await;
+            tokio::time::sleep(Duration::from_millis(*wait)).await;
             let Some(now) = count() else { return false };
+            aborts = now.saturating_sub(before);
             // The write that the kernel counted came after the request was begun: none of these is in `before`.
-            let closed = CLOSED.lock().iter().filter(|began| **began > self.read).count();
-            if now.saturating_sub(before) <= u64::try_from(closed).unwrap_or(0) {
+            closed = CLOSED.lock().iter().filter(|began| **began > self.read).count();
+            if aborts <= u64::try_from(closed).unwrap_or(0) {
                 return true;
             }
         }
+        tracing::debug!(aborts, closed, "connections were aborted: whether a request was read cannot be told");
         false
     }
 }
@@ -233,6 +242,35 @@ mod tests {
             };
             let (processed_by, ()) = tokio::join!(processed(connection, body), ends);
             assert_eq!(processed_by, Processed::Unknown, "{what}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_heads_wait_for_its_short_body_is_short() {
+        for (what, comes_after, with_its_head) in
+            [("a moment later", Some(Duration::from_millis(1)), true), ("when the app has the head", None, false)]
+        {
+            let (connection, listener) = connection().await;
+            let (mut app, _) = listener.accept().await.unwrap();
+            let (mut body, received) = Body::channel(Some(5));
+            let mut request = post(5);
+            *request.body_mut() = received;
+            let reads = async {
+                if let Some(after) = comes_after {
+                    tokio::time::sleep(after).await;
+                    body.send_last(b"hello"[..].into());
+                }
+                let mut buffer = vec![0; 4096];
+                let first = app.read(&mut buffer).await.unwrap();
+                assert_eq!(buffer[..first].ends_with(b"hello"), with_its_head, "{what}");
+                if comes_after.is_none() {
+                    body.send_last(b"hello"[..].into());
+                    assert_eq!(app.read(&mut buffer).await.unwrap(), 5, "{what}");
+                }
+                app.write_all(b"HTTP/1.1 204 No Content\r\n\r\n").await.unwrap();
+            };
+            let (response, ()) = tokio::join!(connection.send(request), reads);
+            assert_eq!(response.unwrap().status(), 204, "{what}");
         }
     }
 

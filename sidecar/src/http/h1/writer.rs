@@ -77,6 +77,11 @@ impl Queue {
         self.len == 0
     }
 
+    /// Bytes that wait.
+    pub(crate) fn len(&self) -> usize {
+        self.len
+    }
+
     /// Bytes the connection has taken, ever.
     pub(crate) fn written(&self) -> u64 {
         self.written
@@ -185,6 +190,25 @@ impl Writer {
         self.body.poll_progress(cx)
     }
 
+    /// Takes what there is of the body, and writes nothing. Pending while more of it is to come.
+    pub(crate) fn poll_gather(&mut self, queue: &mut Queue, cx: &mut Context<'_>) -> Poll<Result<(), WriteError>> {
+        while !self.ended && !self.held && queue.len < HIGH_WATER {
+            let taken = match ready!(self.body.poll_next(cx)) {
+                Some(frame) => self.take(queue, frame),
+                None => self.end(queue, None),
+            };
+            match taken {
+                Ok(()) => {}
+                Err(error) if self.flush_before_failing => {
+                    self.ended = true;
+                    self.failed = Some(error);
+                }
+                Err(error) => return Poll::Ready(Err(WriteError::Body(error))),
+            }
+        }
+        if self.held && !self.ended { Poll::Pending } else { Poll::Ready(Ok(())) }
+    }
+
     /// Ready when everything has been written and flushed.
     pub(crate) fn poll<IO: AsyncWrite + Unpin>(
         &mut self,
@@ -193,20 +217,7 @@ impl Writer {
         cx: &mut Context<'_>,
     ) -> Poll<Result<(), WriteError>> {
         loop {
-            let mut waiting = self.held;
-            while !self.ended && !waiting && queue.len < HIGH_WATER {
-                match self.body.poll_next(cx) {
-                    Poll::Pending => waiting = true,
-                    Poll::Ready(frame) => match self.take(queue, frame) {
-                        Ok(()) => {}
-                        Err(error) if self.flush_before_failing => {
-                            self.ended = true;
-                            self.failed = Some(error);
-                        }
-                        Err(error) => return Poll::Ready(Err(WriteError::Body(error))),
-                    },
-                }
-            }
+            let waiting = self.poll_gather(queue, cx)?.is_pending();
             match queue.poll_flush(io, cx).map_err(WriteError::Io)? {
                 Poll::Ready(()) if self.ended => {
                     return Poll::Ready(self.failed.take().map_or(Ok(()), |error| Err(WriteError::Body(error))));
@@ -222,15 +233,11 @@ impl Writer {
         }
     }
 
-    fn take(&mut self, queue: &mut Queue, frame: Option<Result<Frame<Bytes>, BodyError>>) -> Result<(), BodyError> {
-        let trailers = match frame {
-            None => None,
-            Some(frame) => match frame?.into_data() {
-                Ok(data) => return self.take_data(queue, data),
-                Err(frame) => frame.into_trailers().ok(),
-            },
-        };
-        self.end(queue, trailers)
+    fn take(&mut self, queue: &mut Queue, frame: Result<Frame<Bytes>, BodyError>) -> Result<(), BodyError> {
+        match frame?.into_data() {
+            Ok(data) => self.take_data(queue, data),
+            Err(frame) => self.end(queue, frame.into_trailers().ok()),
+        }
     }
 
     fn take_data(&mut self, queue: &mut Queue, data: Bytes) -> Result<(), BodyError> {
