@@ -152,7 +152,7 @@ async fn a_token_proves_its_service_account_and_nothing_else_does() {
     let reviewer = cluster.reviewer();
     for (row, token, now, expected) in rows {
         let began = Instant::now();
-        assert_eq!(outcome(reviewer.prove(token, now).await), expected, "{row}");
+        assert_eq!(outcome(reviewer.prove(token, Caller::UNKNOWN, now).await), expected, "{row}");
         println!("{row}: {expected} in {:?}", began.elapsed());
     }
     cluster.end(&[]).await;

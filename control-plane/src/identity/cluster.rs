@@ -324,7 +324,7 @@ async fn changed<K>(changes: &mut (impl Stream<Item = watcher::Result<watcher::E
 }
 
 /// Waits for another value. One whose sender is gone changes no more.
-async fn altered(fact: &mut watch::Receiver<bool>) {
+async fn altered<T>(fact: &mut watch::Receiver<T>) {
     if fact.changed().await.is_err() {
         std::future::pending().await
     }

@@ -327,9 +327,7 @@ fn probes_and_hooks_that_come_over_the_network_go_through_the_sidecar() {
 #[test]
 fn a_pods_probes_have_its_secret_and_keep_it() {
     let app = pod(APP);
-    let of = |pod: &Pod, byte: u8| {
-        patch(pod, &Context { probe_secret: [byte; 16].into(), ..context() }, &settings(""))
-    };
+    let of = |pod: &Pod, byte: u8| patch(pod, &Context { probe_secret: [byte; 16].into(), ..context() }, &settings(""));
     for (byte, secret) in [(0x01, "01".repeat(16)), (0xfe, "fe".repeat(16))] {
         let Ok(Outcome::Injected(injection)) = of(&app, byte) else { panic!() };
         let pod = patched(&app, &injection);

@@ -134,7 +134,12 @@ pub fn bind_any(port: u16) -> std::io::Result<TcpListener> {
 }
 
 /// Answers a request, and tells `runs` of a probe before it runs.
-async fn answer(request: Request<Incoming>, surface: Surface, view: Arc<dyn View>, runs: Runs) -> Response<Full<Bytes>> {
+async fn answer(
+    request: Request<Incoming>,
+    surface: Surface,
+    view: Arc<dyn View>,
+    runs: Runs,
+) -> Response<Full<Bytes>> {
     let path = request.uri().path().to_owned();
     let allowed = match surface {
         Surface::Admin => true,

@@ -269,8 +269,9 @@ async fn a_name_nobody_wrote_is_no_probe() {
 #[tokio::test]
 async fn a_probe_is_found_by_its_secret_only() {
     let secret = "0123456789abcdef0123456789abcdef";
-    let (probes, _signal) =
-        probes(&format!(r#"{{"{secret}.app/liveness": {{"tcp": {{"port": 1}}}}, "old/liveness": {{"tcp": {{"port": 1}}}}}}"#));
+    let (probes, _signal) = probes(&format!(
+        r#"{{"{secret}.app/liveness": {{"tcp": {{"port": 1}}}}, "old/liveness": {{"tcp": {{"port": 1}}}}}}"#
+    ));
     for (asked, found) in [
         (format!("{secret}.app/liveness"), Some(("app/liveness", true))),
         ("app/liveness".to_owned(), None),
