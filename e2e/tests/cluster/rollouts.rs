@@ -92,7 +92,10 @@ fn nothing_is_lost(mode: Mode, on_term: &str) {
 /// Two servers, and as many clients as said that ask them.
 fn under_load(world: &World, mode: Mode, on_term: &str, clients: u32) -> Diary {
     let namespace = &*world.namespace;
+    // Says of a request that it could not try again what kept it from that.
+    let log = "info,weft_sidecar::http::h1=debug";
     let server = Workload::server(namespace, "web").args(&["--on-term", on_term]).replicas(2);
+    let server = server.annotation("weft.dev/log-level", log);
     let paths = ["--mix", "--body", "200", "--path", "/", "--path", "/slow?ms=300"];
     let client = Workload::load(namespace, "load", "web:80", RATE).args(&paths).replicas(clients);
     world.deploy(&[
