@@ -14,11 +14,11 @@ use weft_control_plane::inject::manifest::Options;
 use weft_control_plane::inject::{ClusterFacts, InjectSettings};
 
 use crate::args::{InjectArgs, Target, UninjectArgs};
-use crate::check::{Seen, list};
 use crate::cluster::Cluster;
 use crate::error::Error;
 use crate::names::INJECTION_KEY;
 use crate::output;
+use crate::seen::{Seen, list};
 
 mod offline;
 

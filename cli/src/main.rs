@@ -33,6 +33,7 @@ mod output;
 #[cfg(test)]
 mod reference;
 mod roots;
+mod seen;
 mod versions;
 
 use args::{Cli, Command, IdentityCommand};

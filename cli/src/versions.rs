@@ -11,11 +11,12 @@ use kube::api::ListParams;
 use serde::Serialize;
 
 use crate::args::{Target, VersionArgs};
-use crate::check::{PodFacts, Seen, list, running_versions};
+use crate::check::{PodFacts, running_versions};
 use crate::cluster::Cluster;
 use crate::error::Error;
 use crate::names::{MESH_TLS, Mesh};
 use crate::output::{self, Table};
+use crate::seen::{Seen, list};
 
 const OWN: &str = env!("CARGO_PKG_VERSION");
 

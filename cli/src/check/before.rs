@@ -2,8 +2,9 @@
 
 use k8s_openapi::api::admissionregistration::v1::MutatingWebhookConfiguration;
 
-use super::facts::{Facts, Permission, Seen};
+use super::facts::{Facts, Permission};
 use super::finding::{Finding, Group};
+use crate::seen::Seen;
 
 const GROUP: Group = Group::Installation;
 

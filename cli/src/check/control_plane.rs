@@ -7,11 +7,12 @@ use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{Pod, Service};
 
-use super::facts::{Facts, Health, Seen, now};
+use super::facts::{Facts, Health, now};
 use super::finding::{Finding, Group, Level, count, some};
 use super::pods::{image_version, why_not_running};
 use crate::duration;
 use crate::names::Mesh;
+use crate::seen::Seen;
 
 const GROUP: Group = Group::ControlPlane;
 /// The ports that sidecars and the API server call.

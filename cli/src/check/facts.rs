@@ -12,36 +12,7 @@ use kube::core::DynamicObject;
 use super::pods::PodFacts;
 use crate::cluster::Server;
 use crate::names::Mesh;
-
-/// A fact, or why there is none.
-#[derive(Debug, Clone)]
-pub(crate) enum Seen<T> {
-    /// It is there.
-    Found(T),
-    /// It is not there.
-    Absent,
-    /// It cannot be said: why.
-    Unknown(String),
-}
-
-impl<T> Seen<T> {
-    /// What is there.
-    pub(crate) fn found(&self) -> Option<&T> {
-        match self {
-            Seen::Found(value) => Some(value),
-            Seen::Absent | Seen::Unknown(_) => None,
-        }
-    }
-
-    /// What `change` makes of what is there.
-    pub(crate) fn map<U>(self, change: impl FnOnce(T) -> U) -> Seen<U> {
-        match self {
-            Seen::Found(value) => Seen::Found(change(value)),
-            Seen::Absent => Seen::Absent,
-            Seen::Unknown(why) => Seen::Unknown(why),
-        }
-    }
-}
+use crate::seen::Seen;
 
 /// Before and after an installation.
 #[derive(Debug, Clone)]

@@ -2,10 +2,11 @@
 
 use std::time::{Duration, SystemTime};
 
-use super::facts::{DryRun, Facts, Health, NamespaceFacts, Seen};
+use super::facts::{DryRun, Facts, Health, NamespaceFacts};
 use super::pods::{Owner, PodFacts, Sidecar};
 use crate::cluster::Server;
 use crate::names::{MESH_TLS, Mesh};
+use crate::seen::Seen;
 
 /// The clock of these facts stands here.
 pub(super) const NOW: u64 = 100;

@@ -1,9 +1,7 @@
 //! Asks the API server for the facts: the only file of `check/` that does. What may not be read is said as such, and the
 //! rest is judged all the same.
 //!
-//! Bound: lists in pages of [`PAGE`], [`AT_ONCE`] namespaces at a time; of pods only a few words each are kept.
-
-use std::fmt::Debug;
+//! Bound: [`AT_ONCE`] namespaces at a time; of pods only a few words each are kept.
 
 use futures_util::{StreamExt as _, stream};
 use k8s_openapi::api::admissionregistration::v1::MutatingWebhookConfiguration;
@@ -13,18 +11,17 @@ use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Node, Pod, Secret, Service};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::api::{ApiResource, DynamicObject, ListParams, PartialObjectMeta, PostParams};
-use kube::{Api, Client, Resource, ResourceExt as _};
-use serde::de::DeserializeOwned;
+use kube::{Api, Client, ResourceExt as _};
 use serde_json::json;
 use weft_control_plane::identity::{ROOTS_CONFIG_MAP, SECRET};
 
-use super::facts::{Crd, DryRun, Facts, Foreign, Health, NamespaceFacts, NodeFacts, Permission, Seen};
+use super::facts::{Crd, DryRun, Facts, Foreign, Health, NamespaceFacts, NodeFacts, Permission};
 use super::objects::{FOREIGN_KINDS, ForeignKind, asks};
 use super::pods::PodFacts;
 use crate::cluster::{Cluster, explain};
 use crate::names::{INJECT, INJECTION_KEY, MESH_TLS, Mesh, REVISION, SIDECAR};
+use crate::seen::{Seen, list, seen};
 
-const PAGE: u32 = 500;
 const AT_ONCE: usize = 8;
 
 /// What installing creates: verb, group, resource, and whether in our namespace.
@@ -309,35 +306,6 @@ fn dynamic(
     match namespace {
         Some(namespace) => Api::namespaced_with(client.clone(), namespace, &resource),
         None => Api::all_with(client.clone(), &resource),
-    }
-}
-
-/// All pages of a list; of each object what `keep` makes of it. A kind that does not exist is absent.
-pub(crate) async fn list<K, T>(api: Api<K>, params: ListParams, keep: impl Fn(K) -> T) -> Seen<Vec<T>>
-where
-    K: Resource + Clone + DeserializeOwned + Debug,
-{
-    let mut params = params.limit(PAGE);
-    let mut all = Vec::new();
-    loop {
-        let page = match api.list(&params).await {
-            Ok(page) => page,
-            Err(kube::Error::Api(status)) if status.code == 404 => return Seen::Absent,
-            Err(error) => return Seen::Unknown(explain(&error)),
-        };
-        all.extend(page.items.into_iter().map(&keep));
-        match page.metadata.continue_.filter(|token| !token.is_empty()) {
-            Some(token) => params = params.continue_token(&token),
-            None => return Seen::Found(all),
-        }
-    }
-}
-
-fn seen<T>(outcome: Result<Option<T>, kube::Error>) -> Seen<T> {
-    match outcome {
-        Ok(Some(value)) => Seen::Found(value),
-        Ok(None) => Seen::Absent,
-        Err(error) => Seen::Unknown(explain(&error)),
     }
 }
 

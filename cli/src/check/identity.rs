@@ -5,11 +5,12 @@ use std::time::{Duration, SystemTime};
 use k8s_openapi::api::core::v1::ConfigMap;
 use weft_control_plane::identity::{ROOTS_CONFIG_MAP, ROOTS_KEY, SECRET};
 
-use super::facts::{Facts, Health, Seen, now};
+use super::facts::{Facts, Health, now};
 use super::finding::{Finding, Group, count, some};
 use crate::duration;
 use crate::identity::Rotation;
 use crate::roots::{self, EXPIRES_SOON};
+use crate::seen::Seen;
 
 const GROUP: Group = Group::Identity;
 /// Distributing takes three minutes when all is well; after that somebody does not acknowledge.

@@ -2,11 +2,12 @@
 
 use k8s_openapi::api::admissionregistration::v1::MutatingWebhook;
 
-use super::facts::{DryRun, Facts, Health, Seen, now};
+use super::facts::{DryRun, Facts, Health, now};
 use super::finding::{Finding, Group, some};
 use crate::duration;
 use crate::names::{INJECTION_KEY, Mesh};
 use crate::roots;
+use crate::seen::Seen;
 
 const GROUP: Group = Group::Injection;
 

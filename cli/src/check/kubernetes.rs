@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
-use super::facts::{Crd, Facts, NodeFacts, Seen};
+use super::facts::{Crd, Facts, NodeFacts};
 use super::finding::{Finding, Group, count, some};
 use crate::cluster::Server;
 use crate::duration;
+use crate::seen::Seen;
 
 const GROUP: Group = Group::Kubernetes;
 /// The oldest API server that Weft runs on.

@@ -23,6 +23,7 @@ use crate::cluster::Cluster;
 use crate::error::Error;
 use crate::names::Mesh;
 use crate::output::{self, Colours, Progress};
+use crate::seen::Seen;
 
 mod before;
 mod control_plane;
@@ -40,9 +41,7 @@ mod show;
 mod workloads;
 
 pub(crate) use control_plane::running_versions;
-pub(crate) use facts::Seen;
 pub(crate) use finding::{Report, count, some};
-pub(crate) use gather::list;
 pub(crate) use pods::PodFacts;
 
 /// Between two looks while waiting.

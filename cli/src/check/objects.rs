@@ -7,8 +7,9 @@ use serde::Deserialize;
 use serde_json::Value;
 use weft_control_plane::status::CONTROLLER_NAME;
 
-use super::facts::{Facts, Foreign, Health, Seen};
+use super::facts::{Facts, Foreign, Health};
 use super::finding::{Finding, Group, Level, count, some};
+use crate::seen::Seen;
 
 const GROUP: Group = Group::Objects;
 const NAMED: usize = 5;

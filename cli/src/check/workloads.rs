@@ -3,12 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, SystemTime};
 
-use super::facts::{Facts, Health, NamespaceFacts, Seen, now};
+use super::facts::{Facts, Health, NamespaceFacts, now};
 use super::finding::{Finding, Group, count, some};
 use super::kubernetes::minor;
 use super::pods::PodFacts;
 use crate::duration;
 use crate::names::{INJECT, MESH_TLS, Mesh};
+use crate::seen::Seen;
 
 const GROUP: Group = Group::Workloads;
 /// A pod may take this long to start before that is worth a line.

@@ -15,12 +15,12 @@ use tokio::time::sleep;
 use weft_control_plane::identity::{ROOTS_CONFIG_MAP, ROOTS_KEY, ROTATE, SECRET};
 
 use crate::args::{RotateArgs, StatusArgs, Target};
-use crate::check::{Seen, list};
 use crate::cluster::Cluster;
 use crate::duration;
 use crate::error::Error;
 use crate::output::{self, Colours, Format, Paint, Table};
 use crate::roots::{self, EXPIRES_SOON, Root};
+use crate::seen::{Seen, list};
 
 mod rotation;
 

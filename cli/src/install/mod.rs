@@ -9,12 +9,13 @@ use kube::api::{DeleteParams, ListParams};
 use tokio::time::{Instant, sleep};
 
 use crate::args::{InstallArgs, Target, UninstallArgs};
-use crate::check::{self, PodFacts, Seen, count, list};
+use crate::check::{self, PodFacts, count};
 use crate::cluster::Cluster;
 use crate::duration;
 use crate::error::Error;
 use crate::names::{INJECT, MESH_TLS, Mesh};
 use crate::output::{self, Colours, Progress};
+use crate::seen::{Seen, list};
 
 mod chart;
 mod helm;
