@@ -16,10 +16,11 @@ use weft_control_plane::model::{
     SliceEndpoint, SlicePort, TargetPort,
 };
 use weft_control_plane::translate::{MeshConfig, Translator};
+use weft_e2e::wire::Svid;
 use weft_proto::type_url::{ENDPOINTS, INBOUND_POLICY, MESH_SETTINGS, SERVICE, TRUST_BUNDLE, WORKLOAD};
 use weft_proto::v1::{Endpoints, Protocol};
 
-use super::harness::{Proxy, RESERVED_NOT_FOR_ANYBODY, Svid, open};
+use super::harness::{Proxy, RESERVED_NOT_FOR_ANYBODY, open, roots, signed_by};
 
 const SERVICES: u32 = 1_000;
 /// Of each Service.
@@ -215,8 +216,8 @@ async fn follow(mut proxy: Proxy, heard: mpsc::UnboundedSender<(u32, Instant)>) 
 async fn an_endpoint_reaches_two_hundred_proxies_within_100_ms() {
     let directory = tempfile::tempdir().unwrap();
     let authority = FileAuthority::open(directory.path(), "cluster.local", SystemTime::now()).unwrap();
-    let svid = Svid::signed_by(&authority, super::CLIENT, Duration::from_secs(3600));
-    let mut world = World::new(svid.roots());
+    let svid = signed_by(&authority, super::CLIENT, Duration::from_secs(3600));
+    let mut world = World::new(roots(&svid));
     let server = serve(directory.path(), &Arc::new(authority), &world.feed).await;
     let (heard, mut hearing) = mpsc::unbounded_channel();
     let mut connecting = JoinSet::new();

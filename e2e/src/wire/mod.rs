@@ -23,6 +23,7 @@ use weft_proto::identity::v1::CertifyRequest;
 use weft_proto::identity::v1::identity_client::IdentityClient;
 
 pub use proxy::Proxy;
+pub use tls::{Once, dial};
 
 /// Why the control plane did not do as asked.
 #[derive(Debug, thiserror::Error)]
@@ -74,9 +75,12 @@ pub fn roots_of(pem: &[u8]) -> Result<Roots, WireError> {
 /// A certificate, its key, and whom it believes.
 #[derive(Clone)]
 pub struct Svid {
-    pub(crate) chain: Vec<CertificateDer<'static>>,
-    pub(crate) roots: Roots,
-    pub(crate) key: Vec<u8>,
+    /// The leaf first.
+    pub chain: Vec<CertificateDer<'static>>,
+    /// Whom its owner believes.
+    pub roots: Roots,
+    /// The leaf's private key, PKCS #8.
+    pub key: Vec<u8>,
 }
 
 impl Svid {
@@ -103,13 +107,22 @@ fn unsigned(id: &str) -> Result<(KeyPair, CertificateParams), WireError> {
     Ok((key, params))
 }
 
+/// A key, and a request to have it certified for `id`.
+///
+/// # Errors
+/// When `id` is no URI.
+pub fn signing_request(id: &str) -> Result<(KeyPair, Vec<u8>), WireError> {
+    let (key, params) = unsigned(id)?;
+    let csr = params.serialize_request(&key).map_err(request)?.der().to_vec();
+    Ok((key, csr))
+}
+
 /// Asks for a certificate for `id`, proving what `token` proves.
 ///
 /// # Errors
 /// What the control plane answered, or why it could not be asked.
 pub async fn certify(address: SocketAddr, roots: &Roots, token: &str, id: &str) -> Result<Svid, WireError> {
-    let (key, params) = unsigned(id)?;
-    let csr = params.serialize_request(&key).map_err(request)?.der().to_vec();
+    let (key, csr) = signing_request(id)?;
     let mut message = tonic::Request::new(CertifyRequest { csr });
     message.metadata_mut().insert("authorization", format!("Bearer {token}").parse().map_err(request)?);
     let mut client = IdentityClient::new(channel(address, roots, None).await?);

@@ -24,11 +24,10 @@ const CONTROL_PLANE: &str = "/ns/weft-system/sa/weft-control-plane";
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Connects, as a proxy with this certificate or with none.
-pub(super) async fn dial(
-    address: SocketAddr,
-    roots: Roots,
-    svid: Option<&Svid>,
-) -> Result<TlsStream<TcpStream>, String> {
+///
+/// # Errors
+/// What TCP or TLS said, or that nobody answered within [`PATIENCE`].
+pub async fn dial(address: SocketAddr, roots: Roots, svid: Option<&Svid>) -> Result<TlsStream<TcpStream>, String> {
     let provider = Arc::new(aws_lc_rs::default_provider());
     let verifier = Arc::new(ControlPlaneOnly { roots, provider: provider.clone() });
     let config = ClientConfig::builder_with_provider(provider)
@@ -112,7 +111,7 @@ impl ServerCertVerifier for ControlPlaneOnly {
 }
 
 /// Gives its connection to tonic once.
-pub(super) struct Once<IO>(pub(super) Option<IO>);
+pub struct Once<IO>(pub Option<IO>);
 
 impl<IO: Send + 'static> Service<Uri> for Once<IO> {
     type Response = IO;

@@ -32,11 +32,11 @@ use weft_proto::identity::v1::identity_client::IdentityClient;
 
 pub(crate) use self::manifests::{pod, route};
 pub(crate) use self::proxy::{Proxy, text_of};
-pub(crate) use self::tls::{RESERVED_NOT_FOR_ANYBODY, Svid};
+pub(crate) use self::tls::{RESERVED_NOT_FOR_ANYBODY, roots, signed_by};
 
 use self::manifests::manifests_of_the_mesh;
 use self::patience::{PATIENCE, within};
-use self::tls::{Once, dial, request};
+use weft_e2e::wire::{Once, Svid, dial, signing_request};
 
 pub(crate) const PERMISSION_DENIED: Code = Code::PermissionDenied;
 
@@ -152,7 +152,7 @@ impl Mesh {
 
     /// Asks for a certificate for `id`, proving what `token` proves.
     pub(crate) async fn certify_with(&self, token: Option<String>, id: &str) -> Result<Svid, Status> {
-        let (key, csr) = request(id);
+        let (key, csr) = signing_request(id).unwrap();
         let mut request = tonic::Request::new(CertifyRequest { csr });
         if let Some(token) = token {
             request.metadata_mut().insert("authorization", format!("Bearer {token}").parse().unwrap());
@@ -166,7 +166,7 @@ impl Mesh {
     /// A certificate of the mesh that `Certify` would not give: one for so short a time.
     pub(crate) fn short_svid(&self, id: &str, ttl: Duration) -> Svid {
         let authority = FileAuthority::open(&self.files().state_dir, "cluster.local", SystemTime::now()).unwrap();
-        Svid::signed_by(&authority, id, ttl)
+        signed_by(&authority, id, ttl)
     }
 
     /// Opens a discovery stream as the proxy of the pod at `address`.
