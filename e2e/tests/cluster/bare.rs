@@ -33,7 +33,9 @@ metadata: {name: server, namespace: bare}
 spec:
   selector: {app: server}
   ports: [{port: 80, targetPort: http, name: http}]
----
+"#;
+
+const CLIENT: &str = r#"
 apiVersion: batch/v1
 kind: Job
 metadata: {name: client, namespace: bare}
@@ -54,6 +56,13 @@ pub(crate) fn a_cluster_without_weft_works() {
     let cluster = Cluster::of_environment().unwrap();
     cluster.apply(APPS).unwrap();
     cluster.rolled_out("bare", "deployment/server", Duration::from_secs(60)).unwrap();
+    // kube-proxy takes a moment to hear of them; until then the Service's address refuses.
+    let answers = || {
+        let got = cluster.ask("bare", "deployment/server", &["http://server/"])?;
+        Ok(got.iter().any(|got| got.status == 200).then_some(()))
+    };
+    cluster.wait_for("an answer from the Service", Duration::from_secs(20), answers).unwrap();
+    cluster.apply(CLIENT).unwrap();
     cluster.kubectl(&["-n", "bare", "wait", "--for=condition=Complete", "job/client", "--timeout=60s"]).unwrap();
     let log = cluster.kubectl(&["-n", "bare", "logs", "job/client"]).unwrap();
     let answered = log.lines().filter(|line| line.contains(r#""status":200"#)).count();
