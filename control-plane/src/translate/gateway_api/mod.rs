@@ -72,7 +72,7 @@ pub(super) fn analyse<'a>(
         .parents
         .iter()
         .filter_map(|parent| {
-            let selected = parents::resolve(parent, &route.meta.name, model, config)?;
+            let selected = parents::resolve(parent, route, model, config)?;
             Some((parent, selected.and_then(|ports| conflicts::settle(route, ports, &rivals))))
         })
         .collect();

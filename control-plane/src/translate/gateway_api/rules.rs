@@ -105,6 +105,11 @@ pub(super) fn undeclared(kind: Kind) -> Protocol {
     if kind == Kind::GrpcRoute { Protocol::Grpc } else { Protocol::Http }
 }
 
+/// What status calls that, and the appProtocol that declares it.
+pub(super) fn declaration(undeclared: Protocol) -> (&'static str, &'static str) {
+    if undeclared == Protocol::Grpc { ("gRPC", "grpc") } else { ("HTTP", "http") }
+}
+
 fn targets(
     rule: &HttpRouteRule,
     label: &str,
@@ -181,8 +186,10 @@ fn backend(reference: &BackendRef, undeclared: Protocol, model: &Model) -> Resul
     // The request is HTTP already, or a call of gRPC, so an undeclared port is taken to speak it too.
     let protocol = declared(port).unwrap_or(undeclared);
     if !may_carry_http(protocol) {
-        let message =
-            format!("port {number} of Service {name} is not declared HTTP; set its appProtocol to http if it is");
+        let (what, app_protocol) = declaration(undeclared);
+        let message = format!(
+            "port {number} of Service {name} is not declared {what}; set its appProtocol to {app_protocol} if it is"
+        );
         return bad("UnsupportedProtocol", message);
     }
     Ok(v1::Backend {

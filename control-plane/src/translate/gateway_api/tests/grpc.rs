@@ -131,6 +131,18 @@ fn what_is_not_valid_is_unavailable_and_status_says_so() {
     }
 }
 
+#[test]
+fn a_port_that_is_not_grpc_is_told_how_to_say_so() {
+    let tcp = Service { ports: vec![ServicePort { protocol: Protocol::Tcp, ..port(80) }], ..reviews() };
+    let rules = vec![to("shop/reviews", vec![call("a", "")])];
+    let world = world(upserts![tcp, grpc_route("shop/g", vec![parent("reviews")], rules)]);
+    for (of, reason) in [("Accepted", "NoMatchingParent"), ("ResolvedRefs", "UnsupportedProtocol")] {
+        let refused = said(&world, Kind::GrpcRoute, "shop/g", of).unwrap();
+        assert_eq!((refused.status, &*refused.reason), (false, reason));
+        assert!(refused.message.contains("appProtocol to grpc"), "{}", refused.message);
+    }
+}
+
 fn http(name: &str, parents: Vec<ParentRef>) -> HttpRoute {
     route(name, parents, vec![rule(vec![backend("shop/reviews")])])
 }
