@@ -264,7 +264,7 @@ def what_is_watched_may_be(chart):
     source = rendering.ROOT / "control-plane/src/source/kubernetes/kinds.rs"
     if not source.exists():
         return
-    rows = re.findall(r'Row::(?:core|custom)\("\w+", "([\w.]*)", "(\w+)"\)', source.read_text())
+    rows = re.findall(r'Row::\w+\("\w+", "([\w.]*)", "(\w+)"\)', source.read_text())
     watched = set(rows)
     rules = [r for r in the(chart, {}, "ClusterRole")["rules"] if "watch" in r["verbs"] and "resourceNames" not in r]
     may = {(group, resource) for r in rules for group in r["apiGroups"] for resource in r["resources"]}

@@ -64,7 +64,9 @@ up)
     --initial-cluster=default=$peers >"$folder/etcd.log" 2>&1 </dev/null &
   echo $! >"$folder/etcd.pid"
   serve
-  kubectl apply --server-side -f "$programs/crds/gateway.networking.k8s.io_httproutes.yaml" >/dev/null
+  for kind in grpcroutes httproutes; do
+    kubectl apply --server-side -f "$programs/crds/gateway.networking.k8s.io_$kind.yaml" >/dev/null
+  done
   ;;
 restart)
   end api-server

@@ -11,6 +11,7 @@ use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Node, Pod, Secret, Service};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::api::{ApiResource, DynamicObject, ListParams, PartialObjectMeta, PostParams};
+use kube::core::TypeMeta;
 use kube::{Api, Client, ResourceExt as _};
 use serde_json::json;
 use weft_control_plane::identity::{ROOTS_CONFIG_MAP, SECRET};
@@ -284,8 +285,21 @@ async fn foreign_of(client: &Client, kind: &'static ForeignKind, version: String
 }
 
 async fn routes(client: &Client, only: Option<&str>) -> Seen<Vec<DynamicObject>> {
-    let routes = dynamic(client, "gateway.networking.k8s.io", "v1", "HTTPRoute", "httproutes", only);
-    list(routes, ListParams::default(), |route| route).await
+    let of = |kind: &'static str, plural| async move {
+        let (group, version) = ("gateway.networking.k8s.io", "v1");
+        let types = TypeMeta { api_version: format!("{group}/{version}"), kind: kind.to_owned() };
+        // Items of a list do not say what they are.
+        let typed = |route| DynamicObject { types: Some(types.clone()), ..route };
+        list(dynamic(client, group, version, kind, plural, only), ListParams::default(), typed).await
+    };
+    match tokio::join!(of("HTTPRoute", "httproutes"), of("GRPCRoute", "grpcroutes")) {
+        (Seen::Found(mut http), Seen::Found(grpc)) => {
+            http.extend(grpc);
+            Seen::Found(http)
+        }
+        (Seen::Unknown(why), _) | (_, Seen::Unknown(why)) => Seen::Unknown(why),
+        (found, Seen::Absent) | (Seen::Absent, found) => found,
+    }
 }
 
 fn dynamic(

@@ -45,9 +45,9 @@ const ISTIO_SECURITY: &str = "security.istio.io";
 const ISTIO_NETWORKING: &str = "networking.istio.io";
 const GATEWAY_API: &str = "gateway.networking.k8s.io";
 
-/// What this version reads is Service, HTTPRoute and PeerAuthentication (`control-plane/src/model`); of what else meshes are
+/// What this version reads is Service, HTTPRoute, GRPCRoute and PeerAuthentication (`control-plane/src/model`); of what else meshes are
 /// configured with, this is said.
-pub(super) static FOREIGN_KINDS: [ForeignKind; 11] = [
+pub(super) static FOREIGN_KINDS: [ForeignKind; 10] = [
     kind((ISTIO_SECURITY, "AuthorizationPolicy", "authorizationpolicies"), Level::Error, "what they deny is allowed"),
     kind((ISTIO_SECURITY, "RequestAuthentication", "requestauthentications"), Level::Error, "no token is checked"),
     kind((ISTIO_NETWORKING, "VirtualService", "virtualservices"), Level::Warning, "they route nothing"),
@@ -55,10 +55,6 @@ pub(super) static FOREIGN_KINDS: [ForeignKind; 11] = [
     kind((ISTIO_NETWORKING, "ServiceEntry", "serviceentries"), Level::Warning, "their hosts are not known"),
     kind((ISTIO_NETWORKING, "EnvoyFilter", "envoyfilters"), Level::Warning, "there is no Envoy to filter"),
     kind(("telemetry.istio.io", "Telemetry", "telemetries"), Level::Warning, "they change nothing"),
-    ForeignKind {
-        by_parent: true,
-        ..kind((GATEWAY_API, "GRPCRoute", "grpcroutes"), Level::Warning, "they route nothing")
-    },
     ForeignKind {
         by_parent: true,
         ..kind((GATEWAY_API, "TLSRoute", "tlsroutes"), Level::Warning, "they route nothing")
@@ -98,7 +94,7 @@ pub(super) fn check(facts: &Facts, health: &Health) -> Vec<Finding> {
     match &health.routes {
         Seen::Found(all) => findings.extend(routes(all)),
         Seen::Absent => {}
-        Seen::Unknown(why) => findings.push(Finding::unknown(GROUP, "routes", "HTTPRoutes", why)),
+        Seen::Unknown(why) => findings.push(Finding::unknown(GROUP, "routes", "HTTPRoutes and GRPCRoutes", why)),
     }
     findings
 }
@@ -200,7 +196,7 @@ fn routes(all: &[DynamicObject]) -> Vec<Finding> {
     let ours: Vec<&DynamicObject> = all.iter().filter(|route| has_service_parent(route)).collect();
     let mut findings: Vec<Finding> = ours.iter().flat_map(|route| problems(route)).collect();
     if findings.is_empty() && !ours.is_empty() {
-        findings.push(Finding::ok(GROUP, "routes", format!("{} in effect", count(ours.len(), "HTTPRoute"))));
+        findings.push(Finding::ok(GROUP, "routes", format!("{} in effect", count(ours.len(), "route"))));
     }
     let more = findings.len().saturating_sub(ROUTES);
     findings.truncate(ROUTES);
@@ -213,21 +209,23 @@ fn routes(all: &[DynamicObject]) -> Vec<Finding> {
 /// What keeps a route from being in effect at its parents.
 fn problems(route: &DynamicObject) -> Vec<Finding> {
     let namespace = route.metadata.namespace.clone().unwrap_or_default();
-    let name = format!("{namespace}/{}", route.metadata.name.clone().unwrap_or_default());
-    let look = format!("kubectl -n {namespace} describe httproute {}", route.metadata.name.clone().unwrap_or_default());
+    let kind = route.types.as_ref().map_or("HTTPRoute", |types| &*types.kind);
+    let name = route.metadata.name.clone().unwrap_or_default();
+    let look = format!("kubectl -n {namespace} describe {} {name}", kind.to_ascii_lowercase());
+    let name = format!("{kind} {namespace}/{name}");
     let generation = route.metadata.generation.unwrap_or(0);
     let status: Status = read(route.data.get("status"));
     let written: Vec<&Parent> = status.parents.iter().filter(|p| p.controller_name == CONTROLLER_NAME).collect();
     if written.is_empty() {
         return vec![
-            Finding::warning(GROUP, "routes", format!("HTTPRoute {name}: no status yet"))
+            Finding::warning(GROUP, "routes", format!("{name}: no status yet"))
                 .fix("the leader of the control plane writes it within a second: see Control plane above"),
         ];
     }
     let mut findings = Vec::new();
     for parent in written {
         let port = parent.parent_ref.port.map(|port| format!(":{port}")).unwrap_or_default();
-        let at = format!("HTTPRoute {name} at Service {}{port}", parent.parent_ref.name);
+        let at = format!("{name} at Service {}{port}", parent.parent_ref.name);
         for condition in &parent.conditions {
             let Condition { kind, reason, message, .. } = condition;
             let level = match (&**kind, &*condition.status) {
@@ -251,6 +249,7 @@ fn problems(route: &DynamicObject) -> Vec<Finding> {
 
 #[cfg(test)]
 mod tests {
+    use kube::core::TypeMeta;
     use serde_json::json;
 
     use super::super::fixtures::{facts, health, namespace};
@@ -322,8 +321,15 @@ mod tests {
             let found = routes(&[route(parents, status)]);
             assert_eq!(found.iter().map(|f| f.level).collect::<Vec<_>>(), expected, "{row}: {found:?}");
         }
-        let found = routes(&[route(service, ours(json!([condition("Accepted", "False", 3)])))]);
-        assert_eq!(found[0].what, "HTTPRoute shop/r at Service web: Accepted=False, Why: what to do");
+        let mut refused = route(service, ours(json!([condition("Accepted", "False", 3)])));
+        for kind in ["HTTPRoute", "GRPCRoute"] {
+            refused.types =
+                Some(TypeMeta { api_version: "gateway.networking.k8s.io/v1".to_owned(), kind: kind.to_owned() });
+            let found = routes(std::slice::from_ref(&refused));
+            assert_eq!(found[0].what, format!("{kind} shop/r at Service web: Accepted=False, Why: what to do"));
+            let look = format!("kubectl -n shop describe {} r", kind.to_ascii_lowercase());
+            assert_eq!(found[0].fix.as_deref(), Some(&*look));
+        }
     }
 
     #[test]
@@ -354,7 +360,7 @@ mod tests {
     #[test]
     fn a_destination_rule_says_what_tls_it_wants() {
         let rule = FOREIGN_KINDS.iter().find(|kind| kind.kind == "DestinationRule").unwrap();
-        let grpc = FOREIGN_KINDS.iter().find(|kind| kind.kind == "GRPCRoute").unwrap();
+        let tcp = FOREIGN_KINDS.iter().find(|kind| kind.kind == "TCPRoute").unwrap();
         let rows = [
             (rule, json!({"spec": {"host": "a"}}), Some(None)),
             (rule, json!({"spec": {"trafficPolicy": {"tls": {"mode": "ISTIO_MUTUAL"}}}}), Some(None)),
@@ -363,8 +369,8 @@ mod tests {
                 json!({"spec": {"subsets": [{"trafficPolicy": {"tls": {"mode": "DISABLE"}}}]}}),
                 Some(Some("tls: DISABLE")),
             ),
-            (grpc, json!({"spec": {"parentRefs": [{"name": "gateway"}]}}), None),
-            (grpc, json!({"spec": {"parentRefs": [{"name": "s", "kind": "Service", "group": ""}]}}), Some(None)),
+            (tcp, json!({"spec": {"parentRefs": [{"name": "gateway"}]}}), None),
+            (tcp, json!({"spec": {"parentRefs": [{"name": "s", "kind": "Service", "group": ""}]}}), Some(None)),
         ];
         for (kind, spec, expected) in rows {
             let object: DynamicObject = serde_json::from_value(spec.clone()).unwrap();

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use weft_proto::v1::Protocol;
 
+use super::grpc_route::{GrpcRoute, MethodMatch};
 use super::store::ObjectKey;
 
 /// `namespace/name` of an object. Cluster-scoped objects have an empty namespace.
@@ -44,6 +45,8 @@ pub enum Kind {
     Pod,
     /// v1
     Node,
+    /// gateway.networking.k8s.io/v1
+    GrpcRoute,
     /// gateway.networking.k8s.io/v1
     HttpRoute,
     /// security.istio.io/v1
@@ -83,6 +86,8 @@ pub enum Object {
     Pod(Pod),
     /// A Node.
     Node(Node),
+    /// A GRPCRoute.
+    GrpcRoute(GrpcRoute),
     /// An HTTPRoute.
     HttpRoute(HttpRoute),
     /// A PeerAuthentication.
@@ -98,6 +103,7 @@ impl Object {
             Self::EndpointSlice(_) => Kind::EndpointSlice,
             Self::Pod(_) => Kind::Pod,
             Self::Node(_) => Kind::Node,
+            Self::GrpcRoute(_) => Kind::GrpcRoute,
             Self::HttpRoute(_) => Kind::HttpRoute,
             Self::PeerAuthentication(_) => Kind::PeerAuthentication,
         }
@@ -111,6 +117,7 @@ impl Object {
             Self::EndpointSlice(object) => &object.meta,
             Self::Pod(object) => &object.meta,
             Self::Node(object) => &object.meta,
+            Self::GrpcRoute(object) => &object.meta,
             Self::HttpRoute(object) => &object.meta,
             Self::PeerAuthentication(object) => &object.meta,
         }
@@ -348,6 +355,8 @@ pub enum PathMatch {
     Prefix(String),
     /// RE2, the whole path.
     Regex(String),
+    /// `/SERVICE/METHOD` (only of a GRPCRoute).
+    Call(MethodMatch),
 }
 
 /// A header or query condition.

@@ -8,7 +8,8 @@ use std::hash::Hash;
 use std::net::IpAddr;
 
 use super::{
-    EndpointSlice, HttpRoute, Kind, Namespace, Node, Object, ObjectName, ParentRef, PeerAuthentication, Pod, Service,
+    EndpointSlice, GrpcRoute, HttpRoute, Kind, Namespace, Node, Object, ObjectName, ParentRef, PeerAuthentication, Pod,
+    Route, Service,
 };
 
 /// The key of an object.
@@ -85,6 +86,7 @@ pub struct Model {
     pods: HashMap<ObjectName, Pod>,
     nodes: HashMap<ObjectName, Node>,
     routes: HashMap<ObjectName, HttpRoute>,
+    grpc_routes: HashMap<ObjectName, GrpcRoute>,
     peer_authentications: HashMap<ObjectName, PeerAuthentication>,
 
     services_by_namespace: Index<String>,
@@ -98,6 +100,8 @@ pub struct Model {
     pods_by_node: Index<String>,
     routes_by_parent: Index<ObjectName>,
     routes_by_backend: Index<ObjectName>,
+    grpc_routes_by_parent: Index<ObjectName>,
+    grpc_routes_by_backend: Index<ObjectName>,
     peer_authentications_by_namespace: Index<String>,
 }
 
@@ -152,9 +156,13 @@ impl Model {
         self.nodes.get(&ObjectName::new("", name))
     }
 
-    /// An HTTPRoute.
-    pub fn route(&self, name: &ObjectName) -> Option<&HttpRoute> {
-        self.routes.get(name)
+    /// A GRPCRoute or an HTTPRoute; `None` of any other kind.
+    pub fn route(&self, key: &ObjectKey) -> Option<Route<'_>> {
+        match key.kind {
+            Kind::GrpcRoute => self.grpc_routes.get(&key.name).map(Route::from),
+            Kind::HttpRoute => self.routes.get(&key.name).map(Route::from),
+            _ => None,
+        }
     }
 
     /// A PeerAuthentication.
@@ -213,13 +221,17 @@ impl Model {
     }
 
     /// Routes with a parentRef to this Service, whether it is good or not.
-    pub fn routes_with_parent(&self, service: &ObjectName) -> impl Iterator<Item = &HttpRoute> {
-        self.routes_by_parent.get(service).filter_map(|name| self.routes.get(name))
+    pub fn routes_with_parent(&self, service: &ObjectName) -> impl Iterator<Item = Route<'_>> {
+        let grpc = self.grpc_routes_by_parent.get(service).filter_map(|name| self.grpc_routes.get(name));
+        let http = self.routes_by_parent.get(service).filter_map(|name| self.routes.get(name));
+        grpc.map(Route::from).chain(http.map(Route::from))
     }
 
     /// Routes with a backendRef to this Service, whether it is good or not.
-    pub fn routes_with_backend(&self, service: &ObjectName) -> impl Iterator<Item = &HttpRoute> {
-        self.routes_by_backend.get(service).filter_map(|name| self.routes.get(name))
+    pub fn routes_with_backend(&self, service: &ObjectName) -> impl Iterator<Item = Route<'_>> {
+        let grpc = self.grpc_routes_by_backend.get(service).filter_map(|name| self.grpc_routes.get(name));
+        let http = self.routes_by_backend.get(service).filter_map(|name| self.routes.get(name));
+        grpc.map(Route::from).chain(http.map(Route::from))
     }
 
     /// PeerAuthentications of a namespace, by name.
@@ -234,6 +246,7 @@ impl Model {
             Object::EndpointSlice(new) => self.slices.get(&new.meta.name) == Some(new),
             Object::Pod(new) => self.pods.get(&new.meta.name) == Some(new),
             Object::Node(new) => self.nodes.get(&new.meta.name) == Some(new),
+            Object::GrpcRoute(new) => self.grpc_routes.get(&new.meta.name) == Some(new),
             Object::HttpRoute(new) => self.routes.get(&new.meta.name) == Some(new),
             Object::PeerAuthentication(new) => self.peer_authentications.get(&new.meta.name) == Some(new),
         }
@@ -247,6 +260,7 @@ impl Model {
             Object::EndpointSlice(new) => drop(self.slices.insert(name, new)),
             Object::Pod(new) => drop(self.pods.insert(name, new)),
             Object::Node(new) => drop(self.nodes.insert(name, new)),
+            Object::GrpcRoute(new) => drop(self.grpc_routes.insert(name, new)),
             Object::HttpRoute(new) => drop(self.routes.insert(name, new)),
             Object::PeerAuthentication(new) => drop(self.peer_authentications.insert(name, new)),
         }
@@ -260,6 +274,7 @@ impl Model {
             Kind::EndpointSlice => self.slices.remove(name).map(Object::EndpointSlice),
             Kind::Pod => self.pods.remove(name).map(Object::Pod),
             Kind::Node => self.nodes.remove(name).map(Object::Node),
+            Kind::GrpcRoute => self.grpc_routes.remove(name).map(Object::GrpcRoute),
             Kind::HttpRoute => self.routes.remove(name).map(Object::HttpRoute),
             Kind::PeerAuthentication => self.peer_authentications.remove(name).map(Object::PeerAuthentication),
         }
@@ -299,19 +314,30 @@ impl Model {
                     self.pods_by_node.set(pod.node.clone(), name, present);
                 }
             }
+            Object::GrpcRoute(route) => {
+                let (by_parent, by_backend) = (&mut self.grpc_routes_by_parent, &mut self.grpc_routes_by_backend);
+                index_route(Route::from(route), by_parent, by_backend, present);
+            }
             Object::HttpRoute(route) => {
-                for parent in &route.parents {
-                    self.routes_by_parent.set(parent_name(parent, name), name, present);
-                }
-                for backend in route.rules.iter().flat_map(|rule| &rule.backends) {
-                    let backend = ObjectName::new(&*backend.namespace, &*backend.name);
-                    self.routes_by_backend.set(backend, name, present);
-                }
+                let (by_parent, by_backend) = (&mut self.routes_by_parent, &mut self.routes_by_backend);
+                index_route(Route::from(route), by_parent, by_backend, present);
             }
             Object::PeerAuthentication(_) => {
                 self.peer_authentications_by_namespace.set(name.namespace.clone(), name, present);
             }
         }
+    }
+}
+
+/// Adds a route of one kind to that kind's indexes, or takes it out.
+fn index_route(route: Route<'_>, by_parent: &mut Index<ObjectName>, by_backend: &mut Index<ObjectName>, present: bool) {
+    let name = &route.meta.name;
+    for parent in route.parents {
+        by_parent.set(parent_name(parent, name), name, present);
+    }
+    for backend in route.rules.iter().flat_map(|rule| &rule.backends) {
+        let backend = ObjectName::new(&*backend.namespace, &*backend.name);
+        by_backend.set(backend, name, present);
     }
 }
 

@@ -11,7 +11,7 @@ use std::time::{Duration, SystemTime};
 
 use parking_lot::{Condvar, Mutex};
 
-use crate::model::ObjectName;
+use crate::model::ObjectKey;
 use crate::source::Problem;
 use crate::status::{StatusDir, StatusError, StatusSink};
 use crate::translate::Translated;
@@ -31,7 +31,7 @@ struct Shared {
 struct Pending {
     /// The state conditions are taken from.
     state: Option<Arc<Translated>>,
-    routes: BTreeSet<ObjectName>,
+    routes: BTreeSet<ObjectKey>,
     /// Files of routes that are not there any more are to be removed: what went while nobody was watching.
     sweep: bool,
     problems: Option<Vec<Problem>>,
@@ -66,7 +66,7 @@ impl Reports {
 }
 
 impl StatusSink for Reports {
-    fn on_state(&self, state: Arc<Translated>, routes: BTreeSet<ObjectName>, first: bool) {
+    fn on_state(&self, state: Arc<Translated>, routes: BTreeSet<ObjectKey>, first: bool) {
         let mut pending = self.0.pending.lock();
         pending.state = Some(state);
         pending.routes.extend(routes);
@@ -128,7 +128,7 @@ fn write(directory: &mut StatusDir, work: &mut Pending) -> Result<(), StatusErro
         work.routes.pop_first();
     }
     if work.sweep {
-        directory.retain_routes(state.route_statuses().map(|(name, _)| name))?;
+        directory.retain_routes(state.route_statuses().map(|(route, _)| route))?;
         work.sweep = false;
     }
     Ok(())

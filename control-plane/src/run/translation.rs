@@ -18,7 +18,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::discovery::Feed;
 use crate::identity::Bundle;
-use crate::model::{Batch, ObjectName};
+use crate::model::{Batch, ObjectKey};
 use crate::source::{self, Edit, Problem, Severity};
 use crate::status::StatusSink;
 use crate::translate::{Touched, Translated, Translator};
@@ -125,7 +125,7 @@ impl Translation {
     fn publish(
         &mut self,
         translate: impl FnOnce(&mut Translator) -> (Arc<Translated>, Touched),
-    ) -> Option<(Duration, BTreeSet<ObjectName>)> {
+    ) -> Option<(Duration, BTreeSet<ObjectKey>)> {
         let began = Instant::now();
         let Ok((state, mut touched)) = catch_unwind(AssertUnwindSafe(|| translate(&mut self.translator))) else {
             self.metrics.panics.inc();

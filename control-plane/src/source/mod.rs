@@ -92,6 +92,7 @@ pub fn kind_name(kind: Kind) -> &'static str {
         Kind::EndpointSlice => "EndpointSlice",
         Kind::Pod => "Pod",
         Kind::Node => "Node",
+        Kind::GrpcRoute => "GRPCRoute",
         Kind::HttpRoute => "HTTPRoute",
         Kind::PeerAuthentication => "PeerAuthentication",
     }
@@ -110,6 +111,7 @@ pub(crate) fn meta_mut(object: &mut Object) -> &mut Meta {
         Object::EndpointSlice(o) => &mut o.meta,
         Object::Pod(o) => &mut o.meta,
         Object::Node(o) => &mut o.meta,
+        Object::GrpcRoute(o) => &mut o.meta,
         Object::HttpRoute(o) => &mut o.meta,
         Object::PeerAuthentication(o) => &mut o.meta,
     }

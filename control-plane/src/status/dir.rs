@@ -1,6 +1,6 @@
 //! `--status-dir`: status as files, where there is no API server to write it to.
 //!
-//! `HTTPRoute.NAMESPACE.NAME.yaml` holds what `kubectl get httproute NAME -o yaml` would show of a route's status;
+//! `HTTPRoute.NAMESPACE.NAME.yaml` (`GRPCRoute.…`) holds what `kubectl get httproute NAME -o yaml` would show of a route's status;
 //! `problems.txt` (a line each) and `problems.json` hold what is wrong with the manifests now. A file is written beside
 //! its place and renamed into it, so that a reader sees the old or the new, and only when its content changes.
 //!
@@ -17,8 +17,11 @@ use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
 use super::{CONTROLLER_NAME, RouteStatus};
-use crate::model::{Kind, ObjectName, ParentRef};
+use crate::model::{Kind, ObjectKey, ParentRef};
 use crate::source::{Problem, kind_name};
+
+/// The kinds that have a status.
+const ROUTES: [Kind; 2] = [Kind::GrpcRoute, Kind::HttpRoute];
 
 const PROBLEMS_TEXT: &str = "problems.txt";
 const PROBLEMS_JSON: &str = "problems.json";
@@ -163,8 +166,8 @@ impl StatusDir {
     ///
     /// # Errors
     /// Where the file cannot be written; it is tried again by the next call.
-    pub fn set_route(&mut self, name: &ObjectName, status: &RouteStatus, now: SystemTime) -> Result<bool, StatusError> {
-        let file = route_file(name);
+    pub fn set_route(&mut self, key: &ObjectKey, status: &RouteStatus, now: SystemTime) -> Result<bool, StatusError> {
+        let file = route_file(key);
         let before = self.files.get(&file).map(|written| written.transitions.as_slice()).unwrap_or_default();
         let now = rfc3339(now);
         let mut transitions = Transitions::new();
@@ -199,8 +202,8 @@ impl StatusDir {
         }
         let form = RouteFile {
             api_version: "gateway.networking.k8s.io/v1".to_owned(),
-            kind: kind_name(Kind::HttpRoute).to_owned(),
-            metadata: MetadataForm { name: name.name.clone(), namespace: name.namespace.clone() },
+            kind: kind_name(key.kind).to_owned(),
+            metadata: MetadataForm { name: key.name.name.clone(), namespace: key.name.namespace.clone() },
             status: StatusForm { parents },
         };
         let text = serde_saphyr::to_string(&form)
@@ -212,18 +215,15 @@ impl StatusDir {
     ///
     /// # Errors
     /// Where the file cannot be removed.
-    pub fn remove_route(&mut self, name: &ObjectName) -> Result<bool, StatusError> {
-        self.remove(&route_file(name))
+    pub fn remove_route(&mut self, key: &ObjectKey) -> Result<bool, StatusError> {
+        self.remove(&route_file(key))
     }
 
     /// Removes the status of all routes but these: what went while nobody was watching. How many.
     ///
     /// # Errors
     /// Where a file cannot be removed.
-    pub fn retain_routes<'a>(
-        &mut self,
-        routes: impl IntoIterator<Item = &'a ObjectName>,
-    ) -> Result<usize, StatusError> {
+    pub fn retain_routes<'a>(&mut self, routes: impl IntoIterator<Item = &'a ObjectKey>) -> Result<usize, StatusError> {
         let keep: BTreeSet<String> = routes.into_iter().map(route_file).collect();
         let gone: Vec<String> =
             self.files.keys().filter(|file| is_route(file) && !keep.contains(*file)).cloned().collect();
@@ -296,13 +296,15 @@ fn problem_form(problem: &Problem) -> ProblemForm<'_> {
     }
 }
 
-/// `HTTPRoute.NAMESPACE.NAME.yaml`. A namespace has no dot, so that no two routes share a file, and neither has a slash.
-fn route_file(name: &ObjectName) -> String {
-    format!("{}.{}.{}.yaml", kind_name(Kind::HttpRoute), name.namespace, name.name)
+/// `KIND.NAMESPACE.NAME.yaml`. A namespace has no dot, so that no two routes share a file, and neither has a slash.
+fn route_file(key: &ObjectKey) -> String {
+    format!("{}.{}.{}.yaml", kind_name(key.kind), key.name.namespace, key.name.name)
 }
 
 fn is_route(file: &str) -> bool {
-    file.strip_prefix(kind_name(Kind::HttpRoute)).is_some_and(|rest| rest.starts_with('.') && rest.ends_with(".yaml"))
+    let of =
+        |kind| file.strip_prefix(kind_name(kind)).is_some_and(|rest| rest.starts_with('.') && rest.ends_with(".yaml"));
+    ROUTES.into_iter().any(of)
 }
 
 fn is_ours(file: &str) -> bool {
@@ -337,7 +339,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::model::ObjectKey;
+    use crate::model::ObjectName;
     use crate::source::Severity;
     use crate::status::{Condition, ParentStatus};
 
@@ -372,8 +374,8 @@ mod tests {
         }
     }
 
-    fn name() -> ObjectName {
-        ObjectName::new("default", "reviews")
+    fn key(kind: Kind) -> ObjectKey {
+        ObjectKey { kind, name: ObjectName::new("default", "reviews") }
     }
 
     /// Types and times of the conditions on disk.
@@ -391,17 +393,17 @@ mod tests {
             (kind.to_owned(), status.to_owned(), generation, format!("1970-01-01T00:00:{time}Z"))
         };
         let mut writer = StatusDir::open(directory.path()).unwrap();
-        assert!(writer.set_route(&name(), &status(true, false, 1), at(1)).unwrap());
+        assert!(writer.set_route(&key(Kind::HttpRoute), &status(true, false, 1), at(1)).unwrap());
         assert_eq!(times(directory.path()), [row("Accepted", "True", 1, "01"), row("ResolvedRefs", "False", 1, "01")]);
 
-        assert!(!writer.set_route(&name(), &status(true, false, 1), at(2)).unwrap(), "nothing changed");
+        assert!(!writer.set_route(&key(Kind::HttpRoute), &status(true, false, 1), at(2)).unwrap(), "nothing changed");
 
-        assert!(writer.set_route(&name(), &status(true, true, 2), at(3)).unwrap());
+        assert!(writer.set_route(&key(Kind::HttpRoute), &status(true, true, 2), at(3)).unwrap());
         assert_eq!(times(directory.path()), [row("Accepted", "True", 2, "01"), row("ResolvedRefs", "True", 2, "03")]);
 
         let mut writer = StatusDir::open(directory.path()).unwrap();
-        assert!(!writer.set_route(&name(), &status(true, true, 2), at(4)).unwrap(), "nothing changed");
-        assert!(writer.set_route(&name(), &status(false, true, 2), at(5)).unwrap());
+        assert!(!writer.set_route(&key(Kind::HttpRoute), &status(true, true, 2), at(4)).unwrap(), "nothing changed");
+        assert!(writer.set_route(&key(Kind::HttpRoute), &status(false, true, 2), at(5)).unwrap());
         assert_eq!(times(directory.path()), [row("Accepted", "False", 2, "05"), row("ResolvedRefs", "True", 2, "03")]);
     }
 
@@ -409,7 +411,7 @@ mod tests {
     fn a_status_reads_as_kubectl_would_show_it() {
         let directory = tempfile::tempdir().unwrap();
         let mut writer = StatusDir::open(directory.path().join("made/on/the/way")).unwrap();
-        writer.set_route(&name(), &status(true, true, 7), at(86_399)).unwrap();
+        writer.set_route(&key(Kind::HttpRoute), &status(true, true, 7), at(86_399)).unwrap();
         let text = fs::read_to_string(writer.directory().join("HTTPRoute.default.reviews.yaml")).unwrap();
         for line in [
             "kind: HTTPRoute",
@@ -433,12 +435,15 @@ mod tests {
         fs::write(directory.path().join(".HTTPRoute.default.old.yaml.tmp"), "").unwrap();
         let mut writer = StatusDir::open(directory.path()).unwrap();
         assert!(!has(".HTTPRoute.default.old.yaml.tmp"));
-        writer.set_route(&name(), &status(true, true, 1), at(1)).unwrap();
-        assert_eq!(writer.retain_routes([&name()]).unwrap(), 1);
+        writer.set_route(&key(Kind::HttpRoute), &status(true, true, 1), at(1)).unwrap();
+        assert_eq!(writer.retain_routes([&key(Kind::HttpRoute)]).unwrap(), 1);
         assert!(has("notes.yaml") && has("HTTPRoute.default.reviews.yaml") && !has("HTTPRoute.default.old.yaml"));
-        assert!(writer.remove_route(&name()).unwrap());
-        assert!(!writer.remove_route(&name()).unwrap());
-        assert!(!has("HTTPRoute.default.reviews.yaml"));
+        writer.set_route(&key(Kind::GrpcRoute), &status(true, true, 1), at(1)).unwrap();
+        assert!(has("GRPCRoute.default.reviews.yaml"), "a kind of its own, a file of its own");
+        assert!(writer.remove_route(&key(Kind::HttpRoute)).unwrap());
+        assert!(!writer.remove_route(&key(Kind::HttpRoute)).unwrap());
+        assert!(!has("HTTPRoute.default.reviews.yaml") && has("GRPCRoute.default.reviews.yaml"));
+        assert_eq!(writer.retain_routes([]).unwrap(), 1);
     }
 
     #[test]
@@ -452,7 +457,7 @@ mod tests {
             field: "spec.rules[0].backendRefs[0].weight".into(),
             severity: Severity::Error,
             message: "must be between 0 and 1000000".into(),
-            object: Some(ObjectKey { kind: Kind::HttpRoute, name: name() }),
+            object: Some(key(Kind::HttpRoute)),
         };
         assert!(writer.set_problems(std::slice::from_ref(&problem)).unwrap());
         assert!(!writer.set_problems(&[problem]).unwrap());

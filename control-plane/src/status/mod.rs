@@ -19,7 +19,7 @@ use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use crate::model::{ObjectName, ParentRef};
+use crate::model::{ObjectKey, ParentRef};
 use crate::source::Problem;
 use crate::translate::Translated;
 
@@ -31,7 +31,7 @@ pub use programmed::{About, At, Known, Programmed};
 pub trait StatusSink: Send {
     /// `routes` have other conditions in `state`; the `first` time it is said of all there are, so what is not in `state`
     /// is nobody's any more.
-    fn on_state(&self, state: Arc<Translated>, routes: BTreeSet<ObjectName>, first: bool);
+    fn on_state(&self, state: Arc<Translated>, routes: BTreeSet<ObjectKey>, first: bool);
     /// This is all that is wrong now.
     fn on_problems(&self, problems: Vec<Problem>);
 }

@@ -9,9 +9,9 @@ use weft_proto::{MESH_TLS_LABEL, type_url, v1};
 
 use super::{Lookup, MeshConfig, Resource, Translated, Translator, View};
 use crate::model::{
-    Age, BackendRef, Batch, ContainerPort, EndpointSlice, HttpRoute, HttpRouteMatch, HttpRouteRule, Meta, MtlsMode,
-    Node, Object, ObjectName, ParentRef, PathMatch, PeerAuthentication, Pod, Service, ServiceKind, ServicePort,
-    SliceEndpoint, SlicePort, TargetPort,
+    Age, BackendRef, Batch, ContainerPort, EndpointSlice, GrpcRoute, HttpRoute, HttpRouteMatch, HttpRouteRule, Kind,
+    Meta, MethodMatch, MtlsMode, Node, Object, ObjectKey, ObjectName, ParentRef, PathMatch, PeerAuthentication, Pod,
+    Service, ServiceKind, ServicePort, SliceEndpoint, SlicePort, TargetPort,
 };
 use crate::status::{Condition, RouteStatus};
 
@@ -162,6 +162,18 @@ pub(super) fn rule(backends: Vec<BackendRef>) -> HttpRouteRule {
     }
 }
 
+/// A call of gRPC; empty is any.
+pub(super) fn call(service: &str, method: &str) -> HttpRouteMatch {
+    let part = |text: &str| (!text.is_empty()).then(|| text.to_owned());
+    let call = MethodMatch { service: part(service), method: part(method), regex: false };
+    HttpRouteMatch { method: Some("POST".to_owned()), ..path(PathMatch::Call(call)) }
+}
+
+/// Its rules should match [`call`]s.
+pub(super) fn grpc_route(name: &str, parents: Vec<ParentRef>, rules: Vec<HttpRouteRule>) -> GrpcRoute {
+    GrpcRoute { meta: meta(name), parents, rules }
+}
+
 pub(super) fn route(name: &str, parents: Vec<ParentRef>, rules: Vec<HttpRouteRule>) -> HttpRoute {
     HttpRoute { meta: meta(name), parents, rules }
 }
@@ -177,7 +189,7 @@ macro_rules! into_object {
 }
 into_object! {
     Service(Service) Pod(Pod) EndpointSlice(EndpointSlice) Node(Node) HttpRoute(HttpRoute)
-    PeerAuthentication(PeerAuthentication)
+    GrpcRoute(GrpcRoute) PeerAuthentication(PeerAuthentication)
 }
 
 /// A batch of upserts.
@@ -217,8 +229,14 @@ impl Translated {
         decode(self.own(type_url::WORKLOAD, ip(addr)))
     }
 
+    /// Of an HTTPRoute.
     pub(super) fn status_of(&self, route: &str) -> RouteStatus {
-        self.route_status(&named(route)).map(|status| (**status).clone()).unwrap_or_default()
+        self.status_of_kind(Kind::HttpRoute, route)
+    }
+
+    pub(super) fn status_of_kind(&self, kind: Kind, route: &str) -> RouteStatus {
+        let key = ObjectKey { kind, name: named(route) };
+        self.route_status(&key).map(|status| (**status).clone()).unwrap_or_default()
     }
 }
 

@@ -2,8 +2,9 @@
 //!
 //! The outcome consists of units: a VIP, a route, a Service, the endpoints of one of its ports, an address. A changed
 //! object marks the units that depend on it, as it was and as it is now (`dirty`); marked units are computed anew, in an order
-//! in which none depends on a later one: VIPs and routes before Services. A route that comes out different marks the Services it
-//! acts or acted on. What comes out equal is kept as it is, and nobody is told.
+//! in which none depends on a later one: VIPs and routes before Services, and of the routes the kinds that go before others
+//! on a port before those. A route that comes out different marks the Services it acts or acted on, and there the routes of
+//! later kinds. What comes out equal is kept as it is, and nobody is told.
 
 mod dirty;
 #[cfg(test)]
@@ -21,7 +22,7 @@ use super::gateway_api::{self, Analysis};
 use super::settings::{self, DerivedRanges, KnownHosts};
 use super::translated::ServiceForms;
 use super::{MeshConfig, Resource, Translated, kubernetes};
-use crate::model::{Batch, Model, ObjectName, Service};
+use crate::model::{Batch, Kind, Model, ObjectKey, ObjectName, Service};
 
 /// What a change touched, so that discovery looks only at that. A name in here may turn out to be unchanged for a
 /// given proxy (compare versions); a name not in here did not change for anyone.
@@ -34,7 +35,7 @@ pub struct Touched {
     /// Addresses of pods whose `self` resources or [`WorkloadIdentity`](super::WorkloadIdentity) changed.
     pub own: BTreeSet<IpAddr>,
     /// Routes whose status changed, appeared or went.
-    pub statuses: BTreeSet<ObjectName>,
+    pub statuses: BTreeSet<ObjectKey>,
 }
 
 impl Touched {
@@ -52,7 +53,7 @@ impl Touched {
 pub struct Translator {
     config: MeshConfig,
     model: Model,
-    routes: HashMap<ObjectName, Analysis>,
+    routes: HashMap<ObjectKey, Analysis>,
     ranges: DerivedRanges,
     known: KnownHosts,
     current: Translated,
@@ -97,8 +98,11 @@ impl Translator {
         for vip in std::mem::take(&mut dirty.vips) {
             ranges_changed |= self.update_vip(vip, &mut dirty, &mut touched);
         }
-        for route in std::mem::take(&mut dirty.routes) {
-            self.update_route(&route, &mut dirty, &mut touched);
+        for kind in gateway_api::PRECEDENCE {
+            // Its routes mark routes of later kinds only.
+            for route in dirty.routes.iter().filter(|route| route.kind == kind).cloned().collect::<Vec<_>>() {
+                self.update_route(&route, &mut dirty, &mut touched);
+            }
         }
         let mut known_changed = false;
         for service in &dirty.services {
@@ -150,23 +154,45 @@ impl Translator {
         changed
     }
 
-    fn update_route(&mut self, name: &ObjectName, dirty: &mut Dirty, touched: &mut Touched) {
-        let after = self.model.route(name).map(|route| gateway_api::analyse(route, &self.model, &self.config));
-        let before = self.routes.remove(name);
+    fn update_route(&mut self, key: &ObjectKey, dirty: &mut Dirty, touched: &mut Touched) {
+        let after = self.model.route(key).map(|route| {
+            let rivals = |service: &ServiceName| self.analyses(service).collect::<Vec<_>>();
+            gateway_api::analyse(route, &self.model, &self.config, rivals)
+        });
+        let before = self.routes.remove(key);
         if before != after {
             dirty.services.extend([&before, &after].into_iter().flatten().flat_map(Analysis::services).cloned());
         }
+        if before.as_ref().map(Analysis::claim) != after.as_ref().map(Analysis::claim) {
+            for service in [&before, &after].into_iter().flatten().flat_map(Analysis::services) {
+                dirty.routes.extend(self.behind(key.kind, service));
+            }
+        }
         let status = after.as_ref().and_then(|analysis| analysis.status.clone());
-        if self.current.statuses.get(name).map(|status| &**status) != status.as_ref() {
-            touched.statuses.insert(name.clone());
+        if self.current.statuses.get(key).map(|status| &**status) != status.as_ref() {
+            touched.statuses.insert(key.clone());
             match status {
-                Some(status) => drop(self.current.statuses.insert(name.clone(), Arc::new(status))),
-                None => drop(self.current.statuses.remove(name)),
+                Some(status) => drop(self.current.statuses.insert(key.clone(), Arc::new(status))),
+                None => drop(self.current.statuses.remove(key)),
             }
         }
         if let Some(after) = after {
-            self.routes.insert(name.clone(), after);
+            self.routes.insert(key.clone(), after);
         }
+    }
+
+    /// What is known of the routes with a parentRef to a Service.
+    fn analyses(&self, service: &ServiceName) -> impl Iterator<Item = &Analysis> {
+        let name = ObjectName::new(&*service.namespace, &*service.name);
+        let routes: Vec<_> = self.model.routes_with_parent(&name).collect();
+        routes.into_iter().filter_map(|route| self.routes.get(&route.key()))
+    }
+
+    /// The routes with a parentRef to a Service whose kind a route of kind `kind` goes before.
+    fn behind(&self, kind: Kind, service: &ServiceName) -> Vec<ObjectKey> {
+        let name = ObjectName::new(&*service.namespace, &*service.name);
+        let routes = self.model.routes_with_parent(&name);
+        routes.filter(|route| gateway_api::goes_before(kind, route.kind)).map(|route| route.key()).collect()
     }
 
     fn update_service(&mut self, name: &ServiceName, touched: &mut Touched) {
@@ -196,11 +222,7 @@ impl Translator {
     }
 
     fn service_forms(&self, name: &ServiceName, service: &Service) -> ServiceForms {
-        let routes: Vec<&Analysis> = self
-            .model
-            .routes_with_parent(&service.meta.name)
-            .filter_map(|route| self.routes.get(&route.meta.name))
-            .collect();
+        let routes: Vec<&Analysis> = self.analyses(name).collect();
         kubernetes::service_forms(
             service,
             &self.config,

@@ -10,7 +10,7 @@ use weft_proto::{EndpointsName, MESH_SETTINGS, SELF, ServiceName, SpiffeId, type
 
 use super::shards::Shards;
 use super::{MeshConfig, View};
-use crate::model::ObjectName;
+use crate::model::ObjectKey;
 use crate::status::RouteStatus;
 
 /// One translated resource.
@@ -127,7 +127,7 @@ pub struct Translated {
     pub(super) settings: Arc<Resource>,
     pub(super) trust_domain: Arc<str>,
     pub(super) trust: Option<Arc<Resource>>,
-    pub(super) statuses: Shards<ObjectName, Arc<RouteStatus>>,
+    pub(super) statuses: Shards<ObjectKey, Arc<RouteStatus>>,
 }
 
 impl Translated {
@@ -187,12 +187,12 @@ impl Translated {
     }
 
     /// The conditions of every route that has a parent of ours, in no particular order.
-    pub fn route_statuses(&self) -> impl Iterator<Item = (&ObjectName, &Arc<RouteStatus>)> {
+    pub fn route_statuses(&self) -> impl Iterator<Item = (&ObjectKey, &Arc<RouteStatus>)> {
         self.statuses.iter()
     }
 
     /// The conditions of one route; `None` when it is gone or has no parent of ours.
-    pub fn route_status(&self, route: &ObjectName) -> Option<&Arc<RouteStatus>> {
+    pub fn route_status(&self, route: &ObjectKey) -> Option<&Arc<RouteStatus>> {
         self.statuses.get(route)
     }
 

@@ -165,6 +165,7 @@ impl Cluster {
         self.kubectl(&[
             "wait",
             "--for=condition=Established",
+            "crd/grpcroutes.gateway.networking.k8s.io",
             "crd/httproutes.gateway.networking.k8s.io",
             "--timeout=30s",
         ])

@@ -61,7 +61,7 @@ pub struct ServicePort {
     pub protocol: Protocol,
     /// Its own endpoints, used when no route chooses.
     pub backend: Arc<Backend>,
-    /// `None`: plain balancing. `Some`: what no entry matches is answered 404.
+    /// `None`: plain balancing. `Some`: what no entry matches is answered 404, of gRPC UNIMPLEMENTED.
     pub routes: Option<RouteTable<Arc<Backend>>>,
     /// Every backend the rules name, for waiting and for `/config`; without `backend`.
     pub(super) routed: Vec<Arc<Backend>>,

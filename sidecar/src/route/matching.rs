@@ -1,4 +1,4 @@
-//! Whether a request fulfils one match (Gateway API `HTTPRouteMatch`).
+//! Whether a request fulfils one match (Gateway API `HTTPRouteMatch`, `GRPCRouteMatch`).
 //!
 //! What the specification leaves open is decided so:
 //! - **Paths** are compared as received: case matters, nothing is percent-decoded, `//` and `..` are not merged. The
@@ -7,6 +7,8 @@
 //!   and `/a/b` but not `/ab`. The prefix `/` is "any path", including the `*` of `OPTIONS *`.
 //! - **Regular expressions** must match the whole path or value. Classes such as `\w` are ASCII, as in RE2; a pattern
 //!   that needs Unicode classes gets them.
+//! - **Calls** of gRPC are paths of two segments, `/SERVICE/METHOD`, and each expression must match the whole of its own. A
+//!   call whose service and method are known is an exact path, of which service alone a prefix: those are compared faster.
 //! - **Headers**: several lines of one name are joined by `,` (RFC 9110 §5.2), those of `cookie` by `; ` (RFC 9113
 //!   §8.2.3). Values are compared as bytes; case matters.
 //! - **Query parameters**: the first of equal names counts. Name and value are percent-decoded before they are
@@ -48,6 +50,13 @@ pub enum PathMatch {
     Prefix(String),
     /// RE2 syntax, matched against the whole path.
     Regex(String),
+    /// `/SERVICE/METHOD`; `None` is any.
+    Call {
+        /// The first segment.
+        service: Option<ValueMatch>,
+        /// The second, and last.
+        method: Option<ValueMatch>,
+    },
 }
 
 /// A condition on a value, as configured.
@@ -106,6 +115,10 @@ enum Path {
     /// Without a trailing slash, and never empty.
     Prefix(Box<str>),
     Regex(Regex),
+    Call {
+        service: Option<Value>,
+        method: Option<Value>,
+    },
 }
 
 #[derive(Debug, Clone)]
@@ -169,6 +182,10 @@ impl Path {
             }
             PathMatch::Exact(path) | PathMatch::Prefix(path) => Err(InvalidMatch::Path(path)),
             PathMatch::Regex(pattern) => compile_regex(&pattern).map(Self::Regex),
+            PathMatch::Call { service, method } => {
+                let part = |part: Option<ValueMatch>| part.map(Value::compile).transpose();
+                Ok(Self::Call { service: part(service)?, method: part(method)? })
+            }
         }
     }
 
@@ -180,6 +197,14 @@ impl Path {
                 path.strip_prefix(&**prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
             }
             Self::Regex(regex) => regex.is_match(path.as_bytes()),
+            Self::Call { service, method } => {
+                let is = |wanted: &Option<Value>, part: &str| {
+                    wanted.as_ref().is_none_or(|wanted| wanted.matches(part.as_bytes()))
+                };
+                let parts = path.strip_prefix('/').and_then(|path| path.split_once('/'));
+                // The method first: an expression for the service is what takes longest.
+                parts.is_some_and(|(of, called)| !called.contains('/') && is(method, called) && is(service, of))
+            }
         }
     }
 }

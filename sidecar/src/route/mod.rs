@@ -1,5 +1,5 @@
 //! Routing: which rule a request matches, which of its targets it gets, and what filters do to its headers
-//! (Gateway API HTTPRoute; SEMANTICS.md §2).
+//! (Gateway API HTTPRoute and GRPCRoute; SEMANTICS.md §2).
 //!
 //! | file | decides |
 //! |---|---|

@@ -1,4 +1,5 @@
-//! Which rule a request gets, and which of that rule's targets (Gateway API `HTTPRouteRule`, `HTTPBackendRef.weight`).
+//! Which rule a request gets, and which of that rule's targets (Gateway API `HTTPRouteRule`, `GRPCRouteRule`,
+//! `HTTPBackendRef.weight`).
 //!
 //! Weights: a target's share is its weight over the sum, zero gets nothing, and an invalid backendRef keeps its share
 //! as a [`Target::Answer`]. A rule with no target of weight above zero answers 500: that is settled when it is
@@ -49,7 +50,7 @@ impl<B> RouteTable<B> {
         Ok(Self { entries: entries.into(), rules: rules.into() })
     }
 
-    /// The rule of the first entry that matches. `None` where routes are attached is a 404.
+    /// The rule of the first entry that matches. `None` where routes are attached is a 404, of gRPC UNIMPLEMENTED.
     pub fn find(&self, request: &RequestView<'_>) -> Option<&Rule<B>> {
         let (_, rule) = self.entries.iter().find(|(entry, _)| entry.matches(request))?;
         self.rules.get(*rule)
@@ -64,7 +65,7 @@ impl<B> RouteTable<B> {
 /// What happens to the requests of one rule.
 #[derive(Debug)]
 pub struct Rule<B> {
-    /// `HTTPRoute/namespace/name`: what logs and metrics call its route.
+    /// `HTTPRoute/namespace/name`, `GRPCRoute/namespace/name`: what logs and metrics call its route.
     pub route: Arc<str>,
     /// Its own name, or its index in the route.
     pub name: Box<str>,

@@ -391,3 +391,5 @@ proptest! {
         }
     }
 }
+
+mod calls;

@@ -17,6 +17,7 @@ use crate::model::{Age, Kind, Meta, Namespace, Node as NodeObject, Object, Objec
 use crate::source::{Severity, kind_name};
 
 mod core;
+mod grpc_route;
 mod peer_authentication;
 mod route;
 
@@ -122,6 +123,7 @@ fn read(kind: Kind, meta: Meta, document: &Field<'_>, origin: Origin) -> Option<
         Kind::Service => core::service(meta, document).map(Object::Service),
         Kind::Pod => core::pod(meta, document, origin).map(Object::Pod),
         Kind::EndpointSlice => core::endpoint_slice(meta, document).map(Object::EndpointSlice),
+        Kind::GrpcRoute => grpc_route::grpc_route(meta, document).map(Object::GrpcRoute),
         Kind::HttpRoute => route::http_route(meta, document).map(Object::HttpRoute),
         Kind::PeerAuthentication => {
             peer_authentication::peer_authentication(meta, document).map(Object::PeerAuthentication)
@@ -137,7 +139,7 @@ fn check_schema(kind: Kind, document: &Field<'_>) {
         Kind::Service => super::schema::check::<core_v1::Service>(document),
         Kind::Pod => super::schema::check::<core_v1::Pod>(document),
         Kind::EndpointSlice => super::schema::check::<discovery_v1::EndpointSlice>(document),
-        Kind::HttpRoute | Kind::PeerAuthentication => {
+        Kind::GrpcRoute | Kind::HttpRoute | Kind::PeerAuthentication => {
             if let Some(metadata) = document.get("metadata") {
                 super::schema::check::<meta_v1::ObjectMeta>(&metadata);
             }
@@ -168,7 +170,7 @@ const GROUPS: &[(&str, &[&str])] = &[
     ("discovery.k8s.io", &[]),
     (
         "gateway.networking.k8s.io",
-        &["BackendTLSPolicy Gateway GatewayClass GRPCRoute ListenerSet ReferenceGrant TCPRoute TLSRoute UDPRoute"],
+        &["BackendTLSPolicy Gateway GatewayClass ListenerSet ReferenceGrant TCPRoute TLSRoute UDPRoute"],
     ),
     ("security.istio.io", &["AuthorizationPolicy RequestAuthentication"]),
 ];
@@ -180,6 +182,7 @@ const KINDS: &[(Kind, &str, &[&str])] = &[
     (Kind::Pod, "", &["v1"]),
     (Kind::Node, "", &["v1"]),
     (Kind::EndpointSlice, "discovery.k8s.io", &["v1"]),
+    (Kind::GrpcRoute, "gateway.networking.k8s.io", &["v1"]),
     (Kind::HttpRoute, "gateway.networking.k8s.io", &["v1", "v1beta1"]),
     (Kind::PeerAuthentication, "security.istio.io", &["v1", "v1beta1"]),
 ];

@@ -35,6 +35,11 @@ impl Row {
         Self { kind, group, versions: &["v1", "v1beta1"], plural, optional: true }
     }
 
+    /// With a CRD that was promoted without a v1beta1.
+    const fn promoted(kind: &'static str, group: &'static str, plural: &'static str) -> Self {
+        Self { kind, group, versions: &["v1"], plural, optional: true }
+    }
+
     /// The kind in one of its versions.
     pub(super) fn resource(&self, version: &str) -> ApiResource {
         ApiResource {
@@ -53,7 +58,7 @@ impl Row {
 }
 
 /// The kinds that Weft reads.
-pub(super) const KINDS: [(Kind, Row); 7] = [
+pub(super) const KINDS: [(Kind, Row); 8] = [
     (Kind::Namespace, Row::core("Namespace", "", "namespaces")),
     (Kind::Service, Row::core("Service", "", "services")),
     (Kind::EndpointSlice, Row::core("EndpointSlice", "discovery.k8s.io", "endpointslices")),
@@ -61,6 +66,7 @@ pub(super) const KINDS: [(Kind, Row); 7] = [
     (Kind::Node, Row::core("Node", "", "nodes")),
     (Kind::HttpRoute, Row::custom("HTTPRoute", "gateway.networking.k8s.io", "httproutes")),
     (Kind::PeerAuthentication, Row::custom("PeerAuthentication", "security.istio.io", "peerauthentications")),
+    (Kind::GrpcRoute, Row::promoted("GRPCRoute", "gateway.networking.k8s.io", "grpcroutes")),
 ];
 
 /// Kinds that restrict traffic and that this version does not enforce: by metadata only, for a warning.
@@ -108,7 +114,7 @@ macro_rules! of {
     };
 }
 
-of!(Namespace Service EndpointSlice Pod Node HttpRoute PeerAuthentication);
+of!(Namespace Service EndpointSlice Pod Node HttpRoute PeerAuthentication GrpcRoute);
 
 #[cfg(test)]
 mod tests {
@@ -120,9 +126,12 @@ mod tests {
         for (kind, row) in &KINDS {
             assert_eq!(row.kind, kind_name(*kind));
         }
-        let (_, route) = &KINDS[5];
-        assert_eq!(route.resource("v1").api_version, "gateway.networking.k8s.io/v1");
-        assert_eq!(route.resource_name(), "httproutes.gateway.networking.k8s.io");
+        for (index, name) in [(5, "httproutes.gateway.networking.k8s.io"), (7, "grpcroutes.gateway.networking.k8s.io")]
+        {
+            let (_, route) = &KINDS[index];
+            assert_eq!(route.resource("v1").api_version, "gateway.networking.k8s.io/v1");
+            assert_eq!(route.resource_name(), name);
+        }
         assert_eq!(KINDS[0].1.resource("v1").api_version, "v1");
     }
 }

@@ -21,7 +21,7 @@ const FIRST_PAUSE: Duration = Duration::from_millis(500);
 const LAST_PAUSE: Duration = Duration::from_secs(5);
 
 /// Every kind.
-pub(super) const KINDS: [Kind; 1] = [Kind::HttpRoute];
+pub(super) const KINDS: [Kind; 2] = [Kind::GrpcRoute, Kind::HttpRoute];
 
 pub(super) fn is_route(kind: Kind) -> bool {
     KINDS.contains(&kind)
@@ -45,6 +45,7 @@ pub(super) struct Status {
 /// Where a kind is served.
 pub(super) fn resource(kind: Kind) -> Option<ApiResource> {
     let (kind, plural) = match kind {
+        Kind::GrpcRoute => ("GRPCRoute", "grpcroutes"),
         Kind::HttpRoute => ("HTTPRoute", "httproutes"),
         Kind::Namespace | Kind::Service | Kind::EndpointSlice | Kind::Pod | Kind::Node | Kind::PeerAuthentication => {
             return None;

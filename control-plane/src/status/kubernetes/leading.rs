@@ -150,7 +150,7 @@ impl Lead {
             return None;
         }
         let state = self.state.as_ref()?;
-        let status = state.route_status(&key.name).map(|status| &**status);
+        let status = state.route_status(&key).map(|status| &**status);
         let current = status.filter(|status| generation_of(status) == Some(live.generation));
         self.programmed.on_route(&key, current, |parent| live.programmed(parent), now);
         let wanted = Wanted { status, refused: self.refused.get(&key).map(String::as_str) };

@@ -43,7 +43,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 use tokio::sync::{Notify, watch};
 
-use crate::model::{Kind, ObjectKey, ObjectName};
+use crate::model::ObjectKey;
 use crate::replicas::Progresses;
 use crate::source::{Problem, Severity};
 use crate::status::StatusSink;
@@ -129,11 +129,11 @@ impl KubernetesStatus {
 
 impl StatusSink for KubernetesStatus {
     // Nothing is swept the first time: a leader compares all there is anyway.
-    fn on_state(&self, state: Arc<Translated>, routes: BTreeSet<ObjectName>, _first: bool) {
+    fn on_state(&self, state: Arc<Translated>, routes: BTreeSet<ObjectKey>, _first: bool) {
         let mut news = self.0.news.lock();
         news.state = Some(state);
         if news.leads {
-            news.changed.extend(routes.into_iter().map(|name| ObjectKey { kind: Kind::HttpRoute, name }));
+            news.changed.extend(routes);
         }
         drop(news);
         self.0.changed.notify_one();
@@ -207,6 +207,7 @@ fn refused(problems: &[Problem]) -> BTreeMap<ObjectKey, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::{Kind, ObjectName};
 
     fn problem(kind: Kind, field: &str, severity: Severity) -> Problem {
         Problem {

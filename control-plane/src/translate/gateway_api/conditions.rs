@@ -3,18 +3,25 @@
 
 use std::borrow::Cow;
 
-use weft_proto::ServiceName;
-
-use super::parents::Resolved;
+use super::conflicts::Attached;
+use super::parents::Refusal;
 use super::rules::Compiled;
-use crate::model::ParentRef;
+use crate::model::{Kind, ParentRef, Route};
+use crate::source::kind_name;
 use crate::status::{Condition, ParentStatus, RouteStatus};
 
 /// A message names this many problems of a kind; more are counted.
 const NAMED: usize = 5;
 
 /// One entry per parentRef of ours, in the order of the spec.
-pub(super) fn status(parents: &[(&ParentRef, Resolved)], compiled: &Compiled, generation: i64) -> RouteStatus {
+pub(super) fn status(
+    route: Route<'_>,
+    parents: &[(&ParentRef, Result<Attached, Refusal>)],
+    compiled: &Compiled,
+) -> RouteStatus {
+    let generation = route.meta.generation;
+    // What a client of this kind of route sees instead of an answer.
+    let failure = if route.kind == Kind::GrpcRoute { "UNAVAILABLE" } else { "500" };
     let condition = |kind, status, reason: &'static str, message| Condition {
         kind,
         status,
@@ -22,7 +29,7 @@ pub(super) fn status(parents: &[(&ParentRef, Resolved)], compiled: &Compiled, ge
         message,
         observed_generation: generation,
     };
-    let invalid = invalid(compiled);
+    let invalid = invalid(compiled, failure);
     let parents = parents.iter().map(|(parent, resolved)| {
         let accepted = match resolved {
             Err(refusal) => condition("Accepted", false, refusal.reason, refusal.message.clone()),
@@ -32,13 +39,18 @@ pub(super) fn status(parents: &[(&ParentRef, Resolved)], compiled: &Compiled, ge
                 "UnsupportedValue",
                 format!("no rule can be used, so the route is not in effect. {invalid}"),
             ),
-            Ok(ports) => condition("Accepted", true, "Accepted", format!("attached to {}", attached(ports))),
+            Ok(to) => condition("Accepted", true, "Accepted", format!("attached to {}", attached(to, route.kind))),
         };
         let resolved_refs = match compiled.bad_refs.first() {
             None => condition("ResolvedRefs", true, "ResolvedRefs", "every backendRef is valid".to_owned()),
             Some(first) => {
                 let messages = list(compiled.bad_refs.iter().map(|bad| &*bad.message));
-                condition("ResolvedRefs", false, first.reason, format!("{messages} (their share of requests gets 500)"))
+                condition(
+                    "ResolvedRefs",
+                    false,
+                    first.reason,
+                    format!("{messages} (their share of requests gets {failure})"),
+                )
             }
         };
         let partially_invalid = (accepted.status && !invalid.is_empty())
@@ -50,21 +62,27 @@ pub(super) fn status(parents: &[(&ParentRef, Resolved)], compiled: &Compiled, ge
 }
 
 /// The prefix "Dropped Rule" is the specification's.
-fn invalid(compiled: &Compiled) -> String {
+fn invalid(compiled: &Compiled, failure: &str) -> String {
     let mut parts = Vec::new();
     if !compiled.dropped.is_empty() {
         parts.push(format!("Dropped Rule {}", list(compiled.dropped.iter().map(String::as_str))));
     }
     if !compiled.answering.is_empty() {
-        parts.push(format!("Answering 500: rule {}", list(compiled.answering.iter().map(String::as_str))));
+        parts.push(format!("Answering {failure}: rule {}", list(compiled.answering.iter().map(String::as_str))));
     }
     parts.join(". ")
 }
 
-fn attached(ports: &[(ServiceName, u16)]) -> String {
-    let Some((service, _)) = ports.first() else { return String::new() };
-    let ports: Vec<_> = ports.iter().map(|(_, port)| port.to_string()).collect();
-    format!("Service {service}, port {}", ports.join(", "))
+fn attached(to: &Attached, kind: Kind) -> String {
+    let Some((service, _)) = to.ports.first() else { return String::new() };
+    let ports: Vec<_> = to.ports.iter().map(|(_, port)| port.to_string()).collect();
+    let mut text = format!("Service {service}, port {}", ports.join(", "));
+    if !to.taken.is_empty() {
+        let taken: Vec<_> = to.taken.iter().map(ToString::to_string).collect();
+        let taken = list(taken.iter().map(String::as_str));
+        text.push_str(&format!(". Not in effect where a route goes before an {}: {taken}", kind_name(kind)));
+    }
+    text
 }
 
 fn list<'a>(mut items: impl ExactSizeIterator<Item = &'a str>) -> String {

@@ -1,10 +1,11 @@
-//! One match of a rule, checked (HTTPRoute `matches`). The files source and the API server refuse most of what is refused
+//! One match of a rule, checked (HTTPRoute and GRPCRoute `matches`). The files source and the API server refuse most of what is refused
 //! here; what slips through, or comes from an older CRD, must not cost more than its rule.
 //!
 //! Bound: an expression has at most 4 KiB and compiles to at most 512 KiB, as in a proxy (sidecar `route/matching.rs`).
 
 use http::Method;
 use regex::bytes::{Regex, RegexBuilder};
+use weft_proto::v1::call_match::{Method as CallMethod, Service as CallService};
 use weft_proto::v1::key_match::Kind as KeyKind;
 use weft_proto::v1::path_match::Kind as PathKind;
 use weft_proto::v1::{self, HttpMatch};
@@ -12,7 +13,7 @@ use weft_proto::v1::{self, HttpMatch};
 use super::filters::header_name;
 use super::precedence::{Precedence, prefix_of};
 use super::short;
-use crate::model::{HttpRouteMatch, KeyMatch, PathMatch};
+use crate::model::{HttpRouteMatch, KeyMatch, MethodMatch, PathMatch};
 
 const PATTERN_LIMIT: usize = 4096;
 const REGEX_LIMIT: usize = 512 * 1024;
@@ -38,6 +39,7 @@ pub(super) fn wire_match(condition: &HttpRouteMatch) -> Result<(Precedence, Http
         PathMatch::Exact(path) => PathKind::Exact(checked_path(path)?.to_owned()),
         PathMatch::Prefix(path) => PathKind::Prefix(prefix_of(checked_path(path)?).to_owned()),
         PathMatch::Regex(regex) => PathKind::Regex(checked_regex(regex)?),
+        PathMatch::Call(call) => call_match(call)?,
     };
     let method = match &condition.method {
         Some(method) => Method::from_bytes(method.as_bytes())
@@ -58,6 +60,31 @@ pub(super) fn wire_match(condition: &HttpRouteMatch) -> Result<(Precedence, Http
         query_params: query_params.collect::<Result<_, _>>()?,
     };
     Ok((Precedence::of(condition), wire))
+}
+
+/// A path where it is one: proxies look for paths faster than for parts of them.
+fn call_match(call: &MethodMatch) -> Result<PathKind, String> {
+    if call.regex {
+        let part = |part: &Option<String>| part.as_deref().map(checked_regex).transpose();
+        let (service, method) = (part(&call.service)?, part(&call.method)?);
+        let call = v1::CallMatch {
+            service: service.map(CallService::ServiceRegex),
+            method: method.map(CallMethod::MethodRegex),
+        };
+        return Ok(PathKind::Call(call));
+    }
+    for part in [&call.service, &call.method].into_iter().flatten() {
+        if part.is_empty() || part.contains(['/', '?', '#']) {
+            return Err(format!("`{}` is not the name of a gRPC service or method", short(part)));
+        }
+    }
+    Ok(match (&call.service, &call.method) {
+        (Some(service), Some(method)) => PathKind::Exact(format!("/{service}/{method}")),
+        (Some(service), None) => PathKind::Prefix(format!("/{service}")),
+        (None, method) => {
+            PathKind::Call(v1::CallMatch { service: None, method: method.clone().map(CallMethod::ExactMethod) })
+        }
+    })
 }
 
 fn checked_path(path: &str) -> Result<&str, String> {

@@ -1,13 +1,18 @@
 //! Gateway API routes whose parent is a Service (GAMMA; SEMANTICS.md §2 "Gateway API").
 //!
 //! A route is analysed once, whatever it is attached to ([`analyse`]): its rules become wire rules (`rules`), its parentRefs
-//! become Service ports or refusals (`parents`), and both become conditions (`conditions`). Then each Service port
-//! collects what is attached to it, for each view, in match order ([`routed_port`], `precedence`).
+//! become Service ports or refusals (`parents`; `conflicts` where a route of another kind goes before it), and both become
+//! conditions (`conditions`). Then each Service port collects what is attached to it, for each view, in match order
+//! ([`routed_port`], `precedence`).
+//!
+//! HTTPRoute and GRPCRoute are one thing here but for their kind: which goes before the other, what a port without a
+//! declaration is taken to speak, and what status calls an answer that is an error.
 //!
 //! Producer routes (in the Service's namespace) are for all clients. Consumer routes are for clients in the route's own
 //! namespace; on a port that has one, producers do not count there.
 
 mod conditions;
+mod conflicts;
 mod filters;
 mod matches;
 mod parents;
@@ -21,18 +26,19 @@ use std::collections::BTreeSet;
 use weft_proto::ServiceName;
 use weft_proto::v1::RouteEntry;
 
+pub(super) use self::conflicts::{PRECEDENCE, goes_before};
 use self::precedence::Precedence;
-use self::rules::Rule;
+use self::rules::{Rule, undeclared};
 use super::MeshConfig;
 use super::kubernetes::RoutedPort;
-use crate::model::{Age, HttpRoute, Model, ObjectName};
+use crate::model::{Age, Model, ObjectKey, Route};
 use crate::status::RouteStatus;
 
 /// What a route means, wherever it is attached.
 #[derive(Debug, PartialEq)]
 pub(super) struct Analysis {
     age: Age,
-    name: ObjectName,
+    key: ObjectKey,
     /// Empty unless the route is accepted there.
     attached: BTreeSet<(ServiceName, u16)>,
     /// Usable ones, in their order. Shared by all attachments.
@@ -46,29 +52,44 @@ impl Analysis {
     pub(super) fn services(&self) -> impl Iterator<Item = &ServiceName> {
         self.attached.iter().map(|(service, _)| service)
     }
+
+    /// All that routes of other kinds have to know of it.
+    pub(super) fn claim(&self) -> (&Age, &BTreeSet<(ServiceName, u16)>) {
+        (&self.age, &self.attached)
+    }
 }
 
-/// Analyses a route against the objects as they are.
-pub(super) fn analyse(route: &HttpRoute, model: &Model, config: &MeshConfig) -> Analysis {
+/// Analyses a route against the objects as they are. `rivals` are the routes with a parentRef to a Service; of those whose
+/// kind goes before this one's the analysis must be there.
+pub(super) fn analyse<'a>(
+    route: Route<'_>,
+    model: &Model,
+    config: &MeshConfig,
+    rivals: impl Fn(&ServiceName) -> Vec<&'a Analysis>,
+) -> Analysis {
     let compiled = rules::compile(route, model);
     let parents: Vec<_> = route
         .parents
         .iter()
-        .filter_map(|parent| Some((parent, parents::resolve(parent, &route.meta.name, model, config)?)))
+        .filter_map(|parent| {
+            let selected = parents::resolve(parent, route, model, config)?;
+            Some((parent, selected.and_then(|ports| conflicts::settle(route, ports, &rivals))))
+        })
         .collect();
     let attached = if compiled.usable() {
-        parents.iter().filter_map(|(_, resolved)| resolved.as_ref().ok()).flatten().cloned().collect()
+        let attached = parents.iter().filter_map(|(_, resolved)| resolved.as_ref().ok());
+        attached.flat_map(|attached| &attached.ports).cloned().collect()
     } else {
         BTreeSet::new()
     };
-    let status = (!parents.is_empty()).then(|| conditions::status(&parents, &compiled, route.meta.generation));
-    Analysis { age: route.meta.age.clone(), name: route.meta.name.clone(), attached, rules: compiled.rules, status }
+    let status = (!parents.is_empty()).then(|| conditions::status(route, &parents, &compiled));
+    Analysis { age: route.meta.age.clone(), key: route.key(), attached, rules: compiled.rules, status }
 }
 
 /// Client namespaces other than the Service's own for which some of these routes are consumer routes.
 pub(super) fn consumer_namespaces<'a>(service: &ServiceName, routes: &[&'a Analysis]) -> BTreeSet<&'a str> {
     let consumers = routes.iter().filter(|route| route.services().any(|name| name == service));
-    consumers.map(|route| &*route.name.namespace).filter(|namespace| *namespace != service.namespace).collect()
+    consumers.map(|route| &*route.key.name.namespace).filter(|namespace| *namespace != service.namespace).collect()
 }
 
 /// What routes make of a Service's port for clients of a namespace (`None`: of one without consumer routes);
@@ -81,19 +102,18 @@ pub(super) fn routed_port(
 ) -> Option<RoutedPort> {
     let key = (service.clone(), port);
     let attached_in = |namespace: &str| -> Vec<&Analysis> {
-        let here = |route: &&&Analysis| route.name.namespace == namespace && route.attached.contains(&key);
+        let here = |route: &&&Analysis| route.key.name.namespace == namespace && route.attached.contains(&key);
         routes.iter().filter(here).copied().collect()
     };
     let mut attached = client.map(attached_in).unwrap_or_default();
     if attached.is_empty() {
         attached = attached_in(&service.namespace);
     }
-    if attached.is_empty() {
-        return None;
-    }
-    attached.sort_by(|a, b| (&a.age, &a.name).cmp(&(&b.age, &b.name)));
+    attached.sort_by(|a, b| (&a.age, &a.key.name).cmp(&(&b.age, &b.key.name)));
+    // They are of one kind (`conflicts`).
+    let protocol = undeclared(attached.first()?.key.kind);
 
-    let mut out = RoutedPort::default();
+    let mut out = RoutedPort { protocol, entries: Vec::new(), rules: Vec::new() };
     let mut entries: Vec<(&Precedence, RouteEntry)> = Vec::new();
     for rule in attached.iter().flat_map(|route| &route.rules) {
         // A proxy refuses what it cannot index; far below 2^32 by the API server's limits.

@@ -12,7 +12,8 @@ use weft_proto::ServiceName;
 
 use super::super::MeshConfig;
 use super::super::kubernetes::{declared, is_opaque, may_carry_http};
-use crate::model::{Model, ObjectName, ParentRef, Service, ServiceKind, ServicePort};
+use super::rules::{declaration, undeclared};
+use crate::model::{Model, ObjectName, ParentRef, Route, Service, ServiceKind, ServicePort};
 
 /// Why a parent does not take the route.
 #[derive(Debug, PartialEq, Eq)]
@@ -29,7 +30,7 @@ const INVALID_KIND: &str = "InvalidKind";
 pub(super) type Resolved = Result<Vec<(ServiceName, u16)>, Refusal>;
 
 /// `None` when the parent is another controller's.
-pub(super) fn resolve(parent: &ParentRef, route: &ObjectName, model: &Model, config: &MeshConfig) -> Option<Resolved> {
+pub(super) fn resolve(parent: &ParentRef, route: Route<'_>, model: &Model, config: &MeshConfig) -> Option<Resolved> {
     parent.names_a_service().then(|| match parent.group.as_deref() {
         Some("" | "core") => service_ports(parent, route, model, config),
         _ => Err(Refusal {
@@ -40,9 +41,9 @@ pub(super) fn resolve(parent: &ParentRef, route: &ObjectName, model: &Model, con
     })
 }
 
-fn service_ports(parent: &ParentRef, route: &ObjectName, model: &Model, config: &MeshConfig) -> Resolved {
+fn service_ports(parent: &ParentRef, route: Route<'_>, model: &Model, config: &MeshConfig) -> Resolved {
     let refuse = |message: String| Refusal { reason: NO_MATCHING_PARENT, message };
-    let name = ObjectName::new(parent.namespace.as_deref().unwrap_or(&route.namespace), &*parent.name);
+    let name = ObjectName::new(parent.namespace.as_deref().unwrap_or(&route.meta.name.namespace), &*parent.name);
     let service = model.service(&name).ok_or_else(|| {
         refuse(format!("there is no Service {name}; create it, or correct the parentRef's name and namespace"))
     })?;
@@ -80,12 +81,13 @@ fn service_ports(parent: &ParentRef, route: &ObjectName, model: &Model, config: 
         .map(|port| (ServiceName::new(&*name.namespace, &*name.name), port.port))
         .collect();
     if ports.is_empty() {
+        let (what, app_protocol) = declaration(undeclared(route.kind));
         let hint = if selected.iter().any(|port| declared(port).is_none()) {
-            "name the port in the parentRef if it does carry HTTP"
+            format!("name the port in the parentRef if it does carry {what}")
         } else {
-            "set its appProtocol to http if it does carry HTTP"
+            format!("set its appProtocol to {app_protocol} if it does carry {what}")
         };
-        return Err(refuse(format!("Service {name} has no port that carries HTTP ({}); {hint}", ports_of(service))));
+        return Err(refuse(format!("Service {name} has no port that carries {what} ({}); {hint}", ports_of(service))));
     }
     Ok(ports)
 }

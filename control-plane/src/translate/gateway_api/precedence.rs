@@ -2,6 +2,9 @@
 //! expressions, then matches without a path condition; then those with a method, with more header conditions, with more
 //! query conditions. Ties are the caller's: oldest route, `namespace/name`, first rule.
 //!
+//! Calls of gRPC (GRPCRoute `matches`) are never among paths: the longest service, then the longest method, then header
+//! conditions. An expression is as long as it is written: the specification counts characters and says no more.
+//!
 //! The specification leaves the rank of regular expressions to us. They come after every prefix that says something, and
 //! before `/`, which says nothing and is also what an omitted path means: else no expression could win beside a catch-all.
 
@@ -23,6 +26,7 @@ enum Path {
     Exact,
     Prefix { characters: Reverse<usize> },
     Regex,
+    Call { service: Reverse<usize>, method: Reverse<usize> },
     Any,
 }
 
@@ -35,6 +39,10 @@ impl Precedence {
                 prefix => Path::Prefix { characters: Reverse(prefix.chars().count()) },
             },
             PathMatch::Regex(_) => Path::Regex,
+            PathMatch::Call(call) => {
+                let characters = |name: &Option<String>| Reverse(name.as_ref().map_or(0, |name| name.chars().count()));
+                Path::Call { service: characters(&call.service), method: characters(&call.method) }
+            }
         };
         Self {
             path,

@@ -1,10 +1,11 @@
-//! Rules of an HTTPRoute into wire rules: their matches (`matches`), filters (`filters`), and backends (here).
+//! Rules of a route into wire rules: their matches (`matches`), filters (`filters`), and backends (here).
 //!
 //! Proxies refuse a resource as a whole, so what they would refuse is found here and costs no more than its rule.
 //!
 //! A rule whose match cannot be evaluated (a bad regular expression, say) is dropped: it would match nothing. A rule with a
 //! filter this version does not do is kept and answers 500, because skipping a filter would let requests through that
-//! it was meant to change. A backendRef that is not valid keeps its share and answers 500 (HTTPRoute `backendRefs`).
+//! it was meant to change. A backendRef that is not valid keeps its share and answers 500 (HTTPRoute `backendRefs`). A call of
+//! gRPC gets UNAVAILABLE instead of every such 500: the proxy sees what it is.
 
 use std::time::Duration;
 
@@ -17,7 +18,8 @@ use super::filters::wire_filters;
 use super::matches::{match_all, wire_match};
 use super::parents::ports_of;
 use super::precedence::Precedence;
-use crate::model::{BackendRef, HttpRoute, HttpRouteRule, Model, ObjectName, ServiceKind};
+use crate::model::{BackendRef, HttpRouteRule, Kind, Model, ObjectName, Route, ServiceKind};
+use crate::source::kind_name;
 
 /// Nobody waits longer, and proxies take no longer time span. The Gateway API's own limit is eleven years.
 const LONGEST: Duration = Duration::from_secs(366 * 24 * 3600);
@@ -57,8 +59,9 @@ impl Compiled {
     }
 }
 
-pub(super) fn compile(route: &HttpRoute, model: &Model) -> Compiled {
+pub(super) fn compile(route: Route<'_>, model: &Model) -> Compiled {
     let mut out = Compiled::default();
+    let undeclared = undeclared(route.kind);
     for (index, rule) in route.rules.iter().enumerate() {
         let label = match &rule.name {
             Some(name) => format!("{index} ({name})"),
@@ -75,7 +78,7 @@ pub(super) fn compile(route: &HttpRoute, model: &Model) -> Compiled {
         let (filters, targets) = match wire_filters(&rule.filters) {
             Ok(filters) => {
                 out.implemented += 1;
-                (filters, targets(rule, &label, model, &mut out))
+                (filters, targets(rule, &label, undeclared, model, &mut out))
             }
             Err(why) => {
                 let target = answer(1, format!("rule {label}: {why}"));
@@ -84,7 +87,7 @@ pub(super) fn compile(route: &HttpRoute, model: &Model) -> Compiled {
             }
         };
         let wire = RouteRule {
-            route: format!("HTTPRoute/{}", route.meta.name),
+            route: format!("{}/{}", kind_name(route.kind), route.meta.name),
             rule: rule.name.clone().unwrap_or_else(|| index.to_string()),
             filters,
             targets,
@@ -97,7 +100,23 @@ pub(super) fn compile(route: &HttpRoute, model: &Model) -> Compiled {
     out
 }
 
-fn targets(rule: &HttpRouteRule, label: &str, model: &Model, out: &mut Compiled) -> Vec<WeightedTarget> {
+/// What a port without a declaration is taken to speak where a route of this kind leads there, or from there.
+pub(super) fn undeclared(kind: Kind) -> Protocol {
+    if kind == Kind::GrpcRoute { Protocol::Grpc } else { Protocol::Http }
+}
+
+/// What status calls that, and the appProtocol that declares it.
+pub(super) fn declaration(undeclared: Protocol) -> (&'static str, &'static str) {
+    if undeclared == Protocol::Grpc { ("gRPC", "grpc") } else { ("HTTP", "http") }
+}
+
+fn targets(
+    rule: &HttpRouteRule,
+    label: &str,
+    undeclared: Protocol,
+    model: &Model,
+    out: &mut Compiled,
+) -> Vec<WeightedTarget> {
     if rule.backends.is_empty() {
         return vec![answer(1, format!("rule {label} has no backendRefs"))];
     }
@@ -111,13 +130,13 @@ fn targets(rule: &HttpRouteRule, label: &str, model: &Model, out: &mut Compiled)
                     let why = format!("{label}, backend {}: {why}", reference.name);
                     out.answering.push(why.clone());
                     // The reference itself is still checked, so that status names everything at once.
-                    if let Err(bad) = backend(reference, model) {
+                    if let Err(bad) = backend(reference, undeclared, model) {
                         out.bad_refs.push(bad);
                     }
                     return answer(reference.weight, format!("rule {why}"));
                 }
             };
-            match backend(reference, model) {
+            match backend(reference, undeclared, model) {
                 Ok(backend) => {
                     WeightedTarget { weight: reference.weight, filters, target: Some(Target::Backend(backend)) }
                 }
@@ -140,7 +159,7 @@ fn answer(weight: u32, detail: String) -> WeightedTarget {
 }
 
 /// A backend that exists; whether it has endpoints is the proxy's to see (503).
-fn backend(reference: &BackendRef, model: &Model) -> Result<v1::Backend, BadRef> {
+fn backend(reference: &BackendRef, undeclared: Protocol, model: &Model) -> Result<v1::Backend, BadRef> {
     let bad = |reason, message| Err(BadRef { reason, message });
     let name = ObjectName::new(&*reference.namespace, &*reference.name);
     if !matches!(&*reference.group, "" | "core") || reference.kind != "Service" {
@@ -164,11 +183,13 @@ fn backend(reference: &BackendRef, model: &Model) -> Result<v1::Backend, BadRef>
     let Some(port) = service.ports.iter().find(|port| port.port == number) else {
         return bad("BackendNotFound", format!("Service {name} has no port {number}; it has {}", ports_of(service)));
     };
-    // The request is HTTP already, so an undeclared port is taken to speak it too.
-    let protocol = declared(port).unwrap_or(Protocol::Http);
+    // The request is HTTP already, or a call of gRPC, so an undeclared port is taken to speak it too.
+    let protocol = declared(port).unwrap_or(undeclared);
     if !may_carry_http(protocol) {
-        let message =
-            format!("port {number} of Service {name} is not declared HTTP; set its appProtocol to http if it is");
+        let (what, app_protocol) = declaration(undeclared);
+        let message = format!(
+            "port {number} of Service {name} is not declared {what}; set its appProtocol to {app_protocol} if it is"
+        );
         return bad("UnsupportedProtocol", message);
     }
     Ok(v1::Backend {

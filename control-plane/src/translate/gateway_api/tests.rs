@@ -440,3 +440,5 @@ fn the_selector_of_a_parent_does_not_matter() {
         world(upserts![front, route("shop/r", vec![parent("reviews")], vec![rule(vec![backend("shop/reviews")])])]);
     assert!(port_80(&world).routed);
 }
+
+mod grpc;

@@ -11,14 +11,14 @@ use weft_proto::{EndpointsName, ServiceName};
 use super::super::MeshConfig;
 use super::super::kubernetes::{selects_pod, zone_label};
 use crate::model::{
-    Change, EndpointSlice, Kind, Model, Node, Object, ObjectName, PeerAuthentication, Pod, Service, selects,
+    Change, EndpointSlice, Kind, Model, Node, Object, ObjectKey, ObjectName, PeerAuthentication, Pod, Service, selects,
 };
 
 /// Units to compute anew.
 #[derive(Debug, Default)]
 pub(super) struct Dirty {
     pub(super) vips: BTreeSet<IpAddr>,
-    pub(super) routes: BTreeSet<ObjectName>,
+    pub(super) routes: BTreeSet<ObjectKey>,
     pub(super) services: BTreeSet<ServiceName>,
     pub(super) endpoints: BTreeSet<EndpointsName>,
     pub(super) addresses: BTreeSet<IpAddr>,
@@ -60,9 +60,9 @@ impl Dirty {
                     self.node(&name.name, model);
                 }
             }
-            Kind::HttpRoute => {
+            Kind::GrpcRoute | Kind::HttpRoute => {
                 // What it was is in the analysis that is replaced.
-                self.routes.insert(name.clone());
+                self.routes.insert(change.key.clone());
             }
             Kind::PeerAuthentication => {
                 if let Some(Object::PeerAuthentication(old)) = before {
@@ -82,7 +82,7 @@ impl Dirty {
         self.endpoints.extend(service.ports.iter().map(|port| wire_name.endpoints(port.port)));
         self.services.insert(wire_name);
         let routes = model.routes_with_parent(name).chain(model.routes_with_backend(name));
-        self.routes.extend(routes.map(|route| route.meta.name.clone()));
+        self.routes.extend(routes.map(|route| route.key()));
         // Its ports declare what its pods' ports speak.
         if !service.selector.is_empty() {
             let pods = model.pods_in(&name.namespace).filter(|pod| selects_pod(service, pod));

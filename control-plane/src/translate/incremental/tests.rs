@@ -6,14 +6,14 @@ use weft_proto::v1::{MeshSettings, Protocol};
 use weft_proto::{MESH_SETTINGS, MESH_TLS_LABEL, type_url};
 
 use super::super::fixtures::{
-    aged, backend, decode, endpoint, ip, map, named, node, parent, peer_authentication, pod, port, prefix, route, rule,
-    service, slice, upserts, view,
+    aged, backend, call, decode, endpoint, grpc_route, ip, map, named, node, parent, peer_authentication, pod, port,
+    prefix, route, rule, service, slice, upserts, view,
 };
 use super::super::{Lookup, MeshConfig, Translated, WorkloadIdentity};
 use super::{Touched, Translator};
 use crate::model::{
-    BackendRef, Batch, HttpRouteFilter, HttpRouteMatch, Kind, MtlsMode, Object, ObjectKey, ParentRef, Pod, Service,
-    ServiceKind, ServicePort, TargetPort,
+    BackendRef, Batch, HttpRouteFilter, HttpRouteMatch, HttpRouteRule, Kind, MtlsMode, Object, ObjectKey, ParentRef,
+    Pod, Service, ServiceKind, ServicePort, TargetPort,
 };
 use crate::status::RouteStatus;
 
@@ -202,6 +202,7 @@ fn a_slice() -> impl Strategy<Value = Object> {
     })
 }
 
+/// An HTTPRoute or a GRPCRoute.
 fn a_route() -> impl Strategy<Value = Object> {
     let parents = (prop::option::of(pick(&NAMESPACES)), pick(&NAMES), prop::option::weighted(0.3, 80..82_u16));
     let backends = (name(), prop::option::weighted(0.9, 80..82_u16), 0..3_u32);
@@ -212,8 +213,9 @@ fn a_route() -> impl Strategy<Value = Object> {
         prop::bool::weighted(0.1),
         prop::collection::vec(backends, 0..3),
     );
-    (name(), prop::collection::vec(parents, 0..3), prop::collection::vec(rules, 0..3), 0..3_i64).prop_map(
-        |(name, parents, rules, age)| {
+    let kind = (0..3_i64, prop::bool::weighted(0.4));
+    (name(), prop::collection::vec(parents, 0..3), prop::collection::vec(rules, 0..3), kind).prop_map(
+        |(name, parents, rules, (age, grpc))| {
             let parents = parents.into_iter().map(|(namespace, name, port)| ParentRef {
                 namespace: namespace.map(str::to_owned),
                 port,
@@ -232,6 +234,15 @@ fn a_route() -> impl Strategy<Value = Object> {
                 }
                 rule
             });
+            if grpc {
+                let calls = rules.map(|rule| {
+                    let matches = rule.matches.iter().map(|found| call("a.B", found.method.as_deref().unwrap_or("")));
+                    HttpRouteRule { matches: matches.collect(), ..rule }
+                });
+                let mut route = grpc_route(&name, parents.collect(), calls.collect());
+                route.meta = aged(route.meta, age);
+                return route.into();
+            }
             let mut route = route(&name, parents.collect(), rules.collect());
             route.meta = aged(route.meta, age);
             route.into()
@@ -262,7 +273,15 @@ fn an_object() -> impl Strategy<Value = Object> {
 }
 
 fn a_key() -> impl Strategy<Value = ObjectKey> {
-    let kinds = [Kind::Service, Kind::EndpointSlice, Kind::Pod, Kind::HttpRoute, Kind::PeerAuthentication, Kind::Node];
+    let kinds = [
+        Kind::Service,
+        Kind::EndpointSlice,
+        Kind::Pod,
+        Kind::HttpRoute,
+        Kind::GrpcRoute,
+        Kind::PeerAuthentication,
+        Kind::Node,
+    ];
     let name = prop_oneof![5 => name(), 1 => pick(&["n1", "n2"]).prop_map(str::to_owned)];
     (prop::sample::select(kinds.to_vec()), name).prop_map(|(kind, name)| ObjectKey { kind, name: named(&name) })
 }
@@ -277,7 +296,7 @@ fn a_batch() -> impl Strategy<Value = Batch> {
 struct Everything {
     resources: BTreeMap<(&'static str, String, String), Lookup>,
     own: BTreeMap<(&'static str, IpAddr), (Lookup, Option<WorkloadIdentity>)>,
-    statuses: BTreeMap<String, RouteStatus>,
+    statuses: BTreeMap<ObjectKey, RouteStatus>,
     services: usize,
     endpoints: usize,
     workloads: usize,
@@ -322,7 +341,7 @@ fn everything(world: &Translated) -> Everything {
     Everything {
         resources,
         own,
-        statuses: world.route_statuses().map(|(name, status)| (name.to_string(), (**status).clone())).collect(),
+        statuses: world.route_statuses().map(|(route, status)| (route.clone(), (**status).clone())).collect(),
         services: world.services.iter().count(),
         endpoints: world.endpoints.iter().count(),
         workloads: world.workloads.iter().count(),
@@ -384,9 +403,9 @@ proptest! {
                 prop_assert!(before.own[key] == *answer || touched.own.contains(&key.1), "{:?}", key);
             }
             let routes: BTreeSet<_> = before.statuses.keys().chain(after.statuses.keys()).collect();
-            for name in routes {
-                let changed = before.statuses.get(name) != after.statuses.get(name);
-                prop_assert_eq!(changed, touched.statuses.contains(&named(name)), "{}", name);
+            for route in routes {
+                let changed = before.statuses.get(route) != after.statuses.get(route);
+                prop_assert_eq!(changed, touched.statuses.contains(route), "{:?}", route);
             }
             prop_assert!(!touched.everything);
             before = after;

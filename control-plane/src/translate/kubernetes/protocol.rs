@@ -1,6 +1,6 @@
 //! What the bytes on a port are (SEMANTICS.md §1 "protocol"). In this order, first that speaks: the Service port's own
-//! declaration (`appProtocol`, then Istio's name prefixes: `source/` read them); an attached accepted HTTPRoute; the list
-//! of opaque ports; otherwise AUTO, and whoever speaks first decides.
+//! declaration (`appProtocol`, then Istio's name prefixes: `source/` read them); an attached accepted HTTPRoute or
+//! GRPCRoute; the list of opaque ports; otherwise AUTO, and whoever speaks first decides.
 
 use weft_proto::v1::Protocol;
 
@@ -17,16 +17,15 @@ pub(in super::super) fn is_opaque(port: u16, config: &MeshConfig) -> bool {
     config.opaque_ports.contains(&port)
 }
 
-/// A declaration, then a route, then the opaque list.
+/// A declaration, then what the attached routes stand for, then the opaque list.
 pub(in super::super) fn with_defaults(
     declared: Option<Protocol>,
-    routed: bool,
+    routed: Option<Protocol>,
     port: u16,
     config: &MeshConfig,
 ) -> Protocol {
-    match declared {
+    match declared.or(routed) {
         Some(protocol) => protocol,
-        None if routed => Protocol::Http,
         None if is_opaque(port, config) => Protocol::Tcp,
         None => Protocol::Auto,
     }

@@ -21,8 +21,10 @@ use super::protocol;
 use crate::model::{Model, Service, ServiceKind};
 
 /// What routes make of one port for one view.
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub(in super::super) struct RoutedPort {
+    /// What the port is taken to speak where it declares nothing.
+    pub(in super::super) protocol: v1::Protocol,
     pub(in super::super) entries: Vec<RouteEntry>,
     pub(in super::super) rules: Vec<RouteRule>,
 }
@@ -81,9 +83,10 @@ fn form(
     ports.dedup_by_key(|port| port.port);
     let ports = ports.into_iter().map(|port| {
         let routes = routed(view, port.port);
-        let protocol = protocol::with_defaults(protocol::declared(port), routes.is_some(), port.port, config);
+        let routed = routes.as_ref().map(|routes| routes.protocol);
+        let protocol = protocol::with_defaults(protocol::declared(port), routed, port.port, config);
         let is_routed = routes.is_some();
-        let RoutedPort { entries, rules } = routes.unwrap_or_default();
+        let (entries, rules) = routes.map(|routes| (routes.entries, routes.rules)).unwrap_or_default();
         v1::ServicePort {
             port: port.port.into(),
             name: port.name.clone(),

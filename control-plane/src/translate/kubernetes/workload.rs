@@ -85,7 +85,7 @@ fn ports(pod: &Pod, security: &PodSecurity, model: &Model, config: &MeshConfig) 
     let ports = declared.into_iter().map(|(port, declared)| WorkloadPort {
         port: port.into(),
         protocol: match declared {
-            Declared::Nothing => protocol::with_defaults(None, false, port, config),
+            Declared::Nothing => protocol::with_defaults(None, None, port, config),
             Declared::As(protocol) => protocol,
             Declared::Contradictory => Protocol::Auto,
         }

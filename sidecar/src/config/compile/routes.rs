@@ -179,6 +179,7 @@ fn compile_match(wire: &v1::HttpMatch) -> Result<Match, CompileError> {
         Some(Some(Path::Exact(path))) => Some(PathMatch::Exact(path.clone())),
         Some(Some(Path::Prefix(path))) => Some(PathMatch::Prefix(path.clone())),
         Some(Some(Path::Regex(path))) => Some(PathMatch::Regex(path.clone())),
+        Some(Some(Path::Call(call))) => Some(compile_call(call)),
         Some(None) => return Err(CompileError::new("a kind this version does not know")).field("path"),
     };
     let method = match wire.method.as_str() {
@@ -203,6 +204,33 @@ fn compile_match(wire: &v1::HttpMatch) -> Result<Match, CompileError> {
     Ok(Match::new(path, method, headers, query)?)
 }
 
+fn compile_call(wire: &v1::CallMatch) -> PathMatch {
+    use v1::call_match::{Method as Called, Service as Of};
+    let service = wire.service.as_ref().map(|service| match service {
+        Of::ExactService(service) => ValueMatch::Exact(service.clone()),
+        Of::ServiceRegex(service) => ValueMatch::Regex(service.clone()),
+    });
+    let method = wire.method.as_ref().map(|method| match method {
+        Called::ExactMethod(method) => ValueMatch::Exact(method.clone()),
+        Called::MethodRegex(method) => ValueMatch::Regex(method.clone()),
+    });
+    PathMatch::Call { service, method }
+}
+
+fn readable_call(wire: &v1::CallMatch) -> String {
+    use v1::call_match::{Method as Called, Service as Of};
+    let service = match &wire.service {
+        None => "any service".to_owned(),
+        Some(Of::ExactService(service)) => format!("service {service}"),
+        Some(Of::ServiceRegex(service)) => format!("service ~ {service}"),
+    };
+    match &wire.method {
+        None => service,
+        Some(Called::ExactMethod(method)) => format!("{service}, method {method}"),
+        Some(Called::MethodRegex(method)) => format!("{service}, method ~ {method}"),
+    }
+}
+
 fn readable(wire: &v1::HttpMatch) -> String {
     use v1::key_match::Kind as Key;
     use v1::path_match::Kind as Path;
@@ -211,6 +239,7 @@ fn readable(wire: &v1::HttpMatch) -> String {
         Some(Path::Exact(path)) => format!("path {path}"),
         Some(Path::Prefix(path)) => format!("path {path}…"),
         Some(Path::Regex(path)) => format!("path ~ {path}"),
+        Some(Path::Call(call)) => readable_call(call),
     };
     if !wire.method.is_empty() {
         text.insert_str(0, &format!("{} ", wire.method));

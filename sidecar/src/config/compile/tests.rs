@@ -393,3 +393,5 @@ fn the_control_planes_ranges_replace_our_own() {
     assert_eq!(ranges(&told), Some(vec!["10.0.0.0/8".parse().unwrap()]));
     assert_eq!(ranges(&v1::MeshSettings::default()), Some(local.to_vec()), "none named: ours stay");
 }
+
+mod calls;

@@ -16,11 +16,11 @@ use crate::source::files::values;
 
 const MAX_PARENTS: usize = 32;
 const MAX_RULES: usize = 16;
-const MAX_MATCHES: usize = 64;
+pub(super) const MAX_MATCHES: usize = 64;
 /// Over all rules.
 const MAX_MATCHES_IN_ALL: usize = 128;
 /// Filters, backends, header and query conditions, header edits: each list of a rule.
-const MAX_LIST: usize = 16;
+pub(super) const MAX_LIST: usize = 16;
 const MAX_WEIGHT: i64 = 1_000_000;
 
 const METHODS: &[&str] = &["GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH"];
@@ -45,37 +45,13 @@ pub(super) fn http_route(meta: Meta, document: &Field<'_>) -> Option<HttpRoute> 
     if !spec.only(&["parentRefs", "hostnames", "rules"], &["useDefaultGateways"]) {
         return None;
     }
-    if let Some(hostnames) = spec.get("hostnames") {
-        for hostname in hostnames.items_up_to(16) {
-            if let Some(text) = hostname.text()
-                && !values::is_subdomain(text.strip_prefix("*.").unwrap_or(text))
-            {
-                hostname.error("must be a DNS name, in lower case, or `*.` and one");
-            }
-        }
-    }
-    if let Some(parents) = spec.get("parentRefs") {
-        route.parents = parents.items_up_to(MAX_PARENTS).iter().filter_map(parent).collect();
-    }
+    check_hostnames(&spec);
+    route.parents = parents(&spec);
     match spec.get("rules") {
-        Some(rules) => {
-            let fields = rules.items_up_to(MAX_RULES);
-            if fields.is_empty() {
-                rules.error("must hold at least one rule");
-            }
-            let mut names = BTreeSet::new();
-            for field in &fields {
-                let Some(rule) = rule(field, &namespace) else { continue };
-                if let (Some(name), Some(field)) = (&rule.name, field.get("name"))
-                    && !names.insert(name.clone())
-                {
-                    field.error(format_args!("duplicate rule name {name:?}"));
-                }
-                route.rules.push(rule);
-            }
-            let matches: usize = route.rules.iter().map(|rule| rule.matches.len()).sum();
-            if matches > MAX_MATCHES_IN_ALL {
-                rules.error(format_args!("hold {matches} matches together, at most {MAX_MATCHES_IN_ALL} are allowed"));
+        Some(list) => {
+            route.rules = rules(&list, |field| rule(field, &namespace));
+            if list.items().is_empty() {
+                list.error("must hold at least one rule");
             }
         }
         // The CRD's default: one rule with one `/` match and no backend.
@@ -91,7 +67,43 @@ pub(super) fn http_route(meta: Meta, document: &Field<'_>) -> Option<HttpRoute> 
     Some(route)
 }
 
-fn any_match() -> HttpRouteMatch {
+/// They mean nothing to a mesh, but must be names.
+pub(super) fn check_hostnames(spec: &Field<'_>) {
+    for hostname in spec.get("hostnames").map(|field| field.items_up_to(16)).unwrap_or_default() {
+        if let Some(text) = hostname.text()
+            && !values::is_subdomain(text.strip_prefix("*.").unwrap_or(text))
+        {
+            hostname.error("must be a DNS name, in lower case, or `*.` and one");
+        }
+    }
+}
+
+pub(super) fn parents(spec: &Field<'_>) -> Vec<ParentRef> {
+    let parents = spec.get("parentRefs").map(|field| field.items_up_to(MAX_PARENTS)).unwrap_or_default();
+    parents.iter().filter_map(parent).collect()
+}
+
+/// Rules, each read by `rule`, with what must hold among them.
+pub(super) fn rules(list: &Field<'_>, rule: impl Fn(&Field<'_>) -> Option<HttpRouteRule>) -> Vec<HttpRouteRule> {
+    let mut out = Vec::new();
+    let mut names = BTreeSet::new();
+    for field in &list.items_up_to(MAX_RULES) {
+        let Some(rule) = rule(field) else { continue };
+        if let (Some(name), Some(field)) = (&rule.name, field.get("name"))
+            && !names.insert(name.clone())
+        {
+            field.error(format_args!("duplicate rule name {name:?}"));
+        }
+        out.push(rule);
+    }
+    let matches: usize = out.iter().map(|rule| rule.matches.len()).sum();
+    if matches > MAX_MATCHES_IN_ALL {
+        list.error(format_args!("hold {matches} matches together, at most {MAX_MATCHES_IN_ALL} are allowed"));
+    }
+    out
+}
+
+pub(super) fn any_match() -> HttpRouteMatch {
     HttpRouteMatch {
         path: PathMatch::Prefix("/".to_owned()),
         headers: Vec::new(),
@@ -196,7 +208,7 @@ fn path_match(field: &Field<'_>) -> Option<PathMatch> {
 
 /// Header or query conditions. The same name written twice is refused; names that differ in case are one header, and
 /// the first of them counts.
-fn keys(field: &Field<'_>, key: &str, are_headers: bool) -> Vec<KeyMatch> {
+pub(super) fn keys(field: &Field<'_>, key: &str, are_headers: bool) -> Vec<KeyMatch> {
     let mut written = BTreeSet::new();
     let mut out: Vec<KeyMatch> = Vec::new();
     for item in field.get(key).map(|field| field.items_up_to(MAX_LIST)).unwrap_or_default() {
@@ -227,7 +239,7 @@ fn keys(field: &Field<'_>, key: &str, are_headers: bool) -> Vec<KeyMatch> {
     out
 }
 
-fn filters(field: &Field<'_>) -> Vec<HttpRouteFilter> {
+pub(super) fn filters(field: &Field<'_>) -> Vec<HttpRouteFilter> {
     let mut seen = BTreeSet::new();
     let mut out = Vec::new();
     for item in field.get("filters").map(|field| field.items_up_to(MAX_LIST)).unwrap_or_default() {
@@ -305,7 +317,7 @@ fn modifier(field: &Field<'_>) -> HeaderModifier {
     out
 }
 
-fn backend(field: &Field<'_>, namespace: &str) -> Option<BackendRef> {
+pub(super) fn backend(field: &Field<'_>, namespace: &str) -> Option<BackendRef> {
     if !field.only(&["group", "kind", "namespace", "name", "port", "weight", "filters"], &[]) {
         return None;
     }

@@ -467,5 +467,6 @@ status: {loadBalancer: {ingress: [{ip: 192.0.2.9}]}}
     assert_eq!(ports, [("http", 8080), ("side", 2)]);
 }
 
+mod grpc_route;
 mod incremental;
 mod refused;

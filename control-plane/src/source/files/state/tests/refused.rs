@@ -26,6 +26,26 @@ spec:
     timeouts: {request: 10s, backendRequest: 1s}
 ";
 
+pub(super) const GRPC: &str = "\
+apiVersion: gateway.networking.k8s.io/v1
+kind: GRPCRoute
+metadata:
+  name: echo
+spec:
+  parentRefs:
+  - {group: '', kind: Service, name: echo}
+  rules:
+  - matches:
+    - method: {service: pkg.Echo, method: Say}
+      headers: [{name: x-a, value: b}]
+    filters:
+    - type: RequestHeaderModifier
+      requestHeaderModifier: {set: [{name: x-b, value: c}]}
+    backendRefs:
+    - name: echo-v1
+      port: 80
+";
+
 pub(super) const SERVICE: &str = "\
 apiVersion: v1
 kind: Service
@@ -167,6 +187,18 @@ fn every_kind_of_bad_manifest_names_file_line_and_field_and_costs_nothing_else()
         ("too many matches", ROUTE, "matches:", matches, 9, "spec.rules[0].matches", "65 entries, at most 64"),
         ("too many matches in all", ROUTE, "  rules:", all_matches, 8, "spec.rules", "150 matches together, at most 128"),
         ("a mapping for a list", ROUTE, "parentRefs:\n  - ", "parentRefs:\n    ", 6, "spec.parentRefs", "must be a list"),
+        // GRPCRoute.
+        ("service with a slash", GRPC, "pkg.Echo", "pkg/Echo", 10, "spec.rules[0].matches[0].method.service", "must be a gRPC service"),
+        ("service that ends with a dot", GRPC, "pkg.Echo", "pkg.", 10, "spec.rules[0].matches[0].method.service", "must be a gRPC service"),
+        ("method with a dot", GRPC, "method: Say", "method: Say.It", 10, "spec.rules[0].matches[0].method.method", "must be a gRPC method"),
+        ("neither service nor method", GRPC, "service: pkg.Echo, method: Say", "type: Exact", 10, "spec.rules[0].matches[0].method", "needs a service, a method, or both"),
+        ("both empty", GRPC, "service: pkg.Echo, method: Say", "type: RegularExpression, service: '', method: ''", 10, "spec.rules[0].matches[0].method", "needs a service, a method, or both"),
+        ("bad service expression", GRPC, "service: pkg.Echo", "type: RegularExpression, service: '('", 10, "spec.rules[0].matches[0].method.service", "unclosed group"),
+        ("unknown kind of match", GRPC, "service: pkg", "type: Regex, service: pkg", 10, "spec.rules[0].matches[0].method.type", "must be one of Exact, RegularExpression"),
+        ("a header twice", GRPC, "value: b}]", "value: b}, {name: x-a, value: c}]", 11, "spec.rules[0].matches[0].headers[1].name", "duplicate"),
+        ("an HTTPRoute's filter", GRPC, "type: RequestHeaderModifier\n      requestHeaderModifier: {set", "type: CORS\n      cors: {set", 13, "spec.rules[0].filters[0].type", "must be one of RequestHeaderModifier"),
+        ("an HTTPRoute's filter on a backend", GRPC, "port: 80\n", "port: 80\n      filters: [{type: CORS, cors: {}}]\n", 18, "spec.rules[0].backendRefs[0].filters[0].type", "must be one of RequestHeaderModifier"),
+        ("a version that never was", GRPC, "k8s.io/v1\n", "k8s.io/v1beta1\n", 1, "apiVersion", "must be gateway.networking.k8s.io/v1 for a GRPCRoute"),
         // PeerAuthentication.
         ("unknown mode", PEER, "mode: STRICT", "mode: strict", 9, "spec.mtls.mode", "must be one of UNSET, DISABLE"),
         ("port that is none", PEER, "'8080'", "http", 11, "spec.portLevelMtls.http", "between 1 and 65535"),
@@ -235,12 +267,12 @@ proptest::proptest! {
     /// Decoded without the net of `decode_safely`, so that a panic of ours would be seen.
     #[test]
     fn no_text_makes_reading_panic_and_every_flaw_lies_in_its_file(
-        which in 0usize..5,
+        which in 0usize..6,
         at in 0usize..1_000,
         cut in 0usize..12,
         put in proptest::string::string_regex("[\\PC\n\t &*:{}\\[\\],'\"|>0-9-]{0,8}").expect("an expression"),
     ) {
-        let mut text: Vec<char> = [ROUTE, SERVICE, POD, SLICE, PEER][which].chars().collect();
+        let mut text: Vec<char> = [ROUTE, GRPC, SERVICE, POD, SLICE, PEER][which].chars().collect();
         let at = at % text.len();
         text.splice(at..(at + cut).min(text.len()), put.chars());
         let text: String = text.into_iter().collect();
