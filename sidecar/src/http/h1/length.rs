@@ -4,6 +4,7 @@ use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
 use http::{HeaderMap, Method, StatusCode, Version};
 
 use super::error::HeadError;
+use crate::http::hygiene;
 
 /// What follows a head.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -79,6 +80,9 @@ pub(super) fn declared(version: Version, headers: &HeaderMap) -> Result<Option<B
 
 /// Whether Transfer-Encoding is there, as exactly one `chunked`.
 fn chunked(headers: &HeaderMap) -> Result<bool, HeadError> {
+    if !hygiene::has(headers, &TRANSFER_ENCODING) {
+        return Ok(false);
+    }
     let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
     match (codings.next(), codings.next()) {
         (None, _) => Ok(false),
@@ -92,6 +96,9 @@ fn chunked(headers: &HeaderMap) -> Result<bool, HeadError> {
 /// # Errors
 /// When there are several, or it is not 1*DIGIT that fits 64 bits.
 pub fn content_length(headers: &HeaderMap) -> Result<Option<u64>, HeadError> {
+    if !hygiene::has(headers, &CONTENT_LENGTH) {
+        return Ok(None);
+    }
     let mut lengths = headers.get_all(CONTENT_LENGTH).iter();
     match (lengths.next(), lengths.next()) {
         (None, _) => Ok(None),
