@@ -34,9 +34,22 @@ const END_TO_END: [HeaderName; 9] = [
 /// With no more names than this a pass over all of them is cheaper than the hash that one is looked for by.
 const FEW: usize = 12;
 
-/// Whether a field is there: for those that mostly are not.
+/// Whether a field is there: for those that mostly are not. Inlined, since which one is looked for is known where it is.
+#[inline]
 pub(crate) fn has(headers: &HeaderMap, name: &HeaderName) -> bool {
     if headers.keys_len() <= FEW { headers.keys().any(|there| there == name) } else { headers.contains_key(name) }
+}
+
+/// The first two lines of a field: those that may be there once are right if there is no second.
+#[inline]
+pub(crate) fn first_two<'h>(headers: &'h HeaderMap, name: &HeaderName) -> [Option<&'h HeaderValue>; 2] {
+    if headers.keys_len() <= FEW {
+        let mut lines = headers.iter().filter(|(there, _)| *there == name).map(|(_, value)| value);
+        [lines.next(), lines.next()]
+    } else {
+        let mut lines = headers.get_all(name).iter();
+        [lines.next(), lines.next()]
+    }
 }
 
 /// Whether there is anything for [`strip_hop_by_hop`] to do. Without it a message offers no other protocol, either.

@@ -56,10 +56,11 @@ pub(super) struct RequestHandler {
 }
 
 impl Handler for RequestHandler {
-    async fn handle(&self, request: Request, now: Instant) -> Answer {
+    fn handle(&self, request: Request, now: Instant) -> impl Future<Output = Answer> + Send {
         // Made where it is to lie: a box filled afterwards is a copy of kilobytes.
         let place = Box::new_uninit();
-        Answer::Response(Box::into_pin(Box::write(place, self.answer(request, now))).await)
+        let answer = Box::into_pin(Box::write(place, self.answer(request, now)));
+        async move { Answer::Response(answer.await) }
     }
 
     fn answered(&self, reason: Reason) {

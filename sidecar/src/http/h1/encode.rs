@@ -110,7 +110,7 @@ pub fn encode_request(
     connection: Connection,
 ) -> Result<(), EncodeError> {
     let version = version(parts.version);
-    let host = match (parts.headers.get(HOST), parts.uri.authority()) {
+    let host = match (hygiene::first_two(&parts.headers, &HOST)[0], parts.uri.authority()) {
         (Some(host), _) => Some(host.as_bytes()),
         (None, Some(authority)) => Some(without_userinfo(authority)),
         (None, None) if version == Version::HTTP_10 => None,

@@ -162,13 +162,13 @@ pub(super) fn parse_fields(lines: &Bytes, count: usize) -> Result<Fields, HeadEr
         let rest = &lines[at..];
         let line = &rest[..plain_prefix(rest)];
         let colon = line.iter().position(|&byte| byte == b':').ok_or(HeadError::Field)?;
-        let name = HeaderName::from_bytes(&line[..colon]).map_err(|_| HeadError::Field)?;
+        let Ok(name) = HeaderName::from_bytes(&line[..colon]) else { return Err(HeadError::Field) };
         framing |= name == CONTENT_LENGTH || name == TRANSFER_ENCODING;
         connection |= name == CONNECTION || name == UPGRADE || name == EXPECT;
         let value = trim_blanks(&line[colon + 1..]);
         // `slice_ref` wants a slice of `lines`; an empty one may point anywhere.
         let value = if value.is_empty() { Bytes::new() } else { lines.slice_ref(value) };
-        let value = HeaderValue::from_maybe_shared(value).map_err(|_| HeadError::Field)?;
+        let Ok(value) = HeaderValue::from_maybe_shared(value) else { return Err(HeadError::Field) };
         headers.try_append(name, value).map_err(|_| HeadError::Field)?;
         at += line.len() + 2;
     }
