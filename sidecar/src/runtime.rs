@@ -41,7 +41,7 @@ use crate::listen::drain;
 use crate::outbound::{Outbound, Upstreams};
 use crate::settings::Settings;
 use crate::telemetry::spans::{self, ExportError};
-use crate::telemetry::{AccessLog, Local, Metrics, Telemetry};
+use crate::telemetry::{AccessLog, Local, Metrics, Parts, Telemetry};
 
 pub(crate) use ending::Drains;
 pub use logging::LogError;
@@ -137,7 +137,7 @@ async fn start(settings: Settings) -> Result<(), RunError> {
         workload: ArcSwap::from_pointee(args.service_account.as_str().into()),
         identity: settings.identity.clone(),
     });
-    let telemetry = Telemetry { metrics, access_log, spans: exporter.is_some(), local };
+    let telemetry = Telemetry::from(Parts { metrics, access_log, spans: exporter.is_some(), local });
 
     let dns = Dns::system();
     let identity = IdentityManager::new(IdentitySettings {

@@ -68,10 +68,10 @@ impl Config {
             return;
         };
         let stats = &self.0.stats;
-        stats.applied.store(self.ms() + 1, Ordering::Relaxed);
+        let now = now();
+        stats.applied.store(self.ms(now) + 1, Ordering::Relaxed);
         count(&stats.resources_received[kind as usize], response.resources.len());
         count(&stats.resources_removed, response.removed_resources.len());
-        let now = now();
         let mut tables = self.0.tables.lock();
         let Tables { subscriptions, store } = &mut *tables;
 

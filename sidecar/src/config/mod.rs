@@ -209,25 +209,30 @@ impl Config {
         &self.0.stats
     }
 
+    /// Where a connection to this original destination goes, and the endpoints behind it, if all that is known now.
+    pub fn known_destination(&self, dst: SocketAddr, now: Instant) -> Option<Destination> {
+        match self.decide(dst.ip().to_canonical(), dst.port(), now) {
+            Some(Destination::Service { port, .. }) if !port.backends().all(|backend| backend.is_known()) => None,
+            known => known,
+        }
+    }
+
     /// Where a connection to this original destination goes. Asks the control plane when it is new and may be of the
     /// mesh, and waits for the answer and for the endpoints behind it at most [`LOOKUP_TIMEOUT`] in total.
     ///
     /// # Cancel safety
     /// Yes: the question stays asked.
     pub async fn destination(&self, dst: SocketAddr) -> Destination {
-        let address = dst.ip().to_canonical();
-        match self.decide(address, dst.port()) {
-            Some(Destination::Service { port, .. }) if !port.backends().all(|backend| backend.is_known()) => {}
-            Some(known) => return known,
-            None => {}
+        if let Some(known) = self.known_destination(dst, now()) {
+            return known;
         }
         // Boxed: it happens once in a destination's life, and every request's future would have room for it.
-        Box::pin(self.ask_about(address, dst.port())).await
+        Box::pin(self.ask_about(dst.ip().to_canonical(), dst.port())).await
     }
 
     async fn ask_about(&self, address: IpAddr, port: u16) -> Destination {
         let deadline = tokio::time::Instant::now() + LOOKUP_TIMEOUT;
-        let destination = match self.answer_by(deadline, || self.decide(address, port)).await {
+        let destination = match self.answer_by(deadline, || self.decide(address, port, now())).await {
             Some(destination) => destination,
             None => Destination::Unavailable,
         };
@@ -268,7 +273,7 @@ impl Config {
     /// Marks a use of what this address leads to, so that it does not age out: for connections that live long.
     /// [`Self::destination`] does it by itself.
     pub fn touch(&self, dst: SocketAddr) {
-        let (snapshot, ms) = (self.snapshot(), self.ms());
+        let (snapshot, ms) = (self.snapshot(), self.ms(now()));
         if let Some(service) = snapshot.service_at(dst.ip()) {
             service.used.mark(ms);
         } else if let Some(used) = snapshot.workload_use(dst.ip()) {
@@ -300,7 +305,7 @@ impl Config {
     }
 
     fn alone(&self, endpoint: EndpointSpec, name: EndpointsName, protocol: Protocol) -> Arc<Backend> {
-        let ms = self.ms();
+        let ms = self.ms(now());
         let mut direct = self.0.direct.lock();
         if let Some((used, backend)) = direct.get_mut(&endpoint.key)
             && backend.name == name
@@ -344,8 +349,8 @@ impl Config {
     }
 
     /// SEMANTICS.md §1 "outbound lookup", steps 1, 2 and 4; `None` when it has been asked and not answered.
-    fn decide(&self, address: IpAddr, port: u16) -> Option<Destination> {
-        if let Some(known) = self.known(address, port) {
+    fn decide(&self, address: IpAddr, port: u16, now: Instant) -> Option<Destination> {
+        if let Some(known) = self.known(address, port, now) {
             return Some(known);
         }
         let settings = self.settings();
@@ -358,13 +363,12 @@ impl Config {
         }
         let name = address.to_string();
         let mut tables = self.0.tables.lock();
-        let now = now();
         let states = [Kind::Service, Kind::Workload].map(|kind| tables.subscriptions.state(kind, &name, now).cloned());
         match states {
             // Published between our two looks, or it answers to the name and lists no such address.
             [Some(State::Present(_)), _] | [_, Some(State::Present(_))] => {
                 drop(tables);
-                Some(self.known(address, port).unwrap_or(Destination::Unavailable))
+                Some(self.known(address, port, now).unwrap_or(Destination::Unavailable))
             }
             [Some(State::Refused), _] | [_, Some(State::Refused)] => Some(Destination::Unavailable),
             [Some(State::Absent(_)), Some(State::Absent(_))] => Some(outside),
@@ -378,17 +382,17 @@ impl Config {
         }
     }
 
-    fn known(&self, address: IpAddr, port: u16) -> Option<Destination> {
+    fn known(&self, address: IpAddr, port: u16, now: Instant) -> Option<Destination> {
         let snapshot = self.snapshot();
         if let Some(service) = snapshot.service_at(address) {
-            service.used.mark(self.ms());
+            service.used.mark(self.ms(now));
             let service = Arc::clone(service);
             return Some(match service.ports.get(&port).cloned() {
                 Some(port) => Destination::Service { service, port },
                 None => Destination::NoPort(service),
             });
         }
-        snapshot.workload_use(address)?.mark(self.ms());
+        snapshot.workload_use(address)?.mark(self.ms(now));
         Some(Destination::Workload(Arc::clone(snapshot.workload_at(address)?)))
     }
 
@@ -400,7 +404,7 @@ impl Config {
             return Some(Named::Nothing);
         }
         if let Some(service) = snapshot.service_for_host(host) {
-            service.used.mark(self.ms());
+            service.used.mark(self.ms(now()));
             return Some(Named::Service(Arc::clone(service)));
         }
         let mut tables = self.0.tables.lock();
@@ -422,8 +426,8 @@ impl Config {
         }
     }
 
-    fn ms(&self) -> u64 {
-        u64::try_from(now().saturating_duration_since(self.0.epoch).as_millis()).unwrap_or(u64::MAX)
+    fn ms(&self, now: Instant) -> u64 {
+        u64::try_from(now.saturating_duration_since(self.0.epoch).as_millis()).unwrap_or(u64::MAX)
     }
 }
 

@@ -7,6 +7,7 @@
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
@@ -95,6 +96,8 @@ pub(super) struct BackendState {
     budget: Budget,
     limits: Limiter,
     known: watch::Sender<bool>,
+    /// The same, for every request to ask without a lock.
+    is_known: AtomicBool,
 }
 
 /// A service's port as a target: its endpoints and the policy for calling them.
@@ -150,15 +153,17 @@ impl BackendState {
             budget: Budget::new(BudgetPolicy::default()),
             limits: Limiter::new(policy.limits),
             known: watch::Sender::new(false),
+            is_known: AtomicBool::new(false),
         })
     }
 
     pub(super) fn is_known(&self) -> bool {
-        *self.known.borrow()
+        self.is_known.load(Ordering::Acquire)
     }
 
     pub(super) fn set_endpoints(&self, endpoints: Vec<EndpointSpec>, now: Instant) {
         self.balancer.update(endpoints, now);
+        self.is_known.store(true, Ordering::Release);
         self.known.send_replace(true);
     }
 }

@@ -51,7 +51,10 @@ pub struct LastUse(AtomicU64);
 impl LastUse {
     /// Marks a use. Relaxed: an order of uses a millisecond apart decides nothing.
     pub fn mark(&self, ms: u64) {
-        self.0.fetch_max(ms, Ordering::Relaxed);
+        // Busy workers would pass the line to and fro for what is mostly there.
+        if self.get() < ms {
+            self.0.fetch_max(ms, Ordering::Relaxed);
+        }
     }
 
     fn get(&self) -> u64 {

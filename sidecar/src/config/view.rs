@@ -79,7 +79,7 @@ impl Config {
     /// nothing changes, also while the stream is open.
     pub fn age(&self) -> Option<Duration> {
         let applied = self.stats().applied.load(std::sync::atomic::Ordering::Relaxed).checked_sub(1)?;
-        Some(Duration::from_millis(self.ms().saturating_sub(applied)))
+        Some(Duration::from_millis(self.ms(super::now()).saturating_sub(applied)))
     }
 
     /// What `/config` answers. Not for the data path: it holds the tables' lock while it copies.

@@ -31,24 +31,46 @@ const END_TO_END: [HeaderName; 9] = [
     CACHE_CONTROL,
 ];
 
+/// With no more names than this a pass over all of them is cheaper than the hash that one is looked for by.
+const FEW: usize = 12;
+
+/// Whether a field is there: for those that mostly are not. Inlined, since which one is looked for is known where it is.
+#[inline]
+pub(crate) fn has(headers: &HeaderMap, name: &HeaderName) -> bool {
+    if headers.keys_len() <= FEW { headers.keys().any(|there| there == name) } else { headers.contains_key(name) }
+}
+
+/// The first two lines of a field: those that may be there once are right if there is no second.
+#[inline]
+pub(crate) fn first_two<'h>(headers: &'h HeaderMap, name: &HeaderName) -> [Option<&'h HeaderValue>; 2] {
+    if headers.keys_len() <= FEW {
+        let mut lines = headers.iter().filter(|(there, _)| *there == name).map(|(_, value)| value);
+        [lines.next(), lines.next()]
+    } else {
+        let mut lines = headers.get_all(name).iter();
+        [lines.next(), lines.next()]
+    }
+}
+
+/// Whether there is anything for [`strip_hop_by_hop`] to do. Without it a message offers no other protocol, either.
+pub fn has_hop_by_hop(headers: &HeaderMap) -> bool {
+    // One pass over the few names there are is cheaper than looking for each of these.
+    headers.keys().any(|name| {
+        *name == CONNECTION
+            || *name == TRANSFER_ENCODING
+            || *name == UPGRADE
+            || *name == TE
+            || *name == KEEP_ALIVE
+            || *name == PROXY_CONNECTION
+            || *name == HTTP2_SETTINGS
+    })
+}
+
 /// Removes what belongs to one connection only: the fields `Connection` names, `Connection` itself and those that are
 /// known to go with it. `TE` stays, as `trailers`, if that was among its members. `Upgrade` goes as well: who carries an
 /// upgrade out puts it back.
 pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
-    // One pass over the few names there are is cheaper than looking for each of these.
-    let is_one = |name: &HeaderName| {
-        matches!(
-            name.as_str(),
-            "connection"
-                | "keep-alive"
-                | "proxy-connection"
-                | "transfer-encoding"
-                | "upgrade"
-                | "http2-settings"
-                | "te"
-        )
-    };
-    if !headers.keys().any(is_one) {
+    if !has_hop_by_hop(headers) {
         return;
     }
     if headers.contains_key(CONNECTION) {
@@ -90,21 +112,28 @@ pub fn has_ours(headers: &HeaderMap) -> bool {
 /// Removes what only a verified peer may say: `x-weft-*` and `x-forwarded-client-cert`. `keep_deadline`: the headers
 /// are from the local app, whose `x-weft-deadline-ms` counts (SEMANTICS.md §6).
 pub fn strip_untrusted(headers: &mut HeaderMap, keep_deadline: bool) {
-    let is_one = |name: &&HeaderName| {
-        let name = name.as_str();
-        name.starts_with("x-")
-            && match name {
-                DEADLINE => !keep_deadline,
-                name => name.starts_with(OURS) || name == X_FORWARDED_CLIENT_CERT,
-            }
-    };
-    if !headers.keys().any(|name| is_one(&name)) {
+    if !has_untrusted(headers, keep_deadline) {
         return;
     }
+    let is_one = |name: &&HeaderName| is_untrusted(name, keep_deadline);
     let ours: SmallVec<[HeaderName; 4]> = headers.keys().filter(is_one).cloned().collect();
     for name in ours {
         headers.remove(name);
     }
+}
+
+/// Whether there is anything for [`strip_untrusted`] to do.
+pub fn has_untrusted(headers: &HeaderMap, keep_deadline: bool) -> bool {
+    headers.keys().any(|name| is_untrusted(name, keep_deadline))
+}
+
+fn is_untrusted(name: &HeaderName, keep_deadline: bool) -> bool {
+    let name = name.as_str();
+    name.starts_with("x-")
+        && match name {
+            DEADLINE => !keep_deadline,
+            name => name.starts_with(OURS) || name == X_FORWARDED_CLIENT_CERT,
+        }
 }
 
 /// Removes from trailers what must not be there because a recipient that merges trailers into headers would be misled
@@ -143,6 +172,9 @@ pub fn strip_forbidden_trailers(trailers: &mut HeaderMap) {
 /// Whether this is a gRPC message: content type `application/grpc`, alone or with `+…` or `;…`. (gRPC-Web is not.)
 pub fn is_grpc(headers: &HeaderMap) -> bool {
     const GRPC: &[u8] = b"application/grpc";
+    if !has(headers, &CONTENT_TYPE) {
+        return false;
+    }
     headers
         .get(CONTENT_TYPE)
         .and_then(|value| value.as_bytes().split_at_checked(GRPC.len()))
@@ -185,7 +217,7 @@ pub fn accepts_trailers(headers: &HeaderMap) -> bool {
 
 /// Whether a list field has this member, case apart.
 pub(crate) fn lists(headers: &HeaderMap, name: &HeaderName, member: &str) -> bool {
-    members(headers, name).any(|found| found.eq_ignore_ascii_case(member.as_bytes()))
+    has(headers, name) && members(headers, name).any(|found| found.eq_ignore_ascii_case(member.as_bytes()))
 }
 
 /// The members of a comma-separated list field, over all its lines, blanks trimmed, empty ones left out.

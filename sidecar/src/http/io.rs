@@ -21,6 +21,14 @@ pub trait Io: AsyncRead + AsyncWrite + Abort + Send + Unpin + 'static {
         true
     }
 
+    /// Whether the runtime has heard nothing of an idle connection: no bytes, no end. What TLS has to read on its own account
+    /// (session tickets) is read first.
+    fn is_quiet(&mut self) -> bool {
+        let mut byte = [0_u8; 1];
+        let mut buf = ReadBuf::new(&mut byte);
+        Pin::new(self).poll_read(&mut Context::from_waker(Waker::noop()), &mut buf).is_pending()
+    }
+
     /// Whether the peer reset the connection, of which a FIN is all that reading may have told. Without a socket: no.
     fn was_reset(&self) -> bool {
         false
@@ -31,6 +39,12 @@ pub trait Io: AsyncRead + AsyncWrite + Abort + Send + Unpin + 'static {
 pub type BoxedIo = Box<dyn Io>;
 
 impl Io for TcpStream {
+    fn is_quiet(&mut self) -> bool {
+        // No waker is left behind, as a poll would.
+        let mut byte = [0_u8; 1];
+        matches!(self.try_read(&mut byte), Err(error) if error.kind() == io::ErrorKind::WouldBlock)
+    }
+
     fn is_silent(&self) -> bool {
         let mut byte = [MaybeUninit::uninit(); 1];
         matches!(socket2::SockRef::from(self).peek(&mut byte), Err(error) if error.kind() == io::ErrorKind::WouldBlock)
@@ -75,6 +89,10 @@ impl<T: Io> Io for Wide<T> {
 impl Io for tokio::io::DuplexStream {}
 
 impl Io for BoxedIo {
+    fn is_quiet(&mut self) -> bool {
+        (**self).is_quiet()
+    }
+
     fn is_silent(&self) -> bool {
         (**self).is_silent()
     }
@@ -92,12 +110,4 @@ impl Abort for BoxedIo {
     fn plain(&self) -> Option<&TcpStream> {
         (**self).plain()
     }
-}
-
-/// Whether the runtime has heard nothing of an idle connection: no bytes, no end. What TLS has to read on its own account
-/// (session tickets) is read first.
-pub(crate) fn is_quiet<T: Io>(io: &mut T) -> bool {
-    let mut byte = [0_u8; 1];
-    let mut buf = ReadBuf::new(&mut byte);
-    Pin::new(io).poll_read(&mut Context::from_waker(Waker::noop()), &mut buf).is_pending()
 }

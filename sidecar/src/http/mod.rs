@@ -28,6 +28,7 @@ pub mod translate;
 
 use std::future::Future;
 use std::sync::Arc;
+use std::time::Instant;
 
 use ::http::request;
 use bytes::Bytes;
@@ -102,8 +103,9 @@ pub enum Proto {
 
 /// What forwards: `outbound/` and `inbound/`. Cloned once per stream, so keep it an `Arc` or two.
 pub trait Handler: Clone + Send + Sync + 'static {
-    /// Answers one request. The future is dropped when the client goes away, which must cancel what it began.
-    fn handle(&self, request: Request) -> impl Future<Output = Answer> + Send;
+    /// Answers one request, whose head has arrived `now`. The future is dropped when the client goes away, which must cancel
+    /// what it began.
+    fn handle(&self, request: Request, now: Instant) -> impl Future<Output = Answer> + Send;
 
     /// The server answered by itself, without asking: malformed or late heads, and caught panics. For counting.
     fn answered(&self, _reason: crate::reason::Reason) {}
@@ -112,8 +114,8 @@ pub trait Handler: Clone + Send + Sync + 'static {
 /// What a handler answers.
 #[derive(Debug)]
 pub enum Answer {
-    /// A response.
-    Response(Response),
+    /// A response. A pointer, as all the way from the upstream connection: it is handed on some twenty times.
+    Response(Box<Response>),
     /// No response. HTTP/2: the stream is reset with this code. HTTP/1 cannot say it: 503, `connection: close`, and
     /// towards a mesh peer `x-weft-not-processed: 1` when refused.
     Reset(Reset),
@@ -121,7 +123,7 @@ pub enum Answer {
 
 impl From<Response> for Answer {
     fn from(response: Response) -> Self {
-        Self::Response(response)
+        Self::Response(Box::new(response))
     }
 }
 

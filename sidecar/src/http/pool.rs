@@ -25,8 +25,8 @@ mod limited;
 mod state;
 
 use std::future::Future;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock, Weak};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
@@ -136,14 +136,44 @@ struct Shared {
     me: Weak<Shared>,
 }
 
-/// A request's wait for a connection, for whoever sent it.
-#[derive(Debug, Default)]
+/// A request's wait for a connection and its answer, for whoever sent it.
+#[derive(Debug)]
 pub struct Wait {
+    since: Instant,
     held: AtomicBool,
-    over: OnceLock<Instant>,
+    over: Moment,
+    answered: Moment,
+}
+
+/// A moment after another that is known: its nanoseconds, [`Moment::NEVER`] until it comes.
+#[derive(Debug)]
+struct Moment(AtomicU64);
+
+impl Moment {
+    const NEVER: u64 = u64::MAX;
+
+    const fn never() -> Self {
+        Self(AtomicU64::new(Self::NEVER))
+    }
+
+    // Relaxed: who asks has been told by other means that it may have come.
+    fn set(&self, since: Instant, at: Instant) {
+        let after = at.saturating_duration_since(since).as_nanos();
+        self.0.store(u64::try_from(after).unwrap_or(Self::NEVER), Ordering::Relaxed);
+    }
+
+    fn get(&self, since: Instant) -> Option<Instant> {
+        let after = self.0.load(Ordering::Relaxed);
+        (after != Self::NEVER).then(|| since + Duration::from_nanos(after))
+    }
 }
 
 impl Wait {
+    /// Of a request that is about to be sent: `now`, for who reads the clock once for all that happens at once.
+    pub fn since(now: Instant) -> Self {
+        Self { since: now, held: AtomicBool::new(false), over: Moment::never(), answered: Moment::never() }
+    }
+
     /// Whether, at the moment, a limit holds the request back and the endpoint does not know of it: no connection has been
     /// found for it, and none is being opened.
     pub fn is_held(&self) -> bool {
@@ -153,7 +183,12 @@ impl Wait {
     /// When the connection was there, if the request had to wait for it: what came before says nothing of how fast the
     /// endpoint answers.
     pub fn over(&self) -> Option<Instant> {
-        self.over.get().copied()
+        self.over.get(self.since)
+    }
+
+    /// When the response's head was there, if it was.
+    pub fn answered(&self) -> Option<Instant> {
+        self.answered.get(self.since)
     }
 }
 
@@ -197,7 +232,7 @@ impl Pool {
         C: Fn() -> F + Send,
         F: Future<Output = Result<Connected, ConnectError>> + Send + 'static,
     {
-        self.send_noting(request, connect, &Wait::default()).await
+        self.send_noting(request, connect, &Wait::since(Instant::now())).await.map(|response| *response)
     }
 
     /// As [`Self::send`], and `wait` tells how long a connection was waited for.
@@ -212,22 +247,26 @@ impl Pool {
         request: impl Into<Outgoing<'_>>,
         connect: C,
         wait: &Wait,
-    ) -> Result<Response, SendError>
+    ) -> Result<Box<Response>, SendError>
     where
         C: Fn() -> F + Send,
         F: Future<Output = Result<Connected, ConnectError>> + Send + 'static,
     {
         let (lease, now) = {
             let mut waiting = Waiting { shared: &self.0, ticket: None, wait };
-            std::future::poll_fn(|cx| waiting.poll(&connect, cx)).await?
+            let mut now = Some(wait.since);
+            std::future::poll_fn(|cx| waiting.poll(&connect, now.take().unwrap_or_else(Instant::now), cx)).await?
         };
         let awaited = self.0.waits.begin(now.into_std());
+        let mut answered = None;
         let sent = match lease {
-            Lease::H1(connection) => connection.send(request).await,
-            Lease::H2(handle, permit) => handle.send(permit, request).await,
+            Lease::H1(connection) => connection.send_noting(request, &mut answered).await,
+            Lease::H2(handle, permit) => handle.send(permit, request).await.map(Box::new),
         };
         if sent.is_ok() {
-            awaited.over();
+            let answered = answered.unwrap_or_else(Instant::now);
+            wait.answered.set(wait.since, answered);
+            awaited.over(answered.into_std());
         }
         sent
     }
@@ -288,7 +327,12 @@ struct Waiting<'a> {
 }
 
 impl Waiting<'_> {
-    fn poll<C, F>(&mut self, connect: &C, cx: &mut Context<'_>) -> Poll<Result<(Lease, Instant), SendError>>
+    fn poll<C, F>(
+        &mut self,
+        connect: &C,
+        now: Instant,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<(Lease, Instant), SendError>>
     where
         C: Fn() -> F + Send,
         F: Future<Output = Result<Connected, ConnectError>> + Send + 'static,
@@ -296,15 +340,18 @@ impl Waiting<'_> {
         loop {
             let mut state = self.shared.state.lock();
             self.wait.held.store(false, Ordering::Relaxed);
-            let now = Instant::now();
             match state.choose(self.ticket, Worker::current(), cx.waker(), now) {
                 Choice::H1(mut idle) => {
+                    // Who never waited leaves nothing behind, and nobody to be told.
+                    let alone = self.ticket.is_none() && state.is_calm();
                     drop(state);
                     // A connection this young has not been anybody's yet.
                     let idle_for = now.saturating_duration_since(idle.since);
                     let fresh = idle.connection.served() == 0 && idle_for < Duration::from_secs(1);
                     if fresh || idle.connection.is_reusable(idle_for) {
-                        self.served(self.shared.state.lock(), now);
+                        if !alone {
+                            self.served(self.shared.state.lock(), now);
+                        }
                         return Poll::Ready(Ok((Lease::H1(idle.connection), now)));
                     }
                     // Closed by the server while it was idle: dropping it tells the count. Its place among the waiters is
@@ -353,7 +400,7 @@ impl Waiting<'_> {
     /// It has what it waited for, if it had to wait.
     fn served(&mut self, state: MutexGuard<'_, State>, now: Instant) {
         if self.ticket.is_some() {
-            let _ = self.wait.over.set(now);
+            self.wait.over.set(self.wait.since, now);
         }
         self.leave(state);
     }
@@ -476,10 +523,14 @@ impl Shared {
                 self.limits.unclaim();
             }
         }
-        let (idle, waker) = self.state.lock().stream_ended(id, Instant::now());
+        let (idle, waker, reaps) = {
+            let mut state = self.state.lock();
+            let (idle, waker) = state.stream_ended(id, Instant::now());
+            (idle, waker, state.is_reaping())
+        };
         wake(waker);
         if idle {
-            self.idle();
+            self.idle(reaps);
         }
     }
 
@@ -531,15 +582,19 @@ fn wake(wakers: impl IntoIterator<Item = Waker>) {
 }
 
 impl Home for Shared {
-    fn give_back(self: Arc<Self>, connection: H1) {
+    fn give_back(self: Arc<Self>, connection: H1, now: Instant) {
         if self.limits.claim() {
             drop(connection);
             return;
         }
-        let (refused, waker) = self.state.lock().give_back(connection, Instant::now());
+        let (refused, waker, reaps) = {
+            let mut state = self.state.lock();
+            let (refused, waker) = state.give_back(connection, now);
+            (refused, waker, state.is_reaping())
+        };
         drop(refused);
         wake(waker);
-        self.idle();
+        self.idle(reaps);
     }
 
     fn closed(&self) {

@@ -13,7 +13,7 @@
 use bytes::{BufMut, BytesMut};
 use http::header::{CONTENT_LENGTH, COOKIE, HOST, HeaderName, HeaderValue};
 use http::uri::{Authority, PathAndQuery, Scheme};
-use http::{HeaderMap, Method, StatusCode, Uri, Version, request, response};
+use http::{HeaderMap, Method, Response, StatusCode, Uri, Version, request, response};
 
 use super::h1::{ReasonPhrase, target};
 use super::hygiene;
@@ -158,7 +158,7 @@ pub fn response_to_mesh_h2(mut parts: response::Parts) -> Result<response::Parts
         return Err(Conflict::Tunnel);
     }
     hygiene::strip_hop_by_hop(&mut parts.headers);
-    drop_meaningless_length(&mut parts);
+    drop_meaningless_length(parts.status, &mut parts.headers);
     parts.extensions.remove::<ReasonPhrase>();
     parts.version = Version::HTTP_2;
     Ok(parts)
@@ -167,18 +167,18 @@ pub fn response_to_mesh_h2(mut parts: response::Parts) -> Result<response::Parts
 /// Makes a response from a mesh peer ready for a client that spoke `client`. Framing is chosen by
 /// [`Framing::for_response`](super::h1::Framing::for_response); a 1xx is not for a client that
 /// [knows none](AppVersion::knows_informational).
-pub fn response_from_mesh_h2(mut parts: response::Parts, client: AppVersion) -> response::Parts {
-    hygiene::strip_hop_by_hop(&mut parts.headers);
-    drop_meaningless_length(&mut parts);
-    parts.version = client.version();
-    parts
+pub fn response_from_mesh_h2<B>(response: &mut Response<B>, client: AppVersion) {
+    let status = response.status();
+    hygiene::strip_hop_by_hop(response.headers_mut());
+    drop_meaningless_length(status, response.headers_mut());
+    *response.version_mut() = client.version();
 }
 
 /// 1xx and 204 have no content and no length (RFC 9110 §8.6); with HEAD and 304 the length is that of GET's content, and
 /// stays.
-fn drop_meaningless_length(parts: &mut response::Parts) {
-    if parts.status.is_informational() || parts.status == StatusCode::NO_CONTENT {
-        parts.headers.remove(CONTENT_LENGTH);
+fn drop_meaningless_length(status: StatusCode, headers: &mut HeaderMap) {
+    if status.is_informational() || status == StatusCode::NO_CONTENT {
+        headers.remove(CONTENT_LENGTH);
     }
 }
 

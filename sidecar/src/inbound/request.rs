@@ -9,6 +9,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Instant;
 
 use http::header::{HeaderName, HeaderValue};
 use http::{Method, Version};
@@ -48,8 +49,8 @@ pub(super) struct RequestHandler {
 }
 
 impl Handler for RequestHandler {
-    async fn handle(&self, request: Request) -> Answer {
-        Box::pin(self.answer(request)).await
+    async fn handle(&self, request: Request, now: Instant) -> Answer {
+        Box::pin(self.answer(request, now)).await
     }
 
     fn answered(&self, reason: Reason) {
@@ -67,7 +68,7 @@ enum Failure {
 }
 
 impl RequestHandler {
-    async fn answer(&self, request: Request) -> Answer {
+    async fn answer(&self, request: Request, now: Instant) -> Answer {
         let inbound = &self.inbound;
         let (mut parts, body) = request.into_parts();
         if !self.sidecar {
@@ -76,16 +77,16 @@ impl RequestHandler {
         }
         inbound.settings.args.panic_if_asked(parts.uri.path());
         // The client's sidecar decides whether to sample; a plain client's request begins here.
-        let per_10000 = if self.sidecar { 0 } else { inbound.config.settings().tracing_sample_per_10000 };
-        let mut record = Record::of(&inbound.telemetry, Direction::Inbound, &mut parts, per_10000);
+        let per_10000 = || if self.sidecar { 0 } else { inbound.config.settings().tracing_sample_per_10000 };
+        let mut record = Record::of(&inbound.telemetry, Direction::Inbound, &mut parts, per_10000, now);
         record.mtls = self.peer.is_some();
         record.tries = 1;
         record.peer(self.peer.as_ref());
-        match self.deliver(Request::from_parts(parts, body)).await {
+        match self.deliver(Request::from_parts(parts, body), now).await {
             Ok(response) => {
                 record.status = response.status();
                 let (parts, body) = response.into_parts();
-                Answer::Response(Response::from_parts(parts, body.observed(Riding { record, _guards: () })))
+                Response::from_parts(parts, body.observed(Riding { record, _guards: () })).into()
             }
             Err(Failure::Own(own)) => {
                 inbound.telemetry.metrics.refused("inbound", own.reason);
@@ -93,7 +94,7 @@ impl RequestHandler {
                 record.reason = Some(own.reason);
                 record.status = own.status();
                 let (parts, body) = own.response(record.is_grpc(), self.peer.is_some()).into_parts();
-                Answer::Response(Response::from_parts(parts, body.observed(Riding { record, _guards: () })))
+                Response::from_parts(parts, body.observed(Riding { record, _guards: () })).into()
             }
             Err(Failure::Reset(reset, reason)) => {
                 inbound.telemetry.metrics.refused("inbound", reason);
@@ -104,8 +105,7 @@ impl RequestHandler {
         }
     }
 
-    async fn deliver(&self, mut request: Request) -> Result<Response, Failure> {
-        let now = tokio::time::Instant::now().into_std();
+    async fn deliver(&self, mut request: Request, now: Instant) -> Result<Response, Failure> {
         let deadline = Deadline::of_request(now, None, request.headers());
         if deadline.is_spent(now) {
             let detail = "the client's deadline had passed when the request arrived";
@@ -176,16 +176,16 @@ async fn exchange(inbound: &Inbound, destination: SocketAddr, request: Request) 
         (parts, app)
     };
     let proto = if app == AppVersion::H2 { Proto::H2 } else { Proto::H1 };
-    let response = send(inbound, destination, proto, Request::from_parts(parts, body)).await?;
-    let (mut parts, body) = response.into_parts();
+    let mut response = send(inbound, destination, proto, Request::from_parts(parts, body)).await?;
     // What an app says in our name would be believed by its client's sidecar, down to sending a POST again.
-    hygiene::strip_untrusted(&mut parts.headers, false);
-    let parts = if from_h2 {
-        translate::response_to_mesh_h2(parts).map_err(|conflict| unsendable(&conflict))?
-    } else {
-        translate::response_from_mesh_h2(parts, app)
-    };
-    Ok(Response::from_parts(parts, body))
+    hygiene::strip_untrusted(response.headers_mut(), false);
+    if from_h2 {
+        let (parts, body) = response.into_parts();
+        let parts = translate::response_to_mesh_h2(parts).map_err(|conflict| unsendable(&conflict))?;
+        return Ok(Response::from_parts(parts, body));
+    }
+    translate::response_from_mesh_h2(&mut response, app);
+    Ok(response)
 }
 
 async fn send(

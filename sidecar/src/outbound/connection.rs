@@ -219,8 +219,8 @@ impl Outbound {
     ) -> Carrying {
         self.telemetry.metrics.connection("outbound", if proto == Proto::H1 { "http/1" } else { "http/2" }, false);
         Box::pin(async move {
-            let handler =
-                RequestHandler { outbound: Arc::clone(&self), by, client, refused: Arc::new(Mutex::new(refused)) };
+            let refused = refused.map(|own| Arc::new(Mutex::new(Some(own))));
+            let handler = RequestHandler { outbound: Arc::clone(&self), by, client, refused };
             let served = serve(Prefixed::new(buf, stream), proto, handler, &self.server, self.drain.clone());
             if let Err(error) = served.await {
                 tracing::debug!(%client, destination = %by.address(), %error, "outbound connection ended");

@@ -72,6 +72,6 @@ impl Outbound {
     /// Whether this address is this very pod's.
     fn is_own(&self, addr: SocketAddr) -> bool {
         addr.ip() == self.settings.args.pod_address
-            || self.config.own().is_some_and(|own| own.addresses.contains(&addr.ip()))
+            || self.config.snapshot().own().is_some_and(|own| own.addresses.contains(&addr.ip()))
     }
 }

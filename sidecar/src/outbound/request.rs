@@ -9,6 +9,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Instant;
 
 use http::request::Parts;
 use parking_lot::Mutex;
@@ -51,12 +52,15 @@ pub(super) struct RequestHandler {
     pub(super) by: By,
     pub(super) client: SocketAddr,
     /// What the first request is answered, where the connection itself has already waited in vain.
-    pub(super) refused: Arc<Mutex<Option<OwnAnswer>>>,
+    pub(super) refused: Option<Arc<Mutex<Option<OwnAnswer>>>>,
 }
 
 impl Handler for RequestHandler {
-    async fn handle(&self, request: Request) -> Answer {
-        Answer::Response(Box::pin(self.answer(request)).await)
+    fn handle(&self, request: Request, now: Instant) -> impl Future<Output = Answer> + Send {
+        // Made where it is to lie: a box filled afterwards is a copy of kilobytes.
+        let place = Box::new_uninit();
+        let answer = Box::into_pin(Box::write(place, self.answer(request, now)));
+        async move { Answer::Response(answer.await) }
     }
 
     fn answered(&self, reason: Reason) {
@@ -68,20 +72,21 @@ impl Handler for RequestHandler {
 }
 
 impl RequestHandler {
-    async fn answer(&self, request: Request) -> Response {
+    async fn answer(&self, request: Request, now: Instant) -> Box<Response> {
         let (mut parts, body) = request.into_parts();
         // From the local app only the deadline is believed (SEMANTICS.md §6).
         hygiene::strip_untrusted(&mut parts.headers, true);
         self.outbound.settings.args.panic_if_asked(parts.uri.path());
-        let per_10000 = self.outbound.config.settings().tracing_sample_per_10000;
-        let mut record = Record::of(&self.outbound.telemetry, Direction::Outbound, &mut parts, per_10000);
+        let per_10000 = || self.outbound.config.settings().tracing_sample_per_10000;
+        let mut record = Record::of(&self.outbound.telemetry, Direction::Outbound, &mut parts, per_10000, now);
         let forwarded = self.forward(&mut parts, body, &mut record).await;
         h1::give_map(parts.headers);
         match forwarded {
-            Ok(Kept { response, guards }) => {
+            Ok(Kept { mut response, guards }) => {
                 record.status = response.status();
-                let (parts, body) = response.into_parts();
-                Response::from_parts(parts, body.observed(Riding { record, _guards: guards }))
+                let body = response.body_mut();
+                *body = std::mem::take(body).observed(Riding { record, _guards: guards });
+                response
             }
             Err(own) => {
                 tracing::debug!(reason = %own.reason, detail = %own.detail, service = %record.service, "answered by the sidecar");
@@ -90,13 +95,13 @@ impl RequestHandler {
                 self.outbound.telemetry.metrics.refused("outbound", own.reason);
                 let response = own.response(record.is_grpc(), true);
                 let (parts, body) = response.into_parts();
-                Response::from_parts(parts, body.observed(Riding { record, _guards: () }))
+                Box::new(Response::from_parts(parts, body.observed(Riding { record, _guards: () })))
             }
         }
     }
 
     async fn forward(&self, request: &mut Parts, body: Body, record: &mut Record) -> Result<Kept, OwnAnswer> {
-        if let Some(own) = self.refused.lock().take() {
+        if let Some(own) = self.refused.as_ref().and_then(|refused| refused.lock().take()) {
             return Err(own);
         }
         let address = self.by.address();
@@ -109,7 +114,17 @@ impl RequestHandler {
         let mut called = Protocol::Auto;
         // The rule that matched, and the filters of the target it chose.
         let mut chosen = None;
-        let backend = match self.destination(host.as_deref()).await {
+        let mut now = record.started();
+        let known = if host.is_none() { self.outbound.config.known_destination(address, now) } else { None };
+        let destination = match known {
+            Some(known) => known,
+            None => {
+                let destination = self.destination(host.as_deref()).await;
+                now = tokio::time::Instant::now().into_std();
+                destination
+            }
+        };
+        let backend = match destination {
             Destination::Service { service, port: found } => {
                 record.service = (&service.label).into();
                 port = found;
@@ -163,7 +178,7 @@ impl RequestHandler {
             per_try: rule.and_then(|rule| rule.backend_request_timeout),
             retry: rule.and_then(|rule| rule.retry.as_ref()),
         };
-        let mut kept = match (self.try_backend(plan, request, body, record).await, rule) {
+        let mut kept = match (self.try_backend(plan, request, body, record, now).await, rule) {
             (Ok(kept), _) => for_the_app(kept),
             (Err(own), Some(rule)) => return Err(own.with_context(name_of(rule))),
             (Err(own), None) => return Err(own),
@@ -191,16 +206,20 @@ impl RequestHandler {
         request: &mut Parts,
         body: Body,
         record: &mut Record,
+        mut now: Instant,
     ) -> Result<Kept, OwnAnswer> {
         if record.backend.is_empty() {
             record.backend = (&plan.backend.label).into();
         }
         // A rule that has just changed may name a backend whose endpoints are one round trip away.
-        if !plan.backend.is_known() && !Box::pin(plan.backend.endpoints_known(LOOKUP_TIMEOUT)).await {
-            let detail = format!("the control plane did not say in time which endpoints {} has", plan.backend.name);
-            return Err(OwnAnswer::new(Reason::ConfigUnavailable, detail));
+        if !plan.backend.is_known() {
+            if !Box::pin(plan.backend.endpoints_known(LOOKUP_TIMEOUT)).await {
+                let detail = format!("the control plane did not say in time which endpoints {} has", plan.backend.name);
+                return Err(OwnAnswer::new(Reason::ConfigUnavailable, detail));
+            }
+            now = tokio::time::Instant::now().into_std();
         }
-        Tries { outbound: &self.outbound, client: self.client, plan }.run(request, body, record).await
+        Tries { outbound: &self.outbound, client: self.client, plan, now }.run(request, body, record).await
     }
 }
 
@@ -212,7 +231,10 @@ fn name_of(rule: &Rule<Arc<Backend>>) -> String {
 /// What a mesh peer's sidecar says about itself is for us; the app is told only why (`x-weft-reason`).
 fn for_the_app(mut kept: Kept) -> Kept {
     let headers = kept.response.headers_mut();
-    let reason = if hygiene::has_ours(headers) { headers.get(headers::REASON).cloned() } else { None };
+    if !hygiene::has_untrusted(headers, false) {
+        return kept;
+    }
+    let reason = headers.get(headers::REASON).cloned();
     hygiene::strip_untrusted(headers, false);
     if let Some(reason) = reason {
         headers.insert(headers::REASON, reason);
@@ -233,7 +255,7 @@ fn find<'a>(routes: &'a RouteTable<Arc<Backend>>, request: &Parts) -> Option<&'a
 fn request_deadline(
     request: &Parts,
     timeout: Option<std::time::Duration>,
-    now: std::time::Instant,
+    now: Instant,
 ) -> Result<Deadline, OwnAnswer> {
     let timeout = timeout.filter(|timeout| !timeout.is_zero());
     let deadline = Deadline::of_request(now, timeout, &request.headers);

@@ -2,6 +2,7 @@
 //! `resilience::Retry` decide whether another try is safe. This file only acts: what counts as what is in [`judge`], and
 //! every row of it is a row of SEMANTICS.md §3 ("retries", "outlier detection") or §1 ("telling the truth").
 
+use std::borrow::Cow;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
@@ -41,21 +42,21 @@ pub(super) struct Tries<'a> {
     pub(super) outbound: &'a Arc<Outbound>,
     pub(super) client: SocketAddr,
     pub(super) plan: Plan<'a>,
+    /// When they begin.
+    pub(super) now: Instant,
 }
 
 /// The response that is passed on, and what must live until its last byte.
 pub(super) struct Kept {
-    pub(super) response: Response,
+    pub(super) response: Box<Response>,
     pub(super) guards: Guards,
 }
 
-/// Load and limits are counted until these are dropped.
+/// Load and limits are counted until these are dropped. A retry's permit ends with its try.
 pub(super) struct Guards {
     _pick: Pick,
     _active: ActiveGuard,
     _request: RequestGuard,
-    /// Holds the permit of the retry under way.
-    _retry: Retry,
 }
 
 /// What one try came to.
@@ -64,7 +65,7 @@ struct Judged {
     /// For the endpoint's record.
     result: TryResult,
     /// What the client gets if this was the last try.
-    end: Result<Response, OwnAnswer>,
+    end: Result<Box<Response>, OwnAnswer>,
 }
 
 impl Tries<'_> {
@@ -73,8 +74,10 @@ impl Tries<'_> {
         let Some(at) = self.plan.deadline.at() else { return tries.as_mut().await };
         match tokio::time::timeout_at(at.into(), tries.as_mut()).await {
             // The deadline is that of the whole response (GEP-1742): from the head on, what is late is cut.
-            Ok(Ok(Kept { response, guards })) => {
-                Ok(Kept { response: response.map(|body| body.until(at.into())), guards })
+            Ok(Ok(mut kept)) => {
+                let body = kept.response.body_mut();
+                *body = std::mem::take(body).until(at.into());
+                Ok(kept)
             }
             Ok(Err(own)) => Err(own),
             // During a back-off: a try ends by itself, so that its endpoint is told.
@@ -90,17 +93,19 @@ impl Tries<'_> {
             .request()
             .map_err(|full| OwnAnswer::new(Reason::Overflow, format!("{}: {full}", backend.name)))?;
         let active = backend.budget.begin();
-        let mut retry = Retry::new(self.retry_policy(), &parts.method, record.is_grpc());
+        let retry_policy = self.retry_policy();
+        let mut retry = Retry::new(&*retry_policy, &parts.method, record.is_grpc());
+        let of_the_connection = hygiene::has_hop_by_hop(&parts.headers);
         // In HTTP/2 a CONNECT is a stream like any other, and is carried as one.
         let tunnels = parts.version != Version::HTTP_2
-            && (parts.method == Method::CONNECT || hygiene::is_upgrade(&parts.headers));
-        if !tunnels {
+            && (parts.method == Method::CONNECT || (of_the_connection && hygiene::is_upgrade(&parts.headers)));
+        if of_the_connection && !tunnels {
             // Once for all tries.
             hygiene::strip_hop_by_hop(&mut parts.headers);
         }
         let mut replay = Some(Replay::new(body, if retry.may_retry() { settings.replay_limit } else { 0 }));
         let mut tried: SmallVec<[EndpointKey; 3]> = SmallVec::new();
-        let mut now = tokio::time::Instant::now().into_std();
+        let mut now = self.now;
         loop {
             let request = PickRequest { avoid: &tried, client: Some(self.client.ip()) };
             let pick = backend
@@ -116,9 +121,9 @@ impl Tries<'_> {
                 // The last try: from here on nothing of the body is kept.
                 replay = None;
             }
-            let wait = Wait::default();
+            let wait = Wait::since(now.into());
             let judged = self.once(&pick, parts, body, tunnels, now, &wait).await;
-            let ended = tokio::time::Instant::now().into_std();
+            let ended = wait.answered().unwrap_or_else(tokio::time::Instant::now).into_std();
             let sent = wait.over().map_or(now, tokio::time::Instant::into_std);
             if judged.result == TryResult::Silent {
                 self.outbound.upstreams.suspect(pick.endpoint());
@@ -133,7 +138,7 @@ impl Tries<'_> {
                         let metrics = &self.outbound.telemetry.metrics;
                         metrics.of_backend(&metrics.retries_over_budget, &(&backend.label).into());
                     }
-                    let guards = Guards { _pick: pick, _active: active, _request: request_guard, _retry: retry };
+                    let guards = Guards { _pick: pick, _active: active, _request: request_guard };
                     return judged.end.map(|response| Kept { response, guards });
                 }
                 NextTry::At { when } => {
@@ -150,14 +155,14 @@ impl Tries<'_> {
         }
     }
 
-    fn retry_policy(&self) -> RetryPolicy {
+    fn retry_policy(&self) -> Cow<'_, RetryPolicy> {
         let Plan { backend, retry, .. } = &self.plan;
         match retry {
             _ if !self.outbound.settings.args.retries.is_on() => {
-                RetryPolicy { max_retries: 0, ..backend.retry.clone() }
+                Cow::Owned(RetryPolicy { max_retries: 0, ..backend.retry.clone() })
             }
-            Some(rule) => backend.retry.with(rule),
-            None => backend.retry.clone(),
+            Some(rule) => Cow::Owned(backend.retry.with(rule)),
+            None => Cow::Borrowed(&backend.retry),
         }
     }
 
@@ -220,7 +225,7 @@ impl Outbound {
 }
 
 /// What a try means, for the retry, for the endpoint and for the client.
-fn judge(sent: Result<Response, SendError>, endpoint: SocketAddr) -> Judged {
+fn judge(sent: Result<Box<Response>, SendError>, endpoint: SocketAddr) -> Judged {
     let error = match sent {
         Ok(response) => return judge_response(response, endpoint),
         Err(error) => error,
@@ -255,7 +260,7 @@ fn judge(sent: Result<Response, SendError>, endpoint: SocketAddr) -> Judged {
     Judged { outcome, result, end }
 }
 
-fn judge_response(response: Response, endpoint: SocketAddr) -> Judged {
+fn judge_response(response: Box<Response>, endpoint: SocketAddr) -> Judged {
     let headers = response.headers();
     let status = response.status();
     let by_peer = hygiene::has_ours(headers);

@@ -284,7 +284,11 @@ pub(super) struct Exchange<'a> {
 
 impl Exchange<'_> {
     /// A lent head is free of what belongs to the client's connection alone.
-    pub(super) async fn send(&self, endpoint: &Arc<Endpoint>, request: Outgoing<'_>) -> Result<Response, SendError> {
+    pub(super) async fn send(
+        &self,
+        endpoint: &Arc<Endpoint>,
+        request: Outgoing<'_>,
+    ) -> Result<Box<Response>, SendError> {
         let mut response = self.exchange(endpoint, request).await?;
         if endpoint.mesh().is_none() {
             // Nobody vouches for what it says in a sidecar's name: "not processed" would have a POST sent again.
@@ -293,7 +297,7 @@ impl Exchange<'_> {
         Ok(response)
     }
 
-    async fn exchange(&self, endpoint: &Arc<Endpoint>, request: Outgoing<'_>) -> Result<Response, SendError> {
+    async fn exchange(&self, endpoint: &Arc<Endpoint>, request: Outgoing<'_>) -> Result<Box<Response>, SendError> {
         let client = AppVersion::from(request.version());
         let request = match self.is_for_http1(&request) {
             true => in_http1(request.into_owned()).map_err(|conflict| unsendable(&conflict))?.into(),
@@ -301,10 +305,10 @@ impl Exchange<'_> {
         };
         // What is rare is boxed: every request's future would have room for it.
         if self.outbound.is_own(endpoint.addr()) {
-            return Box::pin(self.to_ourselves(endpoint.addr(), request.into_owned())).await;
+            return Box::pin(self.to_ourselves(endpoint.addr(), request.into_owned())).await.map(Box::new);
         }
         if self.tunnels {
-            return Box::pin(self.tunnel(endpoint, request.into_owned())).await;
+            return Box::pin(self.tunnel(endpoint, request.into_owned())).await.map(Box::new);
         }
         if endpoint.mesh().is_some() {
             let response = self.pooled(endpoint, Proto::H2, self.for_mesh(request.into_owned())?.into()).await?;
@@ -338,8 +342,9 @@ impl Exchange<'_> {
         if self.tunnels || !is_h2c(self.backend.protocol) {
             return inbound.deliver_own(address, request).await;
         }
-        let response = inbound.deliver_own(address, self.for_mesh(request)?).await?;
-        Ok(for_client(response, client))
+        let mut response = inbound.deliver_own(address, self.for_mesh(request)?).await?;
+        translate::response_from_mesh_h2(&mut response, client);
+        Ok(response)
     }
 
     /// As it travels between sidecars.
@@ -359,7 +364,7 @@ impl Exchange<'_> {
         endpoint: &Arc<Endpoint>,
         proto: Proto,
         request: Outgoing<'_>,
-    ) -> Result<Response, SendError> {
+    ) -> Result<Box<Response>, SendError> {
         let pool = self.outbound.upstreams.pool(self.backend, endpoint, proto);
         pool.send_noting(request, || connect(self.outbound, self.backend, endpoint, proto), self.wait).await
     }
@@ -430,9 +435,9 @@ fn is_h2c(declared: Protocol) -> bool {
     matches!(declared, Protocol::Http2 | Protocol::Grpc)
 }
 
-fn for_client(response: Response, client: AppVersion) -> Response {
-    let (parts, body) = response.into_parts();
-    Response::from_parts(translate::response_from_mesh_h2(parts, client), body)
+fn for_client(mut response: Box<Response>, client: AppVersion) -> Box<Response> {
+    translate::response_from_mesh_h2(&mut response, client);
+    response
 }
 
 fn unsendable(conflict: &translate::Conflict) -> SendError {

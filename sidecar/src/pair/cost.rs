@@ -70,7 +70,7 @@ fn app_apart() -> std::net::SocketAddr {
 /// the client here makes none, and the app is on another thread. One that is new is noticed.
 #[test]
 fn allocations_of_a_request() {
-    const MOST: u64 = 2;
+    const MOST: u64 = 3;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let (web, mut client) = runtime.block_on(async {
         let web = Sidecar::new(&TestCa::new("weft.local"), "web");

@@ -55,7 +55,7 @@ use crate::listen::{Accept, Scope, drain as draining};
 use crate::outbound::Outbound;
 use crate::runtime::directions;
 use crate::settings::{RunArgs, Settings};
-use crate::telemetry::{Local, Metrics, Telemetry};
+use crate::telemetry::{Local, Metrics, Parts, Telemetry};
 
 use wire::{App, Wire};
 
@@ -135,7 +135,7 @@ impl Sidecar {
         ];
         let flags = own.into_iter().chain(flags.iter().map(|flag| (*flag).to_owned()));
         let settings = Arc::new(Settings::check(Cli::parse_from(flags).run).unwrap());
-        let telemetry = Telemetry {
+        let telemetry = Telemetry::from(Parts {
             metrics: Arc::new(Metrics::default()),
             access_log: None,
             spans: false,
@@ -145,7 +145,7 @@ impl Sidecar {
                 workload: arc_swap::ArcSwap::from_pointee(account.into()),
                 identity: settings.identity.clone(),
             }),
-        };
+        });
         let config_settings = ConfigSettings {
             pod_address: address.to_string(),
             cluster_cidrs: settings.args.cluster_cidr.clone(),

@@ -18,6 +18,7 @@
 //! Not here: where the next try goes (`balance/`, by `PickRequest::avoid`), and the request's deadline, which the
 //! caller compares with [`NextTry::At`].
 
+use std::borrow::Borrow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -119,10 +120,10 @@ pub enum NextTry {
     },
 }
 
-/// One request's retries.
+/// One request's retries, by its own policy or by one that is lent.
 #[derive(Debug)]
-pub struct Retry {
-    policy: RetryPolicy,
+pub struct Retry<P> {
+    policy: P,
     /// Whether running it twice is as good as once.
     idempotent: bool,
     retries: u32,
@@ -130,9 +131,9 @@ pub struct Retry {
     permit: Option<RetryPermit>,
 }
 
-impl Retry {
+impl<P: Borrow<RetryPolicy>> Retry<P> {
     /// For a request of `method`, before its first try.
-    pub fn new(policy: RetryPolicy, method: &Method, is_grpc: bool) -> Self {
+    pub fn new(policy: P, method: &Method, is_grpc: bool) -> Self {
         Self { policy, idempotent: !is_grpc && is_idempotent(method), retries: 0, permit: None }
     }
 
@@ -147,7 +148,7 @@ impl Retry {
     ) -> NextTry {
         // The try that has just ended no longer weighs on the backend.
         self.permit = None;
-        if self.retries >= self.policy.max_retries || !body_replayable || !self.may_repeat(outcome) {
+        if !self.may_retry() || !body_replayable || !self.may_repeat(outcome) {
             return NextTry::Return;
         }
         // The budget bounds repeated work. A try that provably did none has none to repeat: when an endpoint dies with
@@ -157,7 +158,7 @@ impl Retry {
             self.permit = Some(permit);
         }
         self.retries += 1;
-        let wait = self.policy.backoff(self.retries, rng);
+        let wait = self.policy.borrow().backoff(self.retries, rng);
         match now.checked_add(wait) {
             Some(when) => NextTry::At { when },
             None => NextTry::Return,
@@ -166,7 +167,7 @@ impl Retry {
 
     /// Whether a further try is possible at all: if not, the body need not be kept.
     pub fn may_retry(&self) -> bool {
-        self.retries < self.policy.max_retries
+        self.retries < self.policy.borrow().max_retries
     }
 
     /// Retries so far.
@@ -178,7 +179,7 @@ impl Retry {
         match outcome {
             Outcome::NotProcessed => true,
             Outcome::LostBeforeHead | Outcome::PerTryTimeout => self.idempotent,
-            Outcome::Response(status) => self.policy.status_codes.contains(status),
+            Outcome::Response(status) => self.policy.borrow().status_codes.contains(status),
             Outcome::Overflow | Outcome::Other => false,
         }
     }
@@ -311,7 +312,8 @@ mod tests {
     fn a_spent_budget_returns_the_last_answer_and_a_request_gives_its_permit_back() {
         let budget = Budget::new(BudgetPolicy { percent: 20, min_concurrent: 3 });
         let now = Instant::now();
-        let mut held: Vec<Retry> = (0..4).map(|_| Retry::new(RetryPolicy::default(), &Method::GET, false)).collect();
+        let mut held: Vec<Retry<RetryPolicy>> =
+            (0..4).map(|_| Retry::new(RetryPolicy::default(), &Method::GET, false)).collect();
         let next: Vec<bool> = held
             .iter_mut()
             .map(|retry| retry.next_try(&LostBeforeHead, true, &budget, now, &mut rng()) != NextTry::Return)
@@ -332,7 +334,8 @@ mod tests {
     fn what_provably_did_nothing_spends_no_budget() {
         let budget = Budget::default();
         let now = Instant::now();
-        let mut many: Vec<Retry> = (0..100).map(|_| Retry::new(RetryPolicy::default(), &Method::POST, false)).collect();
+        let mut many: Vec<Retry<RetryPolicy>> =
+            (0..100).map(|_| Retry::new(RetryPolicy::default(), &Method::POST, false)).collect();
         for retry in &mut many {
             assert_ne!(retry.next_try(&NotProcessed, true, &budget, now, &mut rng()), NextTry::Return);
         }

@@ -66,6 +66,9 @@ impl Deadline {
     /// The deadline of a request that arrives now: the earliest of the timeout and the two headers, in whatever number.
     pub fn of_request(now: Instant, timeout: Option<Duration>, headers: &HeaderMap) -> Self {
         // One pass over the few names there are is cheaper than looking for each of the two.
+        if !headers.keys().any(|name| *name == GRPC_TIMEOUT || *name == DEADLINE) {
+            return Self::after(now, timeout);
+        }
         let by_client = headers.iter().filter_map(|(name, value)| match name.as_str() {
             "grpc-timeout" => parse_grpc_timeout(value).ok(),
             "x-weft-deadline-ms" => parse_deadline_ms(value).ok(),

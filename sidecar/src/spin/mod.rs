@@ -77,9 +77,8 @@ impl Waits {
 
 impl Awaited<'_> {
     /// The response is here.
-    pub(crate) fn over(mut self) {
+    pub(crate) fn over(mut self, now: Instant) {
         let Some(seat) = self.seat.take() else { return };
-        let now = now();
         let in_time = match seat {
             Seat::Asleep => None,
             Seat::Spun(spun) => {

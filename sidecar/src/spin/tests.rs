@@ -49,7 +49,7 @@ async fn it_spins_until_the_response_is_here_and_pays_for_it() {
     turns().await;
     assert_eq!((rounds(), spins()), (0, true));
     tokio::time::advance(QUICK).await;
-    awaited.over();
+    awaited.over(now());
     turns().await;
     assert_eq!((rounds(), spins()), (1, false));
     assert_eq!(spun.get(), QUICK.as_secs_f64());
@@ -66,7 +66,7 @@ async fn it_gives_up_when_the_time_is_over() {
     // What comes now counts for nobody who is spun for meanwhile.
     let next = waits.begin(now());
     assert!(is_spun_for(&next));
-    awaited.over();
+    awaited.over(now());
     turns().await;
     assert_eq!((rounds(), spins()), (1, true));
 }
@@ -75,7 +75,7 @@ async fn it_gives_up_when_the_time_is_over() {
 async fn of_several_it_waits_for_the_last() {
     let (waits, _) = (quick(), spinner().await);
     let (first, second) = (waits.begin(now()), waits.begin(now()));
-    first.over();
+    first.over(now());
     turns().await;
     assert!(spins());
     // Nobody waits for it any more.
@@ -112,7 +112,7 @@ async fn without_time_left_it_sleeps() {
         slept += u32::from(!is_spun_for(&awaited));
         turns().await;
         tokio::time::advance(QUICK).await;
-        awaited.over();
+        awaited.over(now());
         turns().await;
     }
     assert!(slept > 0 && !spins());
@@ -126,6 +126,6 @@ async fn without_a_spinner_nothing_is_measured() {
     let awaited = waits.begin(now());
     assert!(awaited.seat.is_none());
     tokio::time::advance(Duration::from_secs(1)).await;
-    awaited.over();
+    awaited.over(now());
     assert_eq!(format!("{waits:?}"), before);
 }

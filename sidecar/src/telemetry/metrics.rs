@@ -61,6 +61,56 @@ pub struct OutboundLabels {
     pub mtls: &'static str,
 }
 
+/// [`OutboundLabels`] as a request's record has them: they are copied only where they are new.
+#[derive(Clone, Copy, Debug)]
+pub struct OutboundRequest<'r> {
+    /// See [`OutboundLabels`], as are the others.
+    pub source_workload: &'r Label,
+    /// `namespace/name` of the Service asked for.
+    pub destination_service: &'r Label,
+    /// The chosen backend.
+    pub backend: &'r Label,
+    /// The rule's route.
+    pub route: &'r Label,
+    /// What the client spoke.
+    pub protocol: &'static str,
+    /// HTTP status.
+    pub response_code: u16,
+    /// A [`Reason`] code.
+    pub response_flags: &'static str,
+    /// Whether it went over mesh TLS.
+    pub mtls: &'static str,
+}
+
+impl OutboundRequest<'_> {
+    /// Whether it is counted under these.
+    fn is(&self, labels: &OutboundLabels) -> bool {
+        // Mostly one and the same text, which nobody has to read then.
+        let same = |a: &'static str, b: &'static str| std::ptr::eq(a, b) || a == b;
+        self.response_code == labels.response_code
+            && *self.route == labels.route
+            && *self.backend == labels.backend
+            && *self.destination_service == labels.destination_service
+            && *self.source_workload == labels.source_workload
+            && same(self.protocol, labels.protocol)
+            && same(self.response_flags, labels.response_flags)
+            && same(self.mtls, labels.mtls)
+    }
+
+    fn labels(&self) -> OutboundLabels {
+        OutboundLabels {
+            source_workload: self.source_workload.clone(),
+            destination_service: self.destination_service.clone(),
+            backend: self.backend.clone(),
+            route: self.route.clone(),
+            protocol: self.protocol,
+            response_code: self.response_code,
+            response_flags: self.response_flags,
+            mtls: self.mtls,
+        }
+    }
+}
+
 /// One backend.
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 pub struct BackendLabels {
@@ -211,7 +261,7 @@ impl Metrics {
     }
 
     /// Counts one outbound request.
-    pub fn outbound(&self, labels: OutboundLabels) {
+    pub fn outbound(&self, request: OutboundRequest<'_>) {
         let beyond = |labels: &mut OutboundLabels| {
             let other = Label::from(OTHER);
             labels.destination_service = other.clone();
@@ -226,7 +276,7 @@ impl Metrics {
             if *of != self.number {
                 (*of, *recent) = (self.number, Recent::NEW);
             }
-            self.outbound.inc_recent(labels, beyond, recent);
+            self.outbound.inc_recent(|labels| request.is(labels), || request.labels(), beyond, recent);
         });
     }
 
@@ -291,17 +341,17 @@ impl Drop for Open {
 mod tests {
     use super::*;
 
-    fn labels(route: &str) -> OutboundLabels {
-        OutboundLabels {
-            source_workload: "web".into(),
-            destination_service: "shop/reviews".into(),
-            backend: "shop/reviews-v1:80".into(),
-            route: route.into(),
+    fn count(metrics: &Metrics, route: &str, response_code: u16) {
+        metrics.outbound(OutboundRequest {
+            source_workload: &"web".into(),
+            destination_service: &"shop/reviews".into(),
+            backend: &"shop/reviews-v1:80".into(),
+            route: &route.into(),
             protocol: "http/1.1",
-            response_code: 200,
+            response_code,
             response_flags: "",
             mtls: "true",
-        }
+        });
     }
 
     #[test]
@@ -330,7 +380,7 @@ mod tests {
     fn invented_values_cannot_grow_a_family() {
         let metrics = Metrics::default();
         for n in 0..MAX_SERIES + 500 {
-            metrics.outbound(labels(&format!("r{n}")));
+            count(&metrics, &format!("r{n}"), 200);
         }
         let text = metrics.encode();
         let series = text.lines().filter(|line| line.starts_with("weft_requests_total")).count() as u64;
@@ -342,10 +392,10 @@ mod tests {
     fn beyond_the_bound_a_servers_statuses_are_classes() {
         let metrics = Metrics::default();
         for n in 0..MAX_SERIES {
-            metrics.outbound(labels(&format!("r{n}")));
+            count(&metrics, &format!("r{n}"), 200);
         }
         for response_code in 100..1000 {
-            metrics.outbound(OutboundLabels { response_code, ..labels("x") });
+            count(&metrics, "x", response_code);
         }
         let text = metrics.encode();
         let series = text.lines().filter(|line| line.starts_with("weft_requests_total")).count() as u64;
@@ -364,6 +414,47 @@ mod tests {
     }
 
     #[test]
+    fn requests_are_told_apart_by_each_of_their_labels() {
+        let metrics = Metrics::default();
+        let [web, other]: [Label; 2] = ["web".into(), "other".into()];
+        let first = OutboundRequest {
+            source_workload: &web,
+            destination_service: &web,
+            backend: &web,
+            route: &web,
+            protocol: "http/1.1",
+            response_code: 200,
+            response_flags: "",
+            mtls: "true",
+        };
+        let others = [
+            OutboundRequest { source_workload: &other, ..first },
+            OutboundRequest { destination_service: &other, ..first },
+            OutboundRequest { backend: &other, ..first },
+            OutboundRequest { route: &other, ..first },
+            OutboundRequest { protocol: "grpc", ..first },
+            OutboundRequest { response_code: 201, ..first },
+            OutboundRequest { response_flags: "timeout", ..first },
+            OutboundRequest { mtls: "false", ..first },
+        ];
+        for other in others {
+            // Each beside the first, which is among the recent ones then; and what is equal is the same, wherever it lies.
+            metrics.outbound(first);
+            metrics.outbound(other);
+            metrics.outbound(OutboundRequest { backend: &"web".into(), ..first });
+        }
+        let text = metrics.encode();
+        let counts: Vec<_> = text
+            .lines()
+            .filter(|line| line.starts_with("weft_requests_total"))
+            .filter_map(|line| line.rsplit(' ').next()?.parse::<usize>().ok())
+            .collect();
+        assert_eq!(counts.len(), 1 + others.len(), "{text}");
+        assert_eq!(counts.iter().filter(|count| **count == 1).count(), others.len(), "{text}");
+        assert!(counts.contains(&(2 * others.len())), "{text}");
+    }
+
+    #[test]
     fn series_of_backends_that_are_gone_go_and_free_their_place() {
         let metrics = Metrics::default();
         let lines = |what: &str| metrics.encode().lines().filter(|line| line.contains(what)).count();
@@ -371,7 +462,7 @@ mod tests {
         for n in 0..MAX_SERIES {
             metrics.of_backend(&metrics.retries, &format!("shop/pod-{n}:80").into());
         }
-        metrics.outbound(labels("r"));
+        count(&metrics, "r", 200);
         let known = |backend: &str| backend == "shop/pod-7:80";
         metrics.expire(now, known);
         metrics.of_backend(&metrics.retries, &"shop/pod-8:80".into());

@@ -20,9 +20,12 @@ pub use access_log::AccessLog;
 pub use label::Label;
 pub use metrics::Metrics;
 
-/// All of telemetry, shared by everything that forwards.
+/// All of telemetry, shared by everything that forwards. One pointer: every request's record holds it.
 #[derive(Clone)]
-pub struct Telemetry {
+pub struct Telemetry(Arc<Parts>);
+
+/// What [`Telemetry`] is made of.
+pub struct Parts {
     /// Counters and histograms.
     pub metrics: Arc<Metrics>,
     /// The access log; `None` when it is off.
@@ -31,6 +34,20 @@ pub struct Telemetry {
     pub spans: bool,
     /// Who we are, for labels.
     pub local: Arc<Local>,
+}
+
+impl From<Parts> for Telemetry {
+    fn from(parts: Parts) -> Self {
+        Self(Arc::new(parts))
+    }
+}
+
+impl std::ops::Deref for Telemetry {
+    type Target = Parts;
+
+    fn deref(&self) -> &Parts {
+        &self.0
+    }
 }
 
 /// Labels that are the same on everything this proxy reports.

@@ -12,7 +12,7 @@ use time::format_description::well_known::Rfc3339;
 use weft_proto::SpiffeId;
 
 use super::access_log::Entry;
-use super::metrics::OutboundLabels;
+use super::metrics::OutboundRequest;
 use super::{Label, Telemetry, trace};
 use crate::http::body::Observer;
 use crate::http::error::BodyError;
@@ -75,11 +75,12 @@ impl Record {
         direction: Direction,
         protocol: &'static str,
         span: Option<tracing::Span>,
+        now: Instant,
     ) -> Self {
         Self {
             telemetry: telemetry.clone(),
             direction,
-            started: tokio::time::Instant::now().into_std(),
+            started: now,
             span,
             logged: None,
             protocol,
@@ -96,21 +97,27 @@ impl Record {
         }
     }
 
-    /// Starts the record of `request` and, where one is due, its span.
-    pub(crate) fn of(telemetry: &Telemetry, direction: Direction, request: &mut Parts, sample_per_10000: u32) -> Self {
+    /// Starts the record of `request`, which arrived at `now`, and, where one is due, its span.
+    pub(crate) fn of(
+        telemetry: &Telemetry,
+        direction: Direction,
+        request: &mut Parts,
+        sample_per_10000: impl FnOnce() -> u32,
+        now: Instant,
+    ) -> Self {
         let grpc = hygiene::is_grpc(&request.headers);
         let mut span = None;
         if telemetry.spans {
             let incoming = trace::read(&request.headers);
             let declined = incoming.is_none() && trace::is_declined(&request.headers);
-            if !declined && trace::sample(incoming.as_ref(), sample_per_10000, &mut rand::rng()) {
+            if !declined && trace::sample(incoming.as_ref(), sample_per_10000(), &mut rand::rng()) {
                 let started = trace::start(direction.name(), incoming.as_ref(), &mut request.headers);
                 started.record("http.request.method", request.method.as_str());
                 started.record("url.path", request.uri.path());
                 span = Some(started);
             }
         }
-        let mut record = Self::new(telemetry, direction, protocol_label(request.version, grpc), span);
+        let mut record = Self::new(telemetry, direction, protocol_label(request.version, grpc), span, now);
         if telemetry.access_log.is_some() {
             record.logged = Some(Box::new(Logged {
                 method: request.method.to_string(),
@@ -148,17 +155,18 @@ impl Record {
             return;
         }
         let flags = self.reason.map_or("", Reason::code);
-        let elapsed = tokio::time::Instant::now().into_std().saturating_duration_since(self.started);
+        // Read only where it is wanted.
+        let elapsed = || tokio::time::Instant::now().into_std().saturating_duration_since(self.started);
         match self.direction {
             Direction::Inbound => {
                 let local = &self.telemetry.local;
-                self.telemetry.metrics.inbound(&local.namespace, &local.pod, self.status.as_u16(), elapsed);
+                self.telemetry.metrics.inbound(&local.namespace, &local.pod, self.status.as_u16(), elapsed());
             }
-            Direction::Outbound => self.telemetry.metrics.outbound(OutboundLabels {
-                source_workload: Label::clone(&self.telemetry.local.workload.load()),
-                destination_service: self.service.clone(),
-                backend: self.backend.clone(),
-                route: self.route.clone(),
+            Direction::Outbound => self.telemetry.metrics.outbound(OutboundRequest {
+                source_workload: &self.telemetry.local.workload.load(),
+                destination_service: &self.service,
+                backend: &self.backend,
+                route: &self.route,
                 protocol: self.protocol,
                 response_code: self.status.as_u16(),
                 response_flags: flags,
@@ -175,6 +183,7 @@ impl Record {
             }
         }
         if let Some(log) = &self.telemetry.access_log {
+            let elapsed = elapsed();
             let Logged { method, path, authority, peer } = self.logged.take().map(|logged| *logged).unwrap_or_default();
             log.log(Entry {
                 time: time::OffsetDateTime::from(std::time::SystemTime::now() - elapsed)

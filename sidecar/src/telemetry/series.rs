@@ -62,18 +62,25 @@ impl<L: Clone + Hash + Eq + EncodeLabelSet + Debug + Send + Sync + 'static> Seri
         self.family.clone()
     }
 
-    /// Counts one. No lock is written for a label set that is there; none is looked for where `recent` has it.
-    pub(super) fn inc_recent(&self, labels: L, beyond: impl FnOnce(&mut L), recent: &mut Recent<L>) {
+    /// Counts one. No lock is written for a label set that is there; none is looked for where `recent` has one that `is_it`,
+    /// nor are its `labels` made.
+    pub(super) fn inc_recent(
+        &self,
+        is_it: impl Fn(&L) -> bool,
+        labels: impl FnOnce() -> L,
+        beyond: impl FnOnce(&mut L),
+        recent: &mut Recent<L>,
+    ) {
         let generation = self.generation.load(Ordering::Acquire);
         if recent.generation != generation {
             *recent = Recent { generation, ..Recent::NEW };
         }
-        if let Some((_, counter)) = recent.counters.iter().flatten().find(|(known, _)| *known == labels) {
+        if let Some((_, counter)) = recent.counters.iter().flatten().find(|(known, _)| is_it(known)) {
             counter.inc();
             return;
         }
-        let asked = labels.clone();
-        let counter = self.inc(labels, beyond);
+        let asked = labels();
+        let counter = self.inc(asked.clone(), beyond);
         let place = recent.next % recent.counters.len();
         recent.counters[place] = Some((asked, counter));
         recent.next += 1;

@@ -29,11 +29,13 @@ use super::reader::{BODY_READ, HEAD_READ, poll_read};
 use super::unread::{self, Aborts};
 use super::writer::{Queue, WriteError, Writer};
 use super::{BodyLength, Decoded, Decoder, FramingError, HeadLimits, HeadScan, Progress, ResponseHead, spare};
+#[cfg(doc)]
+use crate::http::Answer;
 use crate::http::body::{Body, PollFrame, Source};
 use crate::http::error::{BodyError, SendError, SendErrorKind};
 use crate::http::h2::client::CONTINUE_WAIT;
-use crate::http::io::{BoxedIo, Io, is_quiet};
-use crate::http::{Outgoing, Response, Tunnel};
+use crate::http::io::{BoxedIo, Io};
+use crate::http::{Outgoing, Response, Tunnel, hygiene};
 use crate::resilience::ConnectionGuard;
 
 /// Interim responses before the real one; more are a flood.
@@ -47,7 +49,7 @@ const JUST_USED: Duration = Duration::from_millis(50);
 /// Where a connection goes when it may be used again, and who counts it.
 pub(crate) trait Home: Send + Sync {
     /// The connection is idle. It is not closed by coming home; the count goes on.
-    fn give_back(self: Arc<Self>, connection: Connection);
+    fn give_back(self: Arc<Self>, connection: Connection, now: Instant);
     /// A connection of this home is gone.
     fn closed(&self);
 }
@@ -137,7 +139,7 @@ impl Connection {
     pub fn is_reusable(&mut self, idle: Duration) -> bool {
         self.0.read.is_empty()
             && self.0.queue.is_empty()
-            && is_quiet(&mut self.0.io)
+            && self.0.io.is_quiet()
             && (idle < JUST_USED || self.0.io.is_silent())
     }
 
@@ -151,6 +153,21 @@ impl Connection {
     /// # Cancel safety
     /// Dropping the future closes the connection.
     pub async fn send(self, request: impl Into<Outgoing<'_>>) -> Result<Response, SendError> {
+        self.send_noting(request, &mut None).await.map(|response| *response)
+    }
+
+    /// As [`Self::send`], and `answered` tells when the head was there. The response is a pointer, as in [`Answer`].
+    ///
+    /// # Errors
+    /// As [`Self::send`].
+    ///
+    /// # Cancel safety
+    /// As [`Self::send`].
+    pub(crate) async fn send_noting(
+        self,
+        request: impl Into<Outgoing<'_>>,
+        answered: &mut Option<Instant>,
+    ) -> Result<Box<Response>, SendError> {
         let reused = self.0.served > 0;
         let opening = match request.into() {
             Outgoing::Owned(request) => {
@@ -166,7 +183,10 @@ impl Connection {
             Err(kind) => return Err(SendError::not_processed(kind).on_reused(reused)),
         };
         match std::future::poll_fn(|cx| opening.poll(cx)).await {
-            Ok(head) => opening.finish(head).map_err(|kind| SendError::unknown(kind).on_reused(reused)),
+            Ok(head) => {
+                let now = *answered.insert(Instant::now());
+                opening.finish(head, now).map_err(|kind| SendError::unknown(kind).on_reused(reused))
+            }
             Err(kind) => {
                 let unread = opening.written() == 0 || (opening.may_be_unread(&kind) && opening.is_unread(&kind).await);
                 opening.tell_if_closed(&kind);
@@ -242,7 +262,7 @@ impl Opening {
         let declared = super::length::content_length(&parts.headers)
             .map_err(|error| SendErrorKind::Unsendable(error.to_string().into()))?
             .or_else(|| body.exact_len().filter(|length| *length > 0));
-        let upgrades = parts.headers.contains_key(UPGRADE);
+        let upgrades = hygiene::has(&parts.headers, &UPGRADE);
         let expects = !body.is_end_stream()
             && parts.headers.get(EXPECT).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"));
         let version = parts.version;
@@ -393,14 +413,14 @@ impl Opening {
     }
 
     /// Makes the response out of its head and what is left to do.
-    fn finish(self, head: ResponseHead) -> Result<Response, SendErrorKind> {
+    fn finish(self, head: ResponseHead, now: Instant) -> Result<Box<Response>, SendErrorKind> {
         let tunnels = head.status == StatusCode::SWITCHING_PROTOCOLS
             || (self.method == Method::CONNECT && head.status.is_success());
         let Some(mut connection) = self.connection else {
             return Err(SendErrorKind::Lost(io::ErrorKind::NotConnected.into()));
         };
         connection.0.served += 1;
-        let mut response = http::Response::new(Body::empty());
+        let mut response = Box::new(http::Response::new(Body::empty()));
         *response.status_mut() = head.status;
         *response.version_mut() = head.version;
         *response.headers_mut() = head.headers;
@@ -431,7 +451,7 @@ impl Opening {
         if self.hold.is_some() {
             exchange.writer = None;
         }
-        *response.body_mut() = exchange.into_body();
+        *response.body_mut() = exchange.into_body(now);
         Ok(response)
     }
 }
@@ -455,7 +475,7 @@ struct Exchange {
 
 impl Exchange {
     /// A body that is here already needs no exchange any more.
-    fn into_body(mut self) -> Body {
+    fn into_body(mut self, now: Instant) -> Body {
         if self.writer.is_none()
             && let Some(connection) = &mut self.connection
             && !connection.0.read.is_empty()
@@ -463,10 +483,10 @@ impl Exchange {
             && self.length.is_some_and(|length| length <= connection.0.read.len() as u64)
             && let Ok(Decoded::Data(data)) = self.decoder.decode(&mut connection.0.read, false)
         {
-            self.settle();
+            self.settle_at(|| now);
             return Body::full(data);
         }
-        self.settle();
+        self.settle_at(|| now);
         if self.decoder.is_end() && self.writer.is_none() {
             return Body::empty();
         }
@@ -495,6 +515,10 @@ impl Exchange {
 
     /// Once both directions are over, lets the connection go: home, or closed.
     fn settle(&mut self) {
+        self.settle_at(Instant::now);
+    }
+
+    fn settle_at(&mut self, now: impl FnOnce() -> Instant) {
         if !self.decoder.is_end() {
             return;
         }
@@ -514,7 +538,7 @@ impl Exchange {
             // Idle connections hold no buffers worth the name.
             connection.0.queue.release();
             spare::give(&mut connection.0.read);
-            home.give_back(connection);
+            home.give_back(connection, now());
         }
     }
 

@@ -110,7 +110,7 @@ pub fn encode_request(
     connection: Connection,
 ) -> Result<(), EncodeError> {
     let version = version(parts.version);
-    let host = match (parts.headers.get(HOST), parts.uri.authority()) {
+    let host = match (hygiene::first_two(&parts.headers, &HOST)[0], parts.uri.authority()) {
         (Some(host), _) => Some(host.as_bytes()),
         (None, Some(authority)) => Some(without_userinfo(authority)),
         (None, None) if version == Version::HTTP_10 => None,
@@ -124,20 +124,19 @@ pub fn encode_request(
         (_, authority) => authority,
     };
 
-    dst.reserve(256 + size(&parts.headers));
-    dst.put_slice(parts.method.as_str().as_bytes());
-    dst.put_u8(b' ');
+    put(dst, parts.method.as_str().as_bytes());
+    put(dst, b" ");
     match (authority, parts.uri.scheme()) {
-        (Some(authority), _) if parts.method == Method::CONNECT => dst.put_slice(authority.as_str().as_bytes()),
+        (Some(authority), _) if parts.method == Method::CONNECT => put(dst, authority.as_str().as_bytes()),
         (Some(authority), Some(scheme)) => {
-            dst.put_slice(scheme.as_str().as_bytes());
-            dst.put_slice(b"://");
-            dst.put_slice(authority.as_str().as_bytes());
+            put(dst, scheme.as_str().as_bytes());
+            put(dst, b"://");
+            put(dst, authority.as_str().as_bytes());
             put_path(dst, &parts.uri);
         }
         _ => put_path(dst, &parts.uri),
     }
-    dst.put_slice(if version == Version::HTTP_10 { b" HTTP/1.0\r\n" } else { b" HTTP/1.1\r\n" });
+    put(dst, if version == Version::HTTP_10 { b" HTTP/1.0\r\n" } else { b" HTTP/1.1\r\n" });
     if let Some(host) = host {
         // RFC 9110 §7.2: Host first.
         put_field(dst, &HOST, host);
@@ -149,7 +148,7 @@ pub fn encode_request(
     });
     put_connection(dst, version, connection, te);
     put_framing(dst, framing);
-    dst.put_slice(b"\r\n");
+    put(dst, b"\r\n");
     Ok(())
 }
 
@@ -168,15 +167,14 @@ pub fn encode_response(
         if framing == Framing::Chunked && version == Version::HTTP_10 { Framing::UntilClose } else { framing };
     let connection = if framing == Framing::UntilClose { Connection::Close } else { connection };
 
-    dst.reserve(256 + size(&parts.headers));
-    dst.put_slice(if version == Version::HTTP_10 { b"HTTP/1.0 " } else { b"HTTP/1.1 " });
-    dst.put_slice(parts.status.as_str().as_bytes());
-    dst.put_u8(b' ');
+    put(dst, if version == Version::HTTP_10 { b"HTTP/1.0 " } else { b"HTTP/1.1 " });
+    put(dst, parts.status.as_str().as_bytes());
+    put(dst, b" ");
     match parts.extensions.get::<ReasonPhrase>() {
-        Some(reason) => dst.put_slice(reason.as_bytes()),
-        None => dst.put_slice(parts.status.canonical_reason().unwrap_or_default().as_bytes()),
+        Some(reason) => put(dst, reason.as_bytes()),
+        None => put(dst, parts.status.canonical_reason().unwrap_or_default().as_bytes()),
     }
-    dst.put_slice(b"\r\n");
+    put(dst, b"\r\n");
     let keep_length = framing == Framing::None
         && (*request_method == Method::HEAD || parts.status == StatusCode::NOT_MODIFIED)
         && matches!(length::content_length(&parts.headers), Ok(Some(_)));
@@ -185,7 +183,7 @@ pub fn encode_response(
         put_connection(dst, version, connection, false);
     }
     put_framing(dst, framing);
-    dst.put_slice(b"\r\n");
+    put(dst, b"\r\n");
 }
 
 /// Writes what comes before a chunk's data; [`CHUNK_END`] comes after it. `len` is not 0: that would end the body.
@@ -197,19 +195,19 @@ pub fn encode_chunk_head(dst: &mut BytesMut, len: u64) {
         let nibble = (len >> (4 * digit)) & 0xf;
         dst.put_u8(b"0123456789abcdef"[nibble as usize]);
     }
-    dst.put_slice(b"\r\n");
+    put(dst, b"\r\n");
 }
 
 /// Writes the last chunk and the trailers, without those that must not be there (RFC 9110 §6.5.1).
 pub fn encode_last_chunk(dst: &mut BytesMut, trailers: Option<HeaderMap>) {
-    dst.put_slice(b"0\r\n");
+    put(dst, b"0\r\n");
     if let Some(mut trailers) = trailers {
         hygiene::strip_forbidden_trailers(&mut trailers);
         for (name, value) in &trailers {
             put_field(dst, name, value.as_bytes());
         }
     }
-    dst.put_slice(b"\r\n");
+    put(dst, b"\r\n");
 }
 
 fn version(version: Version) -> Version {
@@ -227,12 +225,12 @@ fn put_path(dst: &mut BytesMut, uri: &http::Uri) {
     match path.as_bytes() {
         // `http://h` with the path `*` goes out as `http://h`.
         b"*" if uri.scheme().is_some() => {}
-        [] => dst.put_u8(b'/'),
+        [] => put(dst, b"/"),
         [b'?', ..] => {
-            dst.put_u8(b'/');
-            dst.put_slice(path.as_bytes());
+            put(dst, b"/");
+            put(dst, path.as_bytes());
         }
-        path => dst.put_slice(path),
+        path => put(dst, path),
     }
 }
 
@@ -266,18 +264,18 @@ fn put_connection(dst: &mut BytesMut, version: Version, connection: Connection, 
     if option.is_empty() && !te {
         return;
     }
-    dst.put_slice(b"connection: ");
-    dst.put_slice(option);
+    put(dst, b"connection: ");
+    put(dst, option);
     if te {
-        dst.put_slice(if option.is_empty() { b"te" } else { b", te" });
+        put(dst, if option.is_empty() { b"te" } else { b", te" });
     }
-    dst.put_slice(b"\r\n");
+    put(dst, b"\r\n");
 }
 
 fn put_framing(dst: &mut BytesMut, framing: Framing) {
     match framing {
         Framing::None | Framing::UntilClose => {}
-        Framing::Chunked => dst.put_slice(b"transfer-encoding: chunked\r\n"),
+        Framing::Chunked => put(dst, b"transfer-encoding: chunked\r\n"),
         Framing::Length(length) => {
             let mut digits = [0_u8; 20];
             let mut at = digits.len();
@@ -296,16 +294,16 @@ fn put_framing(dst: &mut BytesMut, framing: Framing) {
 }
 
 fn put_field(dst: &mut BytesMut, name: &HeaderName, value: &[u8]) {
-    dst.reserve(name.as_str().len() + value.len() + 4);
-    dst.put_slice(name.as_str().as_bytes());
-    dst.put_slice(b": ");
-    dst.put_slice(value);
-    dst.put_slice(b"\r\n");
+    put(dst, name.as_str().as_bytes());
+    put(dst, b": ");
+    put(dst, value);
+    put(dst, b"\r\n");
 }
 
-/// About how much the fields take.
-fn size(headers: &HeaderMap) -> usize {
-    headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum()
+/// Appends. Inlined, since a head is many short pieces: one whose length is known is a store, and not a call.
+#[inline]
+fn put(dst: &mut BytesMut, bytes: &[u8]) {
+    dst.extend_from_slice(bytes);
 }
 
 #[cfg(test)]

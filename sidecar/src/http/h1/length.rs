@@ -4,6 +4,7 @@ use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
 use http::{HeaderMap, Method, StatusCode, Version};
 
 use super::error::HeadError;
+use crate::http::hygiene;
 
 /// What follows a head.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -79,10 +80,9 @@ pub(super) fn declared(version: Version, headers: &HeaderMap) -> Result<Option<B
 
 /// Whether Transfer-Encoding is there, as exactly one `chunked`.
 fn chunked(headers: &HeaderMap) -> Result<bool, HeadError> {
-    let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
-    match (codings.next(), codings.next()) {
-        (None, _) => Ok(false),
-        (Some(coding), None) if coding.as_bytes().eq_ignore_ascii_case(b"chunked") => Ok(true),
+    match hygiene::first_two(headers, &TRANSFER_ENCODING) {
+        [None, _] => Ok(false),
+        [Some(coding), None] if coding.as_bytes().eq_ignore_ascii_case(b"chunked") => Ok(true),
         _ => Err(HeadError::TransferEncoding),
     }
 }
@@ -92,11 +92,10 @@ fn chunked(headers: &HeaderMap) -> Result<bool, HeadError> {
 /// # Errors
 /// When there are several, or it is not 1*DIGIT that fits 64 bits.
 pub fn content_length(headers: &HeaderMap) -> Result<Option<u64>, HeadError> {
-    let mut lengths = headers.get_all(CONTENT_LENGTH).iter();
-    match (lengths.next(), lengths.next()) {
-        (None, _) => Ok(None),
-        (Some(_), Some(_)) => Err(HeadError::SeveralContentLengths),
-        (Some(length), None) => decimal(length.as_bytes()).map(Some).ok_or(HeadError::ContentLength),
+    match hygiene::first_two(headers, &CONTENT_LENGTH) {
+        [None, _] => Ok(None),
+        [Some(_), Some(_)] => Err(HeadError::SeveralContentLengths),
+        [Some(length), None] => decimal(length.as_bytes()).map(Some).ok_or(HeadError::ContentLength),
     }
 }
 

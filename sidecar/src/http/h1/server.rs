@@ -11,7 +11,7 @@ mod wire;
 use std::future::Future;
 use std::pin::pin;
 use std::sync::Arc;
-use std::task::Poll;
+use std::task::{Poll, Waker};
 use std::time::Duration;
 
 use bytes::BytesMut;
@@ -39,6 +39,8 @@ pub(crate) async fn serve<IO: Io, H: Handler>(
 ) -> Result<(), ServeError> {
     let mut wire = Wire { io, read: BytesMut::new(), queue: Queue::default(), timer: Timer::default(), eof: false };
     let mut closing = pin!(drain.closing());
+    // Whom it wakes: asked again at each wait, it would only find that out.
+    let mut wakes: Option<Waker> = None;
     let mut first = true;
     loop {
         let head = {
@@ -49,7 +51,11 @@ pub(crate) async fn serve<IO: Io, H: Handler>(
                 if let Poll::Ready(head) = wire.poll_head(cx, settings, &mut scan, &mut waiting) {
                     return Poll::Ready(head);
                 }
-                let closing = closing.as_mut().poll(cx).is_ready();
+                let asked = drain.is_draining() || !wakes.as_ref().is_some_and(|waker| waker.will_wake(cx.waker()));
+                if asked {
+                    wakes = Some(cx.waker().clone());
+                }
+                let closing = asked && closing.as_mut().poll(cx).is_ready();
                 wire.poll_patience(cx, settings, &mut waiting, closing)
             })
             .await
@@ -73,10 +79,13 @@ pub(crate) async fn serve<IO: Io, H: Handler>(
                 return Err(ServeError::Protocol(error.to_string().into()));
             }
         };
-        let (request, mut exchange) = Exchange::new(head);
+        // One reading for all that begins with it.
+        let arrived = Instant::now().into_std();
+        let mut exchange = Exchange::new(&head);
+        let body = exchange.body();
         let answer = {
             // Called inside the future, so that a panic before the first await is caught as well.
-            let mut handling = pin!(async { handler.handle(request).await });
+            let mut handling = pin!(async { handler.handle(exchange::request(head, body), arrived).await });
             std::future::poll_fn(|cx| exchange.poll_answer(&mut wire, &handler, handling.as_mut(), settings, cx)).await
         };
         let Some(answer) = answer else { return Ok(()) };

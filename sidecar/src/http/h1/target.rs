@@ -14,6 +14,7 @@ use http::uri::PathAndQuery;
 use http::{HeaderMap, Method, Uri, Version};
 
 use super::error::HeadError;
+use crate::http::hygiene;
 
 /// Reads the target of a request with this method.
 pub(super) fn parse(raw: Bytes, method: &Method) -> Result<Uri, HeadError> {
@@ -55,12 +56,11 @@ pub(super) fn parse(raw: Bytes, method: &Method) -> Result<Uri, HeadError> {
 
 /// Host is there where it must be, once, valid, and names the same place as the target.
 pub(super) fn check_host(uri: &Uri, method: &Method, version: Version, headers: &HeaderMap) -> Result<(), HeadError> {
-    let mut hosts = headers.get_all(HOST).iter();
-    let host = match (hosts.next(), hosts.next()) {
-        (None, _) if version == Version::HTTP_10 => return Ok(()),
-        (None, _) => return Err(HeadError::MissingHost),
-        (Some(_), Some(_)) => return Err(HeadError::SeveralHosts),
-        (Some(host), None) => host.as_bytes(),
+    let host = match hygiene::first_two(headers, &HOST) {
+        [None, _] if version == Version::HTTP_10 => return Ok(()),
+        [None, _] => return Err(HeadError::MissingHost),
+        [Some(_), Some(_)] => return Err(HeadError::SeveralHosts),
+        [Some(host), None] => host.as_bytes(),
     };
     if !is_host(host) {
         return Err(HeadError::InvalidHost);

@@ -131,6 +131,11 @@ impl Queue {
                     by -= piece.len();
                     self.pieces.pop_front();
                 }
+                None if by == self.tail.len() => {
+                    // From its start again, so that nothing has to be moved for the next message.
+                    self.tail.clear();
+                    return;
+                }
                 None => {
                     self.tail.advance(by);
                     return;

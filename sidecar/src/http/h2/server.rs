@@ -128,9 +128,10 @@ async fn stream<H: Handler>(
     };
     let request = http::Request::from_parts(parts, body);
 
+    let arrived = Instant::now().into_std();
     let answered = {
         // Called inside the future, so that a panic before the first await is caught as well.
-        let mut handling = pin!(async { handler.handle(request).await });
+        let mut handling = pin!(async { handler.handle(request, arrived).await });
         std::future::poll_fn(|cx| {
             // Ready with an error when the connection is gone: nobody is left to answer either way.
             if respond.poll_reset(cx).is_ready() {
@@ -140,7 +141,7 @@ async fn stream<H: Handler>(
                 Ok(poll) => poll.map(Some),
                 Err(panic) => {
                     let answer = panic_answer(&handler, &*panic, grpc, &settings);
-                    Poll::Ready(Some(Answer::Response(answer)))
+                    Poll::Ready(Some(answer.into()))
                 }
             };
             if let Some(demand) = &demand
@@ -157,7 +158,7 @@ async fn stream<H: Handler>(
     let response = match answered {
         None => return,
         Some(Answer::Reset(reset)) => return respond.send_reset(reset.h2_reason()),
-        Some(Answer::Response(response)) => response,
+        Some(Answer::Response(response)) => *response,
     };
     if response.status().is_informational() {
         tracing::error!(status = %response.status(), "a handler answered an HTTP/2 request with 1xx: please report this");

@@ -19,13 +19,16 @@ impl Shared {
         self.me.clone()
     }
 
-    /// A connection has no request: it closes in time, or now where another pool waits for its place.
-    pub(super) fn idle(&self) {
+    /// A connection has no request: it closes in time, or now where another pool waits for its place. `reaps`: somebody
+    /// sees to the time already, as a look at the books has just told.
+    pub(super) fn idle(&self, reaps: bool) {
         // Looked at after the connection can be found here: who begins to wait later finds it.
         if self.limits.is_wanted() {
             self.give_up_idle();
         }
-        self.reap();
+        if !reaps {
+            self.reap();
+        }
     }
 }
 

@@ -27,7 +27,9 @@ pub(super) struct Worker(std::thread::ThreadId);
 
 impl Worker {
     pub(super) fn current() -> Self {
-        Self(std::thread::current().id())
+        // Asked for each request; the runtime would count a reference to the thread for it.
+        thread_local!(static ID: std::thread::ThreadId = std::thread::current().id());
+        Self(ID.try_with(|id| *id).unwrap_or_else(|_| std::thread::current().id()))
     }
 
     fn of(connection: &H1) -> Self {
@@ -288,6 +290,12 @@ impl State {
         }
     }
 
+    /// Whether nobody waits, and nothing is left over for who might: leaving the queue, that of who is not in it included,
+    /// changes nothing then.
+    pub(super) fn is_calm(&self) -> bool {
+        self.waiters.is_empty() && self.spare.is_empty() && !self.queued
+    }
+
     /// A request leaves the queue; whoever is first then may find something as well.
     pub(super) fn leave(&mut self, ticket: Option<u64>) -> Left {
         if let Some(ticket) = ticket
@@ -485,6 +493,11 @@ impl State {
         let next = h1.chain(h2).min().map(|since| since + timeout);
         self.reaping = next.is_some();
         next
+    }
+
+    /// Whether a reaper runs.
+    pub(super) fn is_reaping(&self) -> bool {
+        self.reaping
     }
 
     /// Whether a reaper is to be started: something is idle, and none runs.

@@ -60,7 +60,7 @@ fn handler_for(up: Proto, inner: impl Handler) -> impl Handler {
                 parts.headers.insert("host", ::http::HeaderValue::from_static("a"));
             }
             parts.version = if up == Proto::H1 { ::http::Version::HTTP_11 } else { ::http::Version::HTTP_2 };
-            let answer = inner.handle(::http::Request::from_parts(parts, body)).await;
+            let answer = inner.handle(::http::Request::from_parts(parts, body), std::time::Instant::now()).await;
             let Answer::Response(mut response) = answer else { return answer };
             hygiene::strip_hop_by_hop(response.headers_mut());
             Answer::Response(response)

@@ -219,7 +219,7 @@ async fn hyper_at_both_ends_agrees() {
                 if proto == Proto::H1 {
                     request.headers_mut().insert("host", ::http::HeaderValue::from_static("a"));
                 }
-                inner.handle(request).await
+                inner.handle(request, std::time::Instant::now()).await
             }
         });
         let Served { client, .. } = served(proto, proxy);

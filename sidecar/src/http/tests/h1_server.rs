@@ -103,7 +103,7 @@ async fn responses_without_content_have_none_and_leave_the_connection_in_step() 
         if status != 204 {
             response = response.header("content-length", "5");
         }
-        Answer::Response(response.body(if status == 200 { Body::full("hello") } else { Body::empty() }).unwrap())
+        response.body(if status == 200 { Body::full("hello") } else { Body::empty() }).unwrap().into()
     });
     let mut served = served(Proto::H1, by_path);
     let rows = [
@@ -220,7 +220,7 @@ async fn a_body_longer_or_shorter_than_its_content_length_is_an_abort() {
     for body in ["longer than five", "four"] {
         let lying = handler(move |_| async move {
             let response = ::http::Response::builder().header("content-length", "5").body(Body::from(body)).unwrap();
-            Answer::Response(response)
+            response.into()
         });
         let mut served = served(Proto::H1, lying);
         send(&mut served.client, "GET / HTTP/1.1\r\nhost: a\r\n\r\n").await;

@@ -34,7 +34,7 @@ where
     F: Fn(Request) -> R + Send + Sync + 'static,
     R: Future<Output = Answer> + Send,
 {
-    fn handle(&self, request: Request) -> impl Future<Output = Answer> + Send {
+    fn handle(&self, request: Request, _: std::time::Instant) -> impl Future<Output = Answer> + Send {
         (self.0)(request)
     }
 }
@@ -50,7 +50,7 @@ where
 pub(crate) fn answer(status: u16, body: impl Into<Body>) -> Answer {
     let mut response = ::http::Response::new(body.into());
     *response.status_mut() = ::http::StatusCode::from_u16(status).unwrap();
-    Answer::Response(response)
+    response.into()
 }
 
 /// A connection served by us.
@@ -86,7 +86,7 @@ where
                 request.headers_mut().insert(::http::header::UPGRADE, upgrade);
             }
             match pool.send(request, connect).await {
-                Ok(response) => Answer::Response(response),
+                Ok(response) => response.into(),
                 Err(error) if error.processed == Processed::No => Answer::Reset(Reset::Refused),
                 Err(_) => answer(502, Body::empty()),
             }
@@ -161,7 +161,7 @@ pub(crate) async fn collect(mut body: Body) -> Result<(Bytes, Option<::http::Hea
 
 /// Answers with the request's own body, trailers and all.
 pub(crate) fn echo() -> impl Handler {
-    handler(|request: Request| async move { Answer::Response(::http::Response::new(request.into_body())) })
+    handler(|request: Request| async move { ::http::Response::new(request.into_body()).into() })
 }
 
 /// A hyper client, of either version.

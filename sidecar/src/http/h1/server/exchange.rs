@@ -85,40 +85,34 @@ enum Fed {
 }
 
 impl Exchange {
-    pub(super) fn new(head: RequestHead) -> (Request, Self) {
+    pub(super) fn new(head: &RequestHead) -> Self {
         let decoder = Decoder::new(head.body);
-        let left = if let BodyLength::Length(length) = head.body { Some(length) } else { None };
-        let (sender, body) = if decoder.is_end() {
-            (None, Body::empty())
-        } else {
-            let (sender, body) = Body::channel(left);
-            (Some(sender), body)
-        };
-        let exchange = Self {
+        Self {
             method: head.method.clone(),
             version: head.version,
             grpc: wants_grpc(&head.headers),
             keep_alive: head.keep_alive,
-            expects: head.expect_continue && sender.is_some(),
+            expects: head.expect_continue && !decoder.is_end(),
             decoder,
-            left,
-            sender,
+            left: if let BodyLength::Length(length) = head.body { Some(length) } else { None },
+            sender: None,
             broken: false,
             response: None,
             sent: false,
             tunnel: None,
             moved: None,
             discard_by: None,
-        };
-        let mut request = http::Request::new(body);
-        *request.method_mut() = head.method;
-        *request.uri_mut() = head.uri;
-        *request.version_mut() = head.version;
-        *request.headers_mut() = head.headers;
-        if let Some(upgrade) = head.upgrade {
-            request.extensions_mut().insert(upgrade);
         }
-        (request, exchange)
+    }
+
+    /// The request's body, fed from here. Taken once, before the handler runs.
+    pub(super) fn body(&mut self) -> Body {
+        if self.decoder.is_end() {
+            return Body::empty();
+        }
+        let (sender, body) = Body::channel(self.left);
+        self.sender = Some(sender);
+        body
     }
 
     /// Runs the handler. `None`: the client is gone.
@@ -136,7 +130,7 @@ impl Exchange {
                 Ok(Poll::Pending) => {}
                 Err(panic) => {
                     let answer = panic_answer(handler, &*panic, self.grpc, settings);
-                    return Poll::Ready(Some(Answer::Response(answer)));
+                    return Poll::Ready(Some(answer.into()));
                 }
             }
             match self.feed(wire, cx) {
@@ -159,7 +153,7 @@ impl Exchange {
             Answer::Response(response) => response,
             Answer::Reset(reset) => {
                 self.keep_alive = false;
-                not_answered(reset, settings)
+                Box::new(not_answered(reset, settings))
             }
         };
         let tunnel = response.extensions().get::<Tunnel>().and_then(Tunnel::take);
@@ -167,7 +161,7 @@ impl Exchange {
         let connects = self.method == Method::CONNECT && response.status().is_success();
         let response = if tunnel.is_none() && (connects || response.status().is_informational()) {
             tracing::error!(status = %response.status(), "a handler answered without the tunnel it announced: please report this");
-            own_answer(Reason::Internal, Reason::Internal.status(), self.grpc, settings)
+            Box::new(own_answer(Reason::Internal, Reason::Internal.status(), self.grpc, settings))
         } else {
             response
         };
@@ -233,6 +227,9 @@ impl Exchange {
                     Err(_) => return Poll::Ready(Next::Abort(BodyError::Panicked)),
                 }
             }
+            if self.is_over(cx) {
+                return self.poll_end(wire, settings, cx);
+            }
             match self.feed(wire, cx) {
                 Fed::Some => continue,
                 Fed::Nothing => {}
@@ -252,6 +249,22 @@ impl Exchange {
             }
             return self.poll_end(wire, settings, cx);
         }
+    }
+
+    /// Whether both messages are complete and nothing is kept going, as mostly when the response has been written: what the
+    /// client says from here on is read as its next request.
+    fn is_over(&mut self, cx: &mut Context<'_>) -> bool {
+        if !self.sent || !self.decoder.is_end() || self.sender.is_some() {
+            return false;
+        }
+        let Some(writer) = &mut self.response else { return true };
+        match guarded(|| writer.poll_progress(cx)) {
+            Ok(Poll::Pending) => return false,
+            Ok(Poll::Ready(())) => {}
+            Err(_) => self.keep_alive = false,
+        }
+        self.response = None;
+        true
     }
 
     /// After both the response and what it kept going are over.
@@ -396,6 +409,19 @@ impl Exchange {
         };
         if wire.timer.poll_at(cx, since + HALF_CLOSED).is_ready() { Fed::Gone } else { Fed::Nothing }
     }
+}
+
+/// What the handler gets.
+pub(super) fn request(head: RequestHead, body: Body) -> Request {
+    let mut request = http::Request::new(body);
+    *request.method_mut() = head.method;
+    *request.uri_mut() = head.uri;
+    *request.version_mut() = head.version;
+    *request.headers_mut() = head.headers;
+    if let Some(upgrade) = head.upgrade {
+        request.extensions_mut().insert(upgrade);
+    }
+    request
 }
 
 /// What a response says of its length, or what its body knows.

@@ -83,7 +83,7 @@ async fn a_large_stream_moves_new_requests_to_another_connection() {
             let (near, far) = tokio::io::duplex(64 * 1024);
             tokio::spawn(async move {
                 let app = handler(|request: Request| async move {
-                    Answer::Response(http::Response::new(if request.uri().path() == "/large" {
+                    Answer::from(http::Response::new(if request.uri().path() == "/large" {
                         Body::full(vec![0; 4 * 1024 * 1024])
                     } else {
                         Body::full("small")
