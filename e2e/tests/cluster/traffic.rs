@@ -1,6 +1,5 @@
 //! Every kind of traffic, and what a person does with pods, in both modes of sidecar.
 
-use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
@@ -95,13 +94,7 @@ fn all_traffic_works(mode: Mode, port: u16) {
             assert_eq!(proven(&got, inner), *by_mesh_tls, "{row}: mesh TLS in {}", got.body);
         }
     }
-    // All of a Service's pods, when asked for long enough: one that was slow once, as on a busy machine, rests for up to a second.
-    let mut servers = BTreeSet::new();
-    let both = || {
-        servers.extend(world.ask(&["http://web/", "--repeat", "40"]).into_iter().map(|got| got.server));
-        Ok((servers.len() == 2).then_some(()))
-    };
-    world.cluster().wait_for("answers of both pods of web", Duration::from_secs(10), both).unwrap();
+    world.until_all_answer("http://web/", 2);
 
     // From outside: served, as nobody in particular.
     let got = outside.ask_one(&format!("http://web.{inner}/headers"));
