@@ -25,21 +25,24 @@ struct Port {
     _serving: JoinSet<()>,
 }
 
+fn admin(debug_from_anywhere: bool) -> Admin {
+    Admin {
+        registry: Registry::default(),
+        feed: Arc::new(Feed::new(Translator::new(MeshConfig::default()).translated())),
+        proxies: Arc::default(),
+        problems: Arc::default(),
+        gates: Vec::new(),
+        debug_from_anywhere,
+        draining: Arc::default(),
+    }
+}
+
 impl Port {
     async fn open(bounds: Bounds) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let admin = Admin {
-            registry: Registry::default(),
-            feed: Arc::new(Feed::new(Translator::new(MeshConfig::default()).translated())),
-            proxies: Arc::default(),
-            problems: Arc::default(),
-            gates: Vec::new(),
-            debug_from_anywhere: false,
-            draining: Arc::default(),
-        };
         let mut serving = JoinSet::new();
-        serving.spawn(admin.run_within(bounds, listener, std::future::pending()));
+        serving.spawn(admin(false).run_within(bounds, listener, std::future::pending()));
         Self { address, _serving: serving }
     }
 
@@ -136,15 +139,7 @@ async fn only_this_machine_is_shown_everybodys_configuration() {
         ("kubelet", pod, false, "/live", 200),
     ];
     for (row, from, debug_from_anywhere, path, expected) in rows {
-        let admin = Admin {
-            registry: Registry::default(),
-            feed: Arc::new(Feed::new(Translator::new(MeshConfig::default()).translated())),
-            proxies: Arc::default(),
-            problems: Arc::default(),
-            gates: Vec::new(),
-            debug_from_anywhere,
-            draining: Arc::default(),
-        };
+        let admin = admin(debug_from_anywhere);
         let request = Request::get(path).body(()).unwrap();
         assert_eq!(admin.answer(&request, from).status().as_u16(), expected, "{row}: {path}");
     }

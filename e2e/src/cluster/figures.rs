@@ -25,7 +25,7 @@ pub fn figure(name: &str, value: impl Display) {
 /// # Panics
 /// When it is beyond.
 pub fn figure_within<T: PartialOrd + Display>(name: &str, value: T, limit: T, unit: &str) {
-    figure(name, format!("{value} {unit} (limit {limit})"));
+    figure(name, format!("{value:.3} {unit} (limit {limit})"));
     assert!(value <= limit, "{name}: {value} {unit}, and the limit is {limit}");
 }
 

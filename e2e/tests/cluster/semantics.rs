@@ -35,15 +35,16 @@ pub(crate) fn a_terminating_pod_gets_no_new_requests() {
         let load = Workload::load(namespace, "load", "web:80", 50);
         vec![web.deployment(), service(namespace, "web", "web", &[("http", 80, "http")]), load.deployment()]
     });
-    world.until_answered("http://web/");
-    assert_eq!(servers(&world, "http://web/", 40).len(), 2);
+    world.until_all_answer("http://web/", 2);
     // Before, the load may have been there first.
     let began = now_ms();
 
     let pods = world.pods("web");
     let [going, staying] = [&pods[0], &pods[1]].map(|pod| text(pod, "/metadata/name").to_owned());
-    let told = now_ms();
     world.kubectl(&["delete", "pod", &going, "--wait=false"]);
+    // What Kubernetes takes to tell, which on a busy machine is a while, is not ours to answer for.
+    world.until_terminating("web", &going);
+    let told = now_ms();
     std::thread::sleep(Duration::from_secs(6));
     let effect = u64::try_from(EFFECT.as_millis()).unwrap();
     let late: Vec<_> = world.records.served_by(&going).into_iter().filter(|one| one.at_ms > told + effect).collect();
@@ -93,8 +94,7 @@ pub(crate) fn a_client_keeps_its_endpoint_by_session_affinity() {
         vec![Workload::server(namespace, "web").replicas(3).deployment(), sticky, usual]
     });
     world.until_answered("http://sticky/");
-    world.until_answered("http://usual/");
-    assert_eq!(servers(&world, "http://usual/", 60).len(), 3, "all take part");
+    world.until_all_answer("http://usual/", 3);
     assert_eq!(servers(&world, "http://sticky/", 60).len(), 1, "one keeps the client");
     world.remove();
 }
@@ -131,12 +131,10 @@ pub(crate) fn internal_traffic_stays_on_the_node_where_a_service_says_so() {
         objects.extend([slice(name, "near", "node"), slice(name, "far", "another-node")]);
     }
     world.cluster().apply_all(&objects).unwrap();
-    for url in ["http://here/", "http://anywhere/"] {
-        world.until_answered(url);
-    }
+    world.until_answered("http://here/");
     let here = servers(&world, "http://here/", 40);
     assert!(here.len() == 1 && here.iter().all(|name| name.starts_with("near-")), "{here:?}");
-    assert_eq!(servers(&world, "http://anywhere/", 40).len(), 2);
+    world.until_all_answer("http://anywhere/", 2);
     world.remove();
 }
 
@@ -152,8 +150,7 @@ pub(crate) fn a_named_target_port_may_differ_from_pod_to_pod() {
         web["spec"]["selector"] = json!({"part": "web"});
         vec![old.deployment(), new.deployment(), web]
     });
-    world.until_answered("http://web/");
-    let found = servers(&world, "http://web/", 40);
+    let found = world.until_all_answer("http://web/", 2);
     let kinds: BTreeSet<&str> = found.iter().map(|name| name.split('-').next().unwrap_or_default()).collect();
     assert_eq!(kinds, BTreeSet::from(["new", "old"]), "{found:?}");
     world.remove();

@@ -94,12 +94,7 @@ fn all_traffic_works(mode: Mode, port: u16) {
             assert_eq!(proven(&got, inner), *by_mesh_tls, "{row}: mesh TLS in {}", got.body);
         }
     }
-    // All of a Service's pods, when asked often enough.
-    let mut servers: Vec<String> =
-        world.ask(&["http://web/", "--repeat", "40"]).into_iter().map(|got| got.server).collect();
-    servers.sort();
-    servers.dedup();
-    assert_eq!(servers.len(), 2, "{servers:?}");
+    world.until_all_answer("http://web/", 2);
 
     // From outside: served, as nobody in particular.
     let got = outside.ask_one(&format!("http://web.{inner}/headers"));

@@ -1,6 +1,6 @@
 //! A namespace of a test's own, opted in or not, with the records of its apps; and the verdict over those records.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
 use serde_json::Value;
@@ -89,6 +89,43 @@ impl World {
             Ok((last.status == 200).then_some(()))
         });
         assert!(waited.is_ok(), "{url} is not answered; last: {last:?}");
+    }
+
+    /// Asks until so many servers have answered, which may take some asking: one that was slow once, as on a busy machine, rests for
+    /// up to a second. Their names.
+    pub(crate) fn until_all_answer(&self, url: &str, count: usize) -> BTreeSet<String> {
+        let mut servers = BTreeSet::new();
+        let waited = self.cluster().wait_for(&format!("answers of {count} servers"), Duration::from_secs(20), || {
+            let answers = self.cluster().ask(&self.namespace, "deployment/client", &[url, "--repeat", "40"])?;
+            servers.extend(answers.into_iter().filter(|got| got.status == 200).map(|got| got.server));
+            Ok((servers.len() == count).then_some(()))
+        });
+        assert!(waited.is_ok(), "{url}: {count} servers should answer, and these did: {servers:?}");
+        servers
+    }
+
+    /// Waits until Kubernetes says of a Service's endpoint that its pod is on its way out, or says nothing more of it.
+    pub(crate) fn until_terminating(&self, service: &str, pod: &str) {
+        let selector = format!("kubernetes.io/service-name={service}");
+        let said = || {
+            let slices = self.cluster().kubectl(&[
+                "-n",
+                &self.namespace,
+                "get",
+                "endpointslices",
+                "-l",
+                &selector,
+                "-o",
+                "json",
+            ])?;
+            let slices: Value = serde_json::from_str(&slices).unwrap_or_default();
+            let slices = slices["items"].as_array().cloned().unwrap_or_default();
+            let mut endpoints = slices.iter().filter_map(|slice| slice["endpoints"].as_array()).flatten();
+            let lives =
+                endpoints.any(|one| text(one, "/targetRef/name") == pod && one["conditions"]["terminating"] != true);
+            Ok((!slices.is_empty() && !lives).then_some(()))
+        };
+        self.cluster().wait_for(&format!("the end of {pod} in an EndpointSlice"), PATIENCE, said).unwrap();
     }
 
     pub(crate) fn pods(&self, app: &str) -> Vec<Value> {

@@ -2,11 +2,11 @@
 //! installed; again at 50–70 % of its life.
 //!
 //! An answer is believed only when its chain leads to a root, names us, fits the key we just made, and has not ended.
-//! Who renews shows the SVID in use, because the control plane keeps room for those it knows (SEMANTICS.md §4); where that does
-//! not help (its roots have changed, say), the token alone must do. When renewal fails the SVID in use stays until its end, and the back-off (0.5 s to 150 s) shrinks with the life
-//! that is left. Without one the pod cannot start, so nobody waits longer than [`LONGEST_WITHOUT`]; a file that is still to
-//! come (a ConfigMap being written, a token being projected) is looked for every [`LOOK_FOR_FILE`]. The key pair is new each
-//! time and never leaves memory.
+//! Who renews shows the SVID in use, because the control plane keeps room for those it knows (SEMANTICS.md §4); where that
+//! does not help (its roots have changed, say), the token alone must do. When renewal fails the SVID in use stays until its
+//! end, and the back-off (0.5 s to 150 s) shrinks with the life that is left. Without one the pod cannot start, so nobody
+//! waits longer than [`LONGEST_WITHOUT`]; a file that is still to come (a ConfigMap being written, a token being projected) is
+//! looked for every [`LOOK_FOR_FILE`]. The key pair is new each time and never leaves memory.
 
 use std::io;
 use std::path::{Path, PathBuf};

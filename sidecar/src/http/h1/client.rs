@@ -26,7 +26,7 @@ use tokio::time::{Instant, Sleep};
 
 use super::encode::{self, Framing, encode_request};
 use super::reader::{BODY_READ, HEAD_READ, poll_read};
-use super::unread::{self, Aborts};
+use super::unread::{self, Aborts, Gather};
 use super::writer::{Queue, WriteError, Writer};
 use super::{BodyLength, Decoded, Decoder, FramingError, HeadLimits, HeadScan, Progress, ResponseHead, spare};
 #[cfg(doc)]
@@ -230,29 +230,6 @@ struct Opening {
     began: Option<Instant>,
 }
 
-/// Whether the head waits for the body, to be one piece with it (`unread.rs`).
-enum Gather {
-    /// It is written at once, or has been.
-    No,
-    /// It will, if the body is not there yet.
-    If,
-    /// It does, until this moment.
-    Until(Pin<Box<Sleep>>),
-}
-
-impl Gather {
-    /// Whether it may be written now, when the body has not come.
-    fn is_over(&mut self, cx: &mut Context<'_>) -> bool {
-        if matches!(self, Self::If) {
-            *self = Self::Until(Box::pin(tokio::time::sleep(unread::GATHER)));
-        }
-        match self {
-            Self::Until(time) => time.as_mut().poll(cx).is_ready(),
-            Self::No | Self::If => true,
-        }
-    }
-}
-
 fn is_fin(kind: &SendErrorKind) -> bool {
     matches!(kind, SendErrorKind::Lost(error) if error.kind() == io::ErrorKind::UnexpectedEof)
 }
@@ -281,10 +258,10 @@ impl Opening {
         let mut writer = Writer::for_request(body, framing);
         writer.hold(expects);
         let matters = connection.0.to_app && !parts.method.is_idempotent();
-        let is_short = declared.is_some_and(|length| connection.0.queue.len() as u64 + length <= unread::ONE_PIECE);
+        let short = declared.is_some_and(|length| connection.0.queue.len() as u64 + length <= unread::ONE_PIECE);
         Ok(Self {
             written_before: connection.0.queue.written(),
-            gather: if matters && is_short && !expects { Gather::If } else { Gather::No },
+            gather: if matters && short && !expects { Gather::If } else { Gather::No },
             aborts: matters.then(Aborts::so_far),
             began: connection.0.to_app.then(Instant::now),
             connection: Some(connection),

@@ -23,6 +23,10 @@
 //! So that a small request is one piece also where its body came a moment after its head (over HTTP/2 it is a frame of its
 //! own), the head waits for it ([`GATHER`]): the app could do nothing without it.
 //!
+//! One thing is taken on trust: an app that closes one connection in two steps (FIN, and the rest later, with a request of ours
+//! unread) and aborts another, whose request it has read, within the same moment. The first is subtracted though nobody
+//! counted it, and hides the second. Servers do the one or the other.
+//!
 //! That, and not less, is called not processed. Everything else (a body that came later, a longer request, a FIN, a byte of
 //! a response, an abort of anybody's meanwhile) may have run.
 //!
@@ -32,19 +36,21 @@
 use std::collections::VecDeque;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
+use std::pin::Pin;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::Context;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use tokio::time::Instant;
+use tokio::time::{Instant, Sleep};
 
 use crate::http::io::{BoxedIo, Io};
 
 /// A request of so many bytes, head and body, is read at once: a page, as small a buffer as servers of HTTP have.
 pub(super) const ONE_PIECE: u64 = 4096;
 /// How long the head of a request of one piece waits for its body.
-pub(super) const GATHER: Duration = Duration::from_millis(20);
+const GATHER: Duration = Duration::from_millis(20);
 /// Over loopback a reset follows its cause, and the count follows the reset, in microseconds; but an app that has said FIN may
 /// have to wait for a processor before it closes. In ms.
 const LOOK_AGAIN: [u64; 5] = [1, 2, 8, 30, 100];
@@ -52,6 +58,29 @@ const LOOK_AGAIN: [u64; 5] = [1, 2, 8, 30, 100];
 const SAMPLE_EVERY: Duration = Duration::from_millis(50);
 /// `/proc/net/netstat` is some 4 KiB.
 const MAX_FILE: usize = 16 * 1024;
+
+/// Whether a request's head waits for its body, to be one piece with it.
+pub(super) enum Gather {
+    /// It is written at once, or has been.
+    No,
+    /// It will, if the body is not there yet.
+    If,
+    /// It does, until this moment.
+    Until(Pin<Box<Sleep>>),
+}
+
+impl Gather {
+    /// Whether the head may be written now, when the body has not come.
+    pub(super) fn is_over(&mut self, cx: &mut Context<'_>) -> bool {
+        if matches!(self, Self::If) {
+            *self = Self::Until(Box::pin(tokio::time::sleep(GATHER)));
+        }
+        match self {
+            Self::Until(time) => time.as_mut().poll(cx).is_ready(),
+            Self::No | Self::If => true,
+        }
+    }
+}
 
 /// Whether a lost connection was reset; a FIN may be all that is known of it yet.
 pub(super) async fn was_reset(io: &mut BoxedIo) -> bool {
