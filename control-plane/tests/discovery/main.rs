@@ -274,6 +274,12 @@ async fn status_says_what_became_of_an_object() {
     assert!(!text.contains("False"), "{text}");
     mesh.write("route.yaml", &harness::route(1, 1).replace("name: reviews-v2", "name: reviews-v9"));
     mesh.status_until("HTTPRoute.shop.canary.yaml", "reason: BackendNotFound").await;
+    // A kind that goes before it has the port, and gives it back.
+    mesh.write("grpc.yaml", &harness::route(1, 1).replace("kind: HTTPRoute", "kind: GRPCRoute"));
+    mesh.status_until("GRPCRoute.shop.canary.yaml", "reason: Accepted").await;
+    mesh.status_until("HTTPRoute.shop.canary.yaml", "reason: RouteReasonConflicted").await;
+    mesh.remove("grpc.yaml");
+    mesh.status_until("HTTPRoute.shop.canary.yaml", "reason: Accepted").await;
     mesh.write("bad.yaml", "apiVersion: v1\nkind: Service\nmetadata:\n  name: bad\nspec:\n  ports: 7\n");
     mesh.status_until("problems.txt", "error: bad.yaml:6").await;
     mesh.remove("bad.yaml");
