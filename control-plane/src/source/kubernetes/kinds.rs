@@ -1,17 +1,9 @@
 //! Which kinds are watched. One table: what is asked of the API server here is what the chart's ClusterRole must grant
 //! (list and watch), and what a failure names.
 
-use kube::api::{ApiResource, DynamicObject, PartialObjectMeta};
-use kube::{Client, ResourceExt as _};
-use tokio::sync::mpsc;
-use tokio::task::JoinSet;
+use kube::api::ApiResource;
 
-use super::follow::{Follow, follow};
-use super::gather::Message;
-use super::metrics::Metrics;
-use super::seen::{Of, Seen};
-use super::state::{Happening, map_event};
-use crate::model::{Kind, ObjectName};
+use crate::model::Kind;
 
 /// A kind as the API server knows it.
 #[derive(Debug, PartialEq, Eq)]
@@ -74,47 +66,6 @@ pub(super) const UNENFORCED: [Row; 2] = [
     Row::custom("AuthorizationPolicy", "security.istio.io", "authorizationpolicies"),
     Row::custom("RequestAuthentication", "security.istio.io", "requestauthentications"),
 ];
-
-macro_rules! of {
-    ($($marker:ident)*) => {
-        $(
-            pub(super) struct $marker;
-            impl Of for $marker {
-                const KIND: Kind = Kind::$marker;
-            }
-        )*
-
-        /// Follows every kind, each in a task of its own, so that none waits for another's list to be decoded.
-        pub(super) fn follow_all(
-            client: &Client,
-            events: &mpsc::Sender<Message>,
-            metrics: &Metrics,
-            tasks: &mut JoinSet<()>,
-        ) {
-            for (kind, row) in &KINDS {
-                let how = Follow { client: client.clone(), row, events: events.clone(), metrics: metrics.clone() };
-                match kind {
-                    $(Kind::$marker => tasks.spawn(follow(how, |event| {
-                        Message::Object(Kind::$marker, Box::new(map_event(event, |seen: Seen<$marker>| seen.served)))
-                    }, || Message::Object(Kind::$marker, Box::new(Happening::Absent)))),)*
-                };
-            }
-            for row in &UNENFORCED {
-                let how = Follow { client: client.clone(), row, events: events.clone(), metrics: metrics.clone() };
-                let name = |object: PartialObjectMeta<DynamicObject>| {
-                    ObjectName::new(object.namespace().unwrap_or_default(), object.name_any())
-                };
-                tasks.spawn(follow(
-                    how,
-                    move |event| Message::Unenforced(row.kind, map_event(event, name)),
-                    || Message::Unenforced(row.kind, Happening::Absent),
-                ));
-            }
-        }
-    };
-}
-
-of!(Namespace Service EndpointSlice Pod Node HttpRoute PeerAuthentication GrpcRoute);
 
 #[cfg(test)]
 mod tests {

@@ -27,6 +27,7 @@ use super::Edit;
 
 mod course;
 mod follow;
+mod follow_all;
 mod gather;
 mod kinds;
 mod metrics;
@@ -89,7 +90,7 @@ pub fn watch(mut config: kube::Config, settings: WatchSettings, metrics: Metrics
     let client = kube::Client::try_from(config).map_err(KubernetesError::Client)?;
     let (events, gathered) = mpsc::channel(EVENTS);
     let mut followers = JoinSet::new();
-    kinds::follow_all(&client, &events, &metrics, &mut followers);
+    follow_all::follow_all(&client, &events, &metrics, &mut followers);
     let (gather, watch) = gather::Gather::new(settings, metrics, gathered, followers);
     tokio::spawn(gather.run());
     Ok(watch)

@@ -14,7 +14,8 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::model::Kind;
-use crate::source::kubernetes::kinds::{self, KINDS};
+use crate::source::kubernetes::follow_all::{PeerAuthentication, Service};
+use crate::source::kubernetes::kinds::KINDS;
 use crate::source::kubernetes::seen::{Of, Seen};
 use crate::source::kubernetes::state::{Happening, map_event};
 
@@ -256,7 +257,7 @@ async fn a_watch_goes_on_whatever_the_api_server_does() {
     ];
     let (_, service) = &KINDS[1];
     for (row, answers, questions, messages) in rows {
-        let (asked, came) = converse::<kinds::Service>(service, answers, messages.len()).await;
+        let (asked, came) = converse::<Service>(service, answers, messages.len()).await;
         assert_eq!((asked, came), (strings(questions), strings(messages)), "{row}");
     }
 }
@@ -265,21 +266,21 @@ async fn a_watch_goes_on_whatever_the_api_server_does() {
 async fn a_kind_may_be_installed_and_removed_at_any_time() {
     let (_, policy) = &KINDS[6];
     let late: &[Answer] = &[Refuse(404), Refuse(404), Refuse(404), Events(&[Added("a", 1), Listed(5)], Hang)];
-    let (asked, came) = converse::<kinds::PeerAuthentication>(policy, late, 5).await;
+    let (asked, came) = converse::<PeerAuthentication>(policy, late, 5).await;
     assert_eq!(asked, ["stream", "v1beta1 stream", "stream", "v1beta1 stream"]);
     assert_eq!(came, ["absent", "absent", "begins", "(a)", "listed"]);
 
     let mut removed = vec![Events(&[Listed(5)], Close)];
     removed.extend(vec![Refuse(404); 20]);
     let began = tokio::time::Instant::now();
-    let (asked, came) = converse::<kinds::PeerAuthentication>(policy, &removed, 3).await;
+    let (asked, came) = converse::<PeerAuthentication>(policy, &removed, 3).await;
     assert_eq!(asked[..4], ["stream", "watch from 5", "v1beta1 stream", "stream"]);
     assert_eq!(came, ["begins", "listed", "absent"]);
     assert!(began.elapsed() >= Duration::from_secs(5), "only when that is sure: {:?}", began.elapsed());
 
     // An API server that starts and does not know its CRDs yet takes nothing away.
     let hiccup = [Events(&[Listed(5)], Close), Refuse(404), Refuse(404), Events(&[Listed(6)], Hang)];
-    let (_, came) = converse::<kinds::PeerAuthentication>(policy, &hiccup, 4).await;
+    let (_, came) = converse::<PeerAuthentication>(policy, &hiccup, 4).await;
     assert_eq!(came, ["begins", "listed", "begins", "listed"]);
     assert_eq!(policy.kind, crate::source::kind_name(Kind::PeerAuthentication));
 }
