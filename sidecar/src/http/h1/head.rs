@@ -1,8 +1,9 @@
 //! Reads one request or response head from the front of a buffer (RFC 9112 §2 to §5), strictly.
 //!
 //! Two passes. [`Section`] walks the raw bytes once, up to the empty line. It keeps its place, so a head that arrives in a
-//! thousand pieces is still walked once. Only a section that passed is taken apart: into names and values, which the types of
-//! the `http` crate judge once more, and by `target` and `length` for their meaning.
+//! thousand pieces is still walked once. Only a section that passed is handed to `httparse` for names and values and to
+//! `target` and `length` for their meaning; `httparse` alone would accept bare LF, any number of empty lines first, and
+//! non-ASCII targets.
 //!
 //! Empty lines before a request: exactly one CRLF is skipped (RFC 9112 §2.2 asks for at least one, for clients that
 //! end a POST with a stray CRLF). Before a response: none.
