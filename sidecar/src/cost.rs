@@ -90,6 +90,7 @@ fn picking_one_of_ten_endpoints() {
         weight: 1,
         zone: "".into(),
         node: "".into(),
+        priority: 0,
     };
     let balancer = Balancer::new(BalancePolicy::default());
     let now = Instant::now();

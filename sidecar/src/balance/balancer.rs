@@ -4,8 +4,9 @@
 //! 1. nothing ready → the draining ones, drawn the same way and outside outlier detection; none → [`NoEndpoint`];
 //! 2. an ejected endpoint is due, and this is a first try → this request is its probe. With affinity only a request of
 //!    a client that belongs there;
-//! 3. more than half of the ready ones ejected → panic: all ready ones are in the running again;
-//! 4. among those in the running and not to be avoided: affinity's choice, or the draw;
+//! 3. more than half of the ready ones ejected (or what the policy says) → panic: all ready ones are in the running again;
+//! 4. among those in the running and not to be avoided, of the level and zone that this request is for if there are such
+//!    (`tiers.rs`), or else of all: the choice of the policy's rule (`picker.rs`), usually the draw;
 //!    one that is being connected to for the first time only if there is no other ([`Balancer::hold_back`]);
 //! 5. only endpoints to be avoided are left → among those;
 //! 6. even the one chosen has failed so often that only the cap keeps it in use → panic as well: an ejected one is no
@@ -19,16 +20,19 @@
 
 use std::sync::Arc;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use rand::Rng;
 
-use super::endpoint::{Endpoint, EndpointSpec, EndpointView, HeldBack, State};
+use super::endpoint::{Endpoint, EndpointSpec, EndpointView, Health, HeldBack, State};
 use super::outlier::{Ejection, Ejections, OnFailure};
+use super::picker::Picker;
 use super::policy::{BalancePolicy, PickRequest, TryResult};
 use super::set::{Pool, Set};
+use super::sweep::sweep;
+use super::turns::Turns;
 
 /// A backend's endpoints and who gets the next request. Shared by all workers.
 #[derive(Debug)]
@@ -42,6 +46,8 @@ struct Shared {
     set: ArcSwap<Set>,
     ejections: Ejections,
     panics: AtomicU64,
+    /// Whether results are counted for the sweep. Written under the lock of `ejections`.
+    counts_rates: AtomicBool,
     turns: Turns,
     /// The moment that the atomics count from: the first update, since without one there is nothing to count.
     epoch: OnceLock<Instant>,
@@ -69,33 +75,6 @@ pub enum NoEndpointReason {
     NoneOnNode,
 }
 
-/// The turns of neglected endpoints: every pick is a 200th of one, and one is kept.
-///
-/// Apart from what is only read: every worker writes here at every pick.
-#[derive(Debug, Default)]
-#[repr(align(128))]
-struct Turns {
-    picks: AtomicU32,
-    /// `picks` at the last turn.
-    last: AtomicU32,
-}
-
-impl Turns {
-    /// Picks for one turn.
-    const PRICE: u32 = 200;
-
-    fn on_pick(&self) {
-        self.picks.fetch_add(1, Ordering::Relaxed);
-    }
-
-    /// Whether it is a neglected endpoint's turn: true for one caller.
-    fn take(&self) -> bool {
-        let (picks, last) = (self.picks.load(Ordering::Relaxed), self.last.load(Ordering::Relaxed));
-        picks.wrapping_sub(last) >= Self::PRICE
-            && self.last.compare_exchange(last, picks, Ordering::Relaxed, Ordering::Relaxed).is_ok()
-    }
-}
-
 /// What recording a result led to. Ejections and returns are worth a line in the log.
 #[must_use]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -118,12 +97,14 @@ pub enum Finished {
 impl Balancer {
     /// Without endpoints.
     pub fn new(policy: BalancePolicy) -> Self {
+        let counts_rates = AtomicBool::new(policy.outlier.counts_rates());
         let set = Set::new(Arc::default(), policy);
         Self {
             shared: Arc::new(Shared {
                 set: ArcSwap::from_pointee(set),
                 ejections: Ejections::default(),
                 panics: AtomicU64::new(0),
+                counts_rates,
                 turns: Turns::default(),
                 epoch: OnceLock::new(),
             }),
@@ -139,18 +120,23 @@ impl Balancer {
     /// counts.
     pub fn update(&self, specs: Vec<EndpointSpec>, now: Instant) {
         self.shared.epoch.get_or_init(|| now);
+        let ms = self.shared.ms(now);
         self.shared.replace(|old| {
             let before: std::collections::HashMap<_, _> = old.all.iter().map(|e| (e.key(), e)).collect();
             let mut seen = std::collections::HashSet::with_capacity(specs.len());
-            let all: Arc<[Arc<Endpoint>]> = specs
-                .iter()
-                .filter(|spec| seen.insert(&spec.key))
-                .map(|spec| match before.get(&spec.key) {
-                    Some(endpoint) if endpoint.spec == *spec => Arc::clone(endpoint),
-                    Some(endpoint) => Arc::new(Endpoint { spec: spec.clone(), state: Arc::clone(&endpoint.state) }),
-                    None => Arc::new(Endpoint { spec: spec.clone(), state: Arc::new(State::default()) }),
-                })
-                .collect();
+            let endpoint = |spec: &EndpointSpec| {
+                let before = before.get(&spec.key);
+                let state = match before {
+                    Some(endpoint) if endpoint.spec == *spec => return Arc::clone(endpoint),
+                    Some(endpoint) => Arc::clone(&endpoint.state),
+                    None => Arc::new(State::default()),
+                };
+                if spec.health == Health::Ready && before.is_none_or(|before| before.health() != Health::Ready) {
+                    state.on_ready(ms);
+                }
+                Arc::new(Endpoint { spec: spec.clone(), state })
+            };
+            let all: Arc<[Arc<Endpoint>]> = specs.iter().filter(|spec| seen.insert(&spec.key)).map(endpoint).collect();
             Some(Set::new(all, old.policy.clone()))
         });
     }
@@ -168,7 +154,7 @@ impl Balancer {
         let set = self.shared.set.load();
         let ms = self.shared.ms(now);
         if set.ready.is_empty() {
-            return match self.choose(&set, &set.draining, rng, ms, request, |_| true, |_| false) {
+            return match self.choose(&set.draining, rng, ms, request, |_| true, |_| false) {
                 Some(endpoint) => Ok(self.picked(endpoint, false, ms)),
                 None => Err(NoEndpoint {
                     reason: match (set.all.is_empty(), set.on_node) {
@@ -182,7 +168,7 @@ impl Balancer {
         let first_try = request.avoid.is_empty();
         if first_try
             && self.shared.ejections.probe_due(ms)
-            && let Some(endpoint) = self.begin_probe(&set, ms, request)
+            && let Some(endpoint) = self.begin_probe(&set, ms, rng, request)
         {
             return Ok(self.picked(&endpoint, true, ms));
         }
@@ -197,16 +183,20 @@ impl Balancer {
                 || (first_try && standing.failures() == 0 && latency.is_neglected(ms) && self.shared.turns.take())
         };
         let hopeless = |endpoint: &Endpoint| endpoint.state.standing.is_kept(outlier.consecutive_failures);
-        let chosen = if ejected * 2 > set.ready.len() {
+        let chosen = if ejected > set.calm {
             None
         } else {
-            let chosen = self.choose(&set, &set.ready, rng, ms, request, in_use, first);
+            let chosen = match &set.tiers {
+                None => None,
+                Some(tiers) => tiers.choose(rng, ms, &request, ejected > 0, &first),
+            };
+            let chosen = chosen.or_else(|| self.choose(&set.ready, rng, ms, request, in_use, first));
             chosen.filter(|endpoint| ejected == 0 || !hopeless(endpoint))
         };
         chosen
             .or_else(|| {
                 self.shared.panics.fetch_add(1, Ordering::Relaxed);
-                self.choose(&set, &set.ready, rng, ms, request, |_| true, |_| false)
+                self.choose(&set.ready, rng, ms, request, |_| true, |_| false)
             })
             .map(|endpoint| self.picked(endpoint, false, ms))
             .ok_or(NoEndpoint { reason: NoEndpointReason::AllNotReady })
@@ -272,10 +262,8 @@ impl Balancer {
         }
     }
 
-    #[expect(clippy::too_many_arguments, reason = "one call's state, split only so that two pools share the steps")]
     fn choose<'s, R: Rng + ?Sized>(
         &self,
-        set: &Set,
         pool: &'s Pool,
         rng: &mut R,
         ms: u64,
@@ -283,10 +271,9 @@ impl Balancer {
         running: impl Fn(&Endpoint) -> bool,
         first: impl Fn(&Endpoint) -> bool,
     ) -> Option<&'s Arc<Endpoint>> {
-        let client = request.client.filter(|_| set.policy.client_ip_affinity.is_some());
-        let mut among = |usable: &dyn Fn(&Endpoint) -> bool| match client {
-            Some(client) => pool.ranked_first(client, usable),
-            None => pool.draw(rng, ms, usable, &first),
+        let mut among = |usable: &dyn Fn(&Endpoint) -> bool| match &pool.picker {
+            Picker::PowerOfTwo => pool.draw(rng, ms, usable, &first),
+            _ => pool.choose(rng, ms, &request, usable, &first),
         };
         let fresh = |endpoint: &Endpoint| !request.avoid.contains(endpoint.key()) && running(endpoint);
         among(&|endpoint| fresh(endpoint) && !endpoint.state.is_held(ms))
@@ -294,11 +281,24 @@ impl Balancer {
             .or_else(|| if request.avoid.is_empty() { None } else { among(&running) })
     }
 
-    /// Makes this request the probe of an endpoint that is due, unless another worker takes it first.
-    fn begin_probe(&self, set: &Set, ms: u64, request: PickRequest<'_>) -> Option<Arc<Endpoint>> {
+    /// Makes this request the probe of an endpoint that is due, unless another worker takes it first. Envoy's way, does what
+    /// is due instead.
+    fn begin_probe<R: Rng + ?Sized>(
+        &self,
+        set: &Set,
+        ms: u64,
+        rng: &mut R,
+        request: PickRequest<'_>,
+    ) -> Option<Arc<Endpoint>> {
+        if set.policy.outlier.envoy.is_some() {
+            let locked = self.shared.ejections.lock();
+            let current = self.shared.set.load();
+            sweep(&locked, &current.ready, &current.policy.outlier, ms, rng);
+            return None;
+        }
         let due = |endpoint: &Endpoint| endpoint.state.standing.is_due(ms);
-        let endpoint = match request.client.filter(|_| set.policy.client_ip_affinity.is_some()) {
-            Some(client) => set.ready.ranked_first(client, |_| true).filter(|endpoint| due(endpoint)),
+        let endpoint = match set.ready.home_of(&request, &|_| true) {
+            Some(home) => home.filter(|endpoint| due(endpoint)),
             None => set.ready.iter().find(|endpoint| due(endpoint)),
         }?;
         let locked = self.shared.ejections.lock();
@@ -330,6 +330,8 @@ impl Shared {
         let Some(new) = make(&old) else { return };
         let left = old.all.iter().map(|endpoint| &endpoint.state.standing);
         locked.replace(left, new.ready.standings(), &new.policy.outlier);
+        // Relaxed: a result more or less in the first interval.
+        self.counts_rates.store(new.policy.outlier.counts_rates(), Ordering::Relaxed);
         self.set.store(Arc::new(new));
     }
 
@@ -393,6 +395,9 @@ impl Pick {
             }
             TryResult::Success => believed.on_success(ms, latency),
             TryResult::Failure | TryResult::Silent => believed.on_failure(ms),
+        }
+        if self.shared.counts_rates.load(Ordering::Relaxed) {
+            self.endpoint.state.rate.on_result(result == TryResult::Success);
         }
         if !self.probe {
             return match result {

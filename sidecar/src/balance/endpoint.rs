@@ -8,6 +8,7 @@ use weft_proto::SpiffeId;
 
 use super::latency::Latency;
 use super::outlier::Standing;
+use super::outlier::rates::Counter;
 
 /// What tells one endpoint from another: state (latency, failures, ejection) is kept across updates by this key.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -70,6 +71,8 @@ pub struct EndpointSpec {
     pub zone: Box<str>,
     /// Node, or empty.
     pub node: Box<str>,
+    /// Zero comes first: others are used as far as those before are not enough (`priority.rs`).
+    pub priority: u32,
 }
 
 /// What outlives an update of the spec. Shared by every [`Endpoint`] made for the same key while it stays in the set.
@@ -81,6 +84,10 @@ pub(super) struct State {
     in_flight: AtomicU32,
     pub(super) latency: Latency,
     pub(super) standing: Standing,
+    /// Results of the interval, where they are counted.
+    pub(super) rate: Counter,
+    /// Since when it is ready (ms since the balancer's epoch), for slow start.
+    ready_since: AtomicU64,
     /// Until when it is held back (ms since the balancer's epoch, and [`RELEASED`] more); [`NEVER_HELD`] before it was.
     held_until: AtomicU64,
 }
@@ -99,6 +106,8 @@ impl Default for State {
             in_flight: AtomicU32::default(),
             latency: Latency::default(),
             standing: Standing::default(),
+            rate: Counter::default(),
+            ready_since: AtomicU64::new(0),
             held_until: AtomicU64::new(NEVER_HELD),
         }
     }
@@ -116,6 +125,12 @@ impl State {
 
     pub(super) fn end(&self) {
         self.in_flight.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// It is ready, and was not before.
+    pub(super) fn on_ready(&self, ms: u64) {
+        // Relaxed: an estimate of age, and nothing else is published through it.
+        self.ready_since.store(ms, Ordering::Relaxed);
     }
 
     /// Whether another is to be picked, if there is one.
@@ -204,6 +219,16 @@ impl Endpoint {
     /// Its node, or empty.
     pub fn node(&self) -> &str {
         &self.spec.node
+    }
+
+    /// Lower ones first.
+    pub fn priority(&self) -> u32 {
+        self.spec.priority
+    }
+
+    /// For how many milliseconds it has been ready.
+    pub(super) fn ready_for(&self, ms: u64) -> u64 {
+        ms.saturating_sub(self.state.ready_since.load(Ordering::Relaxed))
     }
 
     /// Its weight, at least one.

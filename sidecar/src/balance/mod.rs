@@ -1,32 +1,55 @@
-//! Endpoint sets and who gets the next request: P2C over averaged latency, outlier detection with one probe on return,
-//! panic, draining, client affinity (SEMANTICS.md §3 "balancing", "outlier detection", "panic"; §1 "Service semantics").
+//! Endpoint sets and who gets the next request: P2C over averaged latency and the rules that a policy may ask for instead,
+//! slow start, zones and priorities, outlier detection with one probe on return or as Envoy has it, panic, draining, client
+//! affinity (SEMANTICS.md §3 "balancing", "slow start", "locality", "outlier detection", "panic"; §1 "Service semantics").
 //!
 //! | file | decides |
 //! |---|---|
 //! | `policy.rs` | nothing: the numbers, as configured |
 //! | `endpoint.rs` | what an endpoint is, and what of it outlives an update |
 //! | `latency.rs` | how slow an endpoint is believed to be |
-//! | `outlier.rs` | ejection: one word per endpoint, its bits and its transitions |
+//! | `outlier.rs` | ejection: one word per endpoint, its bits and its transitions; by rate, in `sweep.rs` |
 //! | `set.rs` | which endpoints are in the running, and the draw among them |
+//! | `picker.rs` | who is chosen by another rule: `round_robin.rs`, `least_request.rs` (both on `edf.rs`), `ring.rs`, `maglev.rs` |
+//! | `hash.rs` | what is the same in every proxy: the hashes |
+//! | `slow_start.rs` | how much of its weight a new endpoint has |
+//! | `tiers.rs` | which of the ready endpoints a request is for: by `priority.rs` and `zone.rs` |
+//! | `turns.rs` | when an endpoint is asked that nobody has asked for a while |
 //! | `balancer.rs` | the whole: update, pick, record |
 //!
 //! Pure: `now` and the random source are arguments. Workers share one [`Balancer`]; a pick takes no lock, and neither
-//! does its result unless it ejects an endpoint or brings it back.
+//! does its result unless it ejects an endpoint or brings it back. (Round robin and least request take a short one where
+//! weights differ: see `edf.rs`.)
 //!
-//! Not here: limits and retries (`resilience/`), connections (`http/`), locality and the other pickers (later).
+//! Not here: limits and retries (`resilience/`), connections (`http/`), what a request is hashed by (`outbound/`).
 //!
-//! Bound: one [`Endpoint`] (some 200 bytes) for each spec given; nothing else grows.
+//! Bound: one [`Endpoint`] (some 250 bytes) for each spec given, and what the policy's rule keeps for it; nothing else grows.
 
 mod balancer;
+mod edf;
 mod endpoint;
+mod hash;
 mod latency;
+mod least_request;
+mod maglev;
 mod outlier;
+mod picker;
 mod policy;
+mod priority;
+mod ring;
+mod round_robin;
 mod set;
+mod slow_start;
+mod sweep;
+mod tiers;
+mod turns;
+mod zone;
 
 #[cfg(test)]
 mod tests;
 
 pub use balancer::{Balancer, BalancerView, Finished, NoEndpoint, NoEndpointReason, Pick};
 pub use endpoint::{Endpoint, EndpointKey, EndpointSpec, EndpointView, Health, HeldBack, PlainAddr, Reach};
-pub use policy::{BalancePolicy, OutlierPolicy, PickRequest, TryResult};
+pub use hash::{hash_bytes, hash_client};
+pub use outlier::rates::{FailurePercentage, SuccessRate};
+pub use policy::{Algorithm, BalancePolicy, EnvoyOutlier, OutlierPolicy, PickRequest, TryResult, ZoneAware};
+pub use slow_start::SlowStart;

@@ -33,77 +33,36 @@
 //! A result that arrives for a phase it does not belong to (a request picked before the ejection, or under panic) is
 //! ignored: only the probe speaks for an ejected endpoint.
 //!
+//! # Envoy's way
+//!
+//! With [`OutlierPolicy::envoy`] set, times grow as Envoy's do (`outlier/time.rs`), and there are no probes: when its time is
+//! over, an endpoint is simply back (the edge from `Ejected` to `InUse` that the picture has not). Once per interval
+//! endpoints are also ejected by rate (`outlier/rates.rs`). Both fall to the next pick after they are due: without
+//! requests there is nothing to decide. The moment of the next sweep is kept among those of the probes, so that a pick looks
+//! at one number.
+//!
 //! Not here: what counts as a failure (`outbound/`), the penalty in latency (`latency.rs`).
 //! Bound: three words per endpoint.
 
+pub(super) mod rates;
+mod time;
+mod word;
+
 use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::time::Duration;
 
 use parking_lot::{Mutex, MutexGuard};
 
+use self::time::length_ms;
+use self::word::{LEVEL_MAX, Phase, Word};
+use super::hash::{mix, unit};
 use super::policy::OutlierPolicy;
-
-/// An endpoint that is back loses one remembered ejection for each of these without another: Envoy's default interval.
-const CLEAN_INTERVAL_MS: u64 = 10_000;
 
 /// An endpoint that has begun to fail is offered a request this often until it is ejected or succeeds. Without it the
 /// first failure's charge (1 s) would keep requests away and the verdict would never come.
 const RECHECK_MS: u64 = 50;
 
 const NEVER: u64 = u64::MAX;
-
-/// Where an endpoint stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Phase {
-    InUse,
-    Ejected,
-    Probing,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Word {
-    phase: Phase,
-    level: u8,
-    failures: u16,
-    when: u64,
-}
-
-const LEVEL_MAX: u8 = 0x3f;
-const WHEN_MAX: u64 = (1 << 40) - 1;
-
-impl Word {
-    fn unpack(bits: u64) -> Self {
-        Self {
-            phase: match bits & 0b11 {
-                1 => Phase::Ejected,
-                2 => Phase::Probing,
-                _ => Phase::InUse,
-            },
-            level: (bits >> 2) as u8 & LEVEL_MAX,
-            failures: (bits >> 8) as u16,
-            when: bits >> 24,
-        }
-    }
-
-    fn pack(self) -> u64 {
-        let phase = match self.phase {
-            Phase::InUse => 0,
-            Phase::Ejected => 1,
-            Phase::Probing => 2,
-        };
-        phase
-            | u64::from(self.level.min(LEVEL_MAX)) << 2
-            | u64::from(self.failures) << 8
-            | self.when.min(WHEN_MAX) << 24
-    }
-
-    /// Ejections still remembered at `now`.
-    fn level_at(self, now: u64) -> u8 {
-        let clean = now.saturating_sub(self.when) / CLEAN_INTERVAL_MS;
-        self.level.saturating_sub(u8::try_from(clean).unwrap_or(u8::MAX))
-    }
-}
 
 /// One endpoint's word, and two hints beside it.
 #[derive(Debug, Default)]
@@ -228,8 +187,11 @@ pub(super) struct Ejections {
     lock: Mutex<()>,
     /// Members not `InUse`. Written under the lock, read by every pick.
     ejected: AtomicUsize,
-    /// The earliest `when` of a member that is `Ejected`, or [`NEVER`]. Written under the lock, read by every pick.
+    /// The earliest `when` of a member that is `Ejected`, or the next sweep, or [`NEVER`]. Written under the lock, read by
+    /// every pick.
     next_probe_at: AtomicU64,
+    /// When rates are next looked at, or [`NEVER`]. Read and written under the lock.
+    next_sweep_at: AtomicU64,
     /// Ejections since the start.
     total: AtomicU64,
 }
@@ -240,6 +202,7 @@ impl Default for Ejections {
             lock: Mutex::new(()),
             ejected: AtomicUsize::new(0),
             next_probe_at: AtomicU64::new(NEVER),
+            next_sweep_at: AtomicU64::new(NEVER),
             total: AtomicU64::new(0),
         }
     }
@@ -254,7 +217,7 @@ impl Ejections {
         self.total.load(Ordering::Relaxed)
     }
 
-    /// Whether some member is due for a probe.
+    /// Whether some member is due for a probe (or, Envoy's way, to be back), or all are for a sweep.
     pub(super) fn probe_due(&self, now: u64) -> bool {
         self.next_probe_at.load(Ordering::Acquire) <= now
     }
@@ -282,10 +245,17 @@ impl Locked<'_> {
         left.for_each(|standing| standing.member.store(false, Ordering::Release));
         for standing in ready.clone() {
             standing.member.store(true, Ordering::Release);
-            if policy.consecutive_failures.is_none() {
+            if policy.is_off() {
                 standing.word.store(0, Ordering::Release);
             }
         }
+        // Switched on, the first sweep is due at once: it finds nothing, and sets the time of the next.
+        let sweep_at = match self.ejections.next_sweep_at.load(Ordering::Relaxed) {
+            _ if !policy.counts_rates() => NEVER,
+            NEVER => 0,
+            at => at,
+        };
+        self.ejections.next_sweep_at.store(sweep_at, Ordering::Relaxed);
         let ejected = ready.clone().filter(|standing| !standing.in_use()).count();
         self.ejections.ejected.store(ejected, Ordering::Release);
         self.schedule(ready);
@@ -300,17 +270,40 @@ impl Locked<'_> {
         now: u64,
     ) -> Ejection {
         let Some(threshold) = policy.consecutive_failures else { return Ejection::Already };
+        self.eject_if(standing, ready, policy, now, |word| reached(word.failures, threshold))
+    }
+
+    /// Ejects `standing`, one of `ready`, for its rate, if it is in use and the cap allows.
+    pub(super) fn eject_by_rate<'s>(
+        &self,
+        standing: &Standing,
+        ready: impl ExactSizeIterator<Item = &'s Standing>,
+        policy: &OutlierPolicy,
+        now: u64,
+    ) -> Ejection {
+        self.eject_if(standing, ready, policy, now, |_| true)
+    }
+
+    fn eject_if<'s>(
+        &self,
+        standing: &Standing,
+        ready: impl ExactSizeIterator<Item = &'s Standing>,
+        policy: &OutlierPolicy,
+        now: u64,
+        deserved: impl Fn(&Word) -> bool,
+    ) -> Ejection {
         if !standing.member.load(Ordering::Acquire) {
             return Ejection::Already;
         }
         if self.ejections.ejected() >= policy.cap(ready.len()) {
             return Ejection::TooMany;
         }
+        let chance = self.chance(now);
         let out = |word: Word| {
-            let level = word.level_at(now).saturating_add(1).min(LEVEL_MAX);
-            Word { phase: Phase::Ejected, level, failures: 0, when: now + length_ms(policy, level) }
+            let level = word.level_at(now, policy.interval_ms()).saturating_add(1).min(LEVEL_MAX);
+            Word { phase: Phase::Ejected, level, failures: 0, when: now + length_ms(policy, level, chance) }
         };
-        let due = |word: &Word| word.phase == Phase::InUse && reached(word.failures, threshold);
+        let due = |word: &Word| word.phase == Phase::InUse && deserved(word);
         match standing.change(|word| due(&word).then(|| out(word))) {
             None => Ejection::Already,
             Some(before) => {
@@ -320,6 +313,44 @@ impl Locked<'_> {
                 Ejection::Now { until: out(before).when }
             }
         }
+    }
+
+    /// What jitter is multiplied by. From the moment and the number of ejections, which no two proxies share: an ejection
+    /// follows a result, and there is no random source where results are recorded.
+    fn chance(&self, now: u64) -> f64 {
+        unit(mix(now ^ mix(self.ejections.total())))
+    }
+
+    /// Envoy's way back: those of `ready` whose time is over are in use again.
+    pub(super) fn give_back<'s>(&self, ready: impl Iterator<Item = &'s Standing> + Clone, now: u64) {
+        let back = |word: Word| Word { phase: Phase::InUse, failures: 0, when: now, ..word };
+        for standing in ready.clone() {
+            // A probe that began under another policy too: its result will find nothing to return from.
+            let over = |word: Word| match word.phase {
+                Phase::InUse => false,
+                Phase::Ejected => word.when <= now,
+                Phase::Probing => true,
+            };
+            if standing.change(|word| over(word).then(|| back(word))).is_some() {
+                self.ejections.ejected.fetch_sub(1, Ordering::AcqRel);
+            }
+        }
+        self.schedule(ready);
+    }
+
+    /// Whether rates are to be looked at: true for one caller, who then does.
+    pub(super) fn begin_sweep<'s>(
+        &self,
+        ready: impl Iterator<Item = &'s Standing>,
+        policy: &OutlierPolicy,
+        now: u64,
+    ) -> bool {
+        if self.ejections.next_sweep_at.load(Ordering::Relaxed) > now {
+            return false;
+        }
+        self.ejections.next_sweep_at.store(now.saturating_add(policy.interval_ms()), Ordering::Relaxed);
+        self.schedule(ready);
+        true
     }
 
     /// Makes the caller's request `standing`'s probe, if one is due and nobody else took it.
@@ -362,9 +393,10 @@ impl Locked<'_> {
         policy: &OutlierPolicy,
         now: u64,
     ) -> Option<u64> {
+        let chance = self.chance(now);
         let out = |word: Word| {
             let level = word.level.saturating_add(1).min(LEVEL_MAX);
-            Word { phase: Phase::Ejected, level, failures: 0, when: now + length_ms(policy, level) }
+            Word { phase: Phase::Ejected, level, failures: 0, when: now + length_ms(policy, level, chance) }
         };
         let before = standing.change(|word| (word.phase == Phase::Probing).then(|| out(word)))?;
         if standing.member.load(Ordering::Acquire) {
@@ -383,15 +415,9 @@ impl Locked<'_> {
 
     fn schedule<'s>(&self, ready: impl Iterator<Item = &'s Standing>) {
         let next = ready.map(Standing::get).filter(|word| word.phase == Phase::Ejected).map(|word| word.when).min();
-        self.ejections.next_probe_at.store(next.unwrap_or(NEVER), Ordering::Release);
+        let sweep_at = self.ejections.next_sweep_at.load(Ordering::Relaxed);
+        self.ejections.next_probe_at.store(next.unwrap_or(NEVER).min(sweep_at), Ordering::Release);
     }
-}
-
-/// How long the `level`th ejection in a row lasts: base·2^(level−1), at most the policy's longest.
-fn length_ms(policy: &OutlierPolicy, level: u8) -> u64 {
-    let doublings = u32::from(level.saturating_sub(1)).min(31);
-    let length: Duration = policy.base.saturating_mul(1 << doublings).min(policy.max);
-    u64::try_from(length.as_millis()).unwrap_or(WHEN_MAX).min(WHEN_MAX / 2)
 }
 
 #[cfg(test)]

@@ -4,7 +4,9 @@ use std::net::IpAddr;
 use std::num::NonZeroU32;
 use std::time::Duration;
 
-use super::EndpointKey;
+use super::outlier::rates::{FailurePercentage, SuccessRate};
+use super::slow_start::SlowStart;
+use super::{EndpointKey, maglev};
 
 /// Outlier detection's numbers (SEMANTICS.md §3).
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -18,7 +20,33 @@ pub struct OutlierPolicy {
     /// Largest part of ready endpoints ejected, in percent. Default 50. One endpoint of two or more may always be
     /// ejected, a single one never.
     pub max_percent: u32,
+    /// Envoy's way, as a DestinationRule asks for it; `None` is the mesh's own.
+    pub envoy: Option<EnvoyOutlier>,
 }
+
+/// What outlier detection has more of when it is Envoy's: ejections that grow by addition (`base` · n up to `max`) and end
+/// without a probe, and ejection by rate.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EnvoyOutlier {
+    /// How often rates are looked at, and how long an endpoint is back for one ejection to be forgotten. Default 10 s;
+    /// less than 1 ms counts as that.
+    pub interval: Duration,
+    /// Up to so much is added to an ejection, at random. Default 0.
+    pub jitter: Duration,
+    /// Ejects who succeeds less often than the others; `None` is off.
+    pub success_rate: Option<SuccessRate>,
+    /// Ejects who fails too often; `None` is off.
+    pub failure_percentage: Option<FailurePercentage>,
+}
+
+impl Default for EnvoyOutlier {
+    fn default() -> Self {
+        Self { interval: INTERVAL, jitter: Duration::ZERO, success_rate: None, failure_percentage: None }
+    }
+}
+
+/// An endpoint that is back loses one remembered ejection for each of these without another: Envoy's default interval.
+const INTERVAL: Duration = Duration::from_secs(10);
 
 impl Default for OutlierPolicy {
     fn default() -> Self {
@@ -27,25 +55,106 @@ impl Default for OutlierPolicy {
             base: Duration::from_secs(1),
             max: Duration::from_secs(60),
             max_percent: 50,
+            envoy: None,
         }
     }
 }
 
 impl OutlierPolicy {
+    /// Whether nothing is ever ejected.
+    pub(super) fn is_off(&self) -> bool {
+        self.consecutive_failures.is_none() && !self.counts_rates()
+    }
+
+    /// Whether results are counted, and looked at once per interval.
+    pub(super) fn counts_rates(&self) -> bool {
+        self.envoy.as_ref().is_some_and(|envoy| envoy.success_rate.is_some() || envoy.failure_percentage.is_some())
+    }
+
+    /// At least one.
+    pub(super) fn interval_ms(&self) -> u64 {
+        let interval = self.envoy.as_ref().map_or(INTERVAL, |envoy| envoy.interval);
+        u64::try_from(interval.as_millis()).unwrap_or(u64::MAX).max(1)
+    }
+
     /// The most endpoints of `ready` that may be ejected at a time: max(1 if n ≥ 2, ⌊n·`max_percent` %⌋), and never
-    /// all of them.
+    /// all of them. Envoy's way all of them may, if the policy says 100 %: then there is panic.
     pub(super) fn cap(&self, ready: usize) -> usize {
-        if self.consecutive_failures.is_none() || ready < 2 {
+        if self.is_off() || ready < 2 {
             return 0;
         }
         let percent = usize::try_from(self.max_percent.min(100)).unwrap_or(100);
-        (ready * percent / 100).clamp(1, ready - 1)
+        let most = if self.envoy.is_some() { ready } else { ready - 1 };
+        (ready * percent / 100).clamp(1, most)
     }
 }
 
-/// How a backend's endpoints are chosen among. The default is the mesh's: nothing not ready, any node, no affinity.
+/// By which rule the next endpoint is chosen.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum Algorithm {
+    /// The cheaper of two by latency and requests in flight (`set.rs`).
+    #[default]
+    PowerOfTwo,
+    /// In turns, by weight (`round_robin.rs`).
+    RoundRobin,
+    /// The one with the fewest requests in flight (`least_request.rs`).
+    LeastRequest {
+        /// Of how many drawn at random, where weights are equal. Envoy's default is 2; counts as 2 to 32.
+        choices: u32,
+        /// How much requests in flight count against the weight where weights differ, in thousandths. Envoy's default is
+        /// 1000.
+        bias_milli: u32,
+    },
+    /// Any, by weight. (Envoy's does not look at weights; whoever sets one means it.)
+    Random,
+    /// By [`PickRequest::hash`], on a ring (`ring.rs`). Requests without a hash go to any.
+    RingHash {
+        /// Points on the ring. Istio's default is 1024.
+        minimum: u32,
+        /// Bounds what weights that differ much need; 12 bytes each, and no more than 1,048,576.
+        maximum: u32,
+    },
+    /// By [`PickRequest::hash`], in a table (`maglev.rs`). Requests without a hash go to any.
+    Maglev {
+        /// How many cells: see [`Algorithm::maglev`].
+        cells: u32,
+    },
+}
+
+impl Algorithm {
+    /// Maglev with a table of `cells`, a prime number of at most 5,000,011; zero is the default, 65,537. `None` if it is
+    /// none.
+    pub fn maglev(cells: u32) -> Option<Self> {
+        match cells {
+            0 => Some(Self::Maglev { cells: maglev::CELLS }),
+            _ => maglev::is_size(cells).then_some(Self::Maglev { cells }),
+        }
+    }
+}
+
+/// Where requests stay in their zone.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ZoneAware {
+    /// This proxy's zone.
+    pub zone: Box<str>,
+    /// How many callers like this one there are in each zone. One that is not listed has none.
+    pub callers: Box<[(Box<str>, u32)]>,
+    /// With fewer ready endpoints than this, zones do not matter. Envoy's default is 6.
+    pub least_endpoints: u32,
+}
+
+/// How a backend's endpoints are chosen among. The default is the mesh's: nothing not ready, any node, no affinity.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BalancePolicy {
+    /// By which rule. Client affinity, if there is any, comes first.
+    pub algorithm: Algorithm,
+    /// How new endpoints are started. Default off.
+    pub slow_start: SlowStart,
+    /// Requests stay in their zone while it has its share of endpoints (`zone.rs`). Default off.
+    pub zone_aware: Option<ZoneAware>,
+    /// With less than this part of ready endpoints in use, in percent, ejected ones are used too. Default 50; zero is
+    /// never, but for when all are ejected; more than 100 count as 100.
+    pub min_health_percent: u32,
     /// Outlier detection.
     pub outlier: OutlierPolicy,
     /// Use endpoints that are not ready too (`publishNotReadyAddresses`).
@@ -57,6 +166,29 @@ pub struct BalancePolicy {
     pub client_ip_affinity: Option<Duration>,
 }
 
+impl Default for BalancePolicy {
+    fn default() -> Self {
+        Self {
+            algorithm: Algorithm::default(),
+            slow_start: SlowStart::default(),
+            zone_aware: None,
+            min_health_percent: 50,
+            outlier: OutlierPolicy::default(),
+            publish_not_ready: false,
+            only_node: None,
+            client_ip_affinity: None,
+        }
+    }
+}
+
+impl BalancePolicy {
+    /// The most endpoints of `ready` that may be ejected without panic: ⌊n·(100 − `min_health_percent`) %⌋.
+    pub(super) fn calm(&self, ready: usize) -> usize {
+        let percent = usize::try_from(self.min_health_percent.min(100)).unwrap_or(100);
+        ready * (100 - percent) / 100
+    }
+}
+
 /// What a pick has to respect.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct PickRequest<'a> {
@@ -65,6 +197,9 @@ pub struct PickRequest<'a> {
     pub avoid: &'a [EndpointKey],
     /// The client's address, for affinity.
     pub client: Option<IpAddr>,
+    /// What ring hash and Maglev go by: [`hash_bytes`](super::hash_bytes) of the header or cookie that the policy names,
+    /// or [`hash_client`](super::hash_client).
+    pub hash: Option<u64>,
 }
 
 /// How one try went, for latency and outlier detection.

@@ -11,16 +11,18 @@
 //!
 //! **Affinity** is a weighted rendezvous hash of the client's address: every proxy makes the same choice without
 //! talking to another, and an endpoint that comes or goes moves only its own share of clients. It costs one pass over
-//! the endpoints.
+//! the endpoints. It and the rules that a policy may ask for instead of the draw are in `picker.rs`.
 
-use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use rand::Rng;
 
 use super::endpoint::{Endpoint, Health};
 use super::outlier::Standing;
+use super::picker::Picker;
 use super::policy::BalancePolicy;
+use super::slow_start::SlowStart;
+use super::tiers::Tiers;
 
 /// Draws before falling back to one pass over all. At most half are ejected and three avoided, so this is rare.
 const DRAWS: usize = 8;
@@ -39,6 +41,10 @@ pub(super) struct Set {
     pub(super) all: Arc<[Arc<Endpoint>]>,
     pub(super) ready: Pool,
     pub(super) draining: Pool,
+    /// Where they are not all one.
+    pub(super) tiers: Option<Box<Tiers>>,
+    /// So many of the ready ones may be ejected: with more there is panic.
+    pub(super) calm: usize,
     /// Whether any endpoint is on the node the policy asks for (true where it asks for none).
     pub(super) on_node: bool,
 }
@@ -47,13 +53,15 @@ impl Set {
     pub(super) fn new(all: Arc<[Arc<Endpoint>]>, policy: BalancePolicy) -> Self {
         let here = |endpoint: &&Arc<Endpoint>| policy.only_node.as_deref().is_none_or(|node| node == endpoint.node());
         let of = |wanted: &[Health]| -> Pool {
-            Pool::new(all.iter().filter(here).filter(|e| wanted.contains(&e.health())).cloned().collect())
+            Pool::new(all.iter().filter(here).filter(|e| wanted.contains(&e.health())).cloned().collect(), &policy)
         };
         let ready =
             if policy.publish_not_ready { of(&[Health::Ready, Health::NotReady]) } else { of(&[Health::Ready]) };
         let draining = of(&[Health::Draining]);
         let on_node = all.iter().any(|endpoint| here(&endpoint));
-        Self { ready, draining, on_node, all, policy }
+        let tiers = Tiers::new(all.iter().filter(here), &ready, &policy);
+        let calm = policy.calm(ready.len());
+        Self { ready, draining, tiers, calm, on_node, all, policy }
     }
 }
 
@@ -64,10 +72,13 @@ pub(super) struct Pool {
     /// Running sums of the weights, where they differ.
     sums: Option<Vec<u64>>,
     mean_weight: f32,
+    /// By which rule.
+    pub(super) picker: Picker,
+    pub(super) slow_start: SlowStart,
 }
 
 impl Pool {
-    fn new(endpoints: Vec<Arc<Endpoint>>) -> Self {
+    pub(super) fn new(endpoints: Vec<Arc<Endpoint>>, policy: &BalancePolicy) -> Self {
         let mut sum = 0;
         let sums: Vec<u64> = endpoints
             .iter()
@@ -78,7 +89,13 @@ impl Pool {
             .collect();
         let equal = endpoints.windows(2).all(|pair| pair[0].weight() == pair[1].weight());
         let mean_weight = if endpoints.is_empty() { 1.0 } else { sum as f32 / endpoints.len() as f32 };
-        Self { endpoints, sums: (!equal).then_some(sums), mean_weight }
+        let picker = Picker::new(policy, &endpoints, equal);
+        let slow_start = policy.slow_start.clone();
+        Self { endpoints, sums: (!equal).then_some(sums), mean_weight, picker, slow_start }
+    }
+
+    pub(super) fn endpoints(&self) -> &[Arc<Endpoint>] {
+        &self.endpoints
     }
 
     pub(super) fn len(&self) -> usize {
@@ -115,21 +132,23 @@ impl Pool {
         if first(&self.endpoints[b]) {
             return Some(&self.endpoints[b]);
         }
-        let (cost_a, cost_b) = self.costs(now, &self.endpoints[a], &self.endpoints[b]);
+        Some(self.cheaper(rng, now, &self.endpoints[a], &self.endpoints[b]))
+    }
+
+    /// The cheaper of two; a tie is tossed for.
+    pub(super) fn cheaper<'p, R: Rng + ?Sized>(
+        &self,
+        rng: &mut R,
+        now: u64,
+        a: &'p Arc<Endpoint>,
+        b: &'p Arc<Endpoint>,
+    ) -> &'p Arc<Endpoint> {
+        let (cost_a, cost_b) = self.costs(now, a, b);
         let b_wins = cost_b < cost_a || (cost_a == cost_b && rng.random());
-        Some(&self.endpoints[if b_wins { b } else { a }])
+        if b_wins { b } else { a }
     }
 
-    /// The usable endpoint to which `client` belongs.
-    pub(super) fn ranked_first(&self, client: IpAddr, usable: impl Fn(&Endpoint) -> bool) -> Option<&Arc<Endpoint>> {
-        let client = hash_ip(client);
-        self.endpoints
-            .iter()
-            .filter(|endpoint| usable(endpoint))
-            .max_by(|a, b| rank(client, a).total_cmp(&rank(client, b)))
-    }
-
-    fn candidate<R: Rng + ?Sized>(
+    pub(super) fn candidate<R: Rng + ?Sized>(
         &self,
         rng: &mut R,
         not: Option<usize>,
@@ -184,34 +203,4 @@ impl Pool {
     fn load(&self, endpoint: &Endpoint) -> f32 {
         endpoint.in_flight() as f32 * self.mean_weight / endpoint.weight() as f32 + 1.0
     }
-}
-
-/// Weighted rendezvous: −w / ln(u), u uniform in (0, 1) by the hash of client and endpoint.
-fn rank(client: u64, endpoint: &Endpoint) -> f64 {
-    let hash = mix(client ^ hash_addr(endpoint.addr()));
-    let unit = ((hash >> 11) as f64 + 0.5) / (1u64 << 53) as f64;
-    -f64::from(endpoint.weight()) / unit.ln()
-}
-
-fn hash_ip(ip: IpAddr) -> u64 {
-    match ip.to_canonical() {
-        IpAddr::V4(v4) => mix(u64::from(v4.to_bits())),
-        IpAddr::V6(v6) => {
-            let bits = v6.to_bits();
-            mix(mix((bits >> 64) as u64) ^ bits as u64)
-        }
-    }
-}
-
-fn hash_addr(addr: SocketAddr) -> u64 {
-    mix(hash_ip(addr.ip()) ^ (u64::from(addr.port()) << 32))
-}
-
-/// Spreads every input bit over the word (the finisher of SplitMix64). Part of the affinity contract between proxies:
-/// changing it moves clients.
-fn mix(mut word: u64) -> u64 {
-    word = word.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    word = (word ^ (word >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    word = (word ^ (word >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    word ^ (word >> 31)
 }

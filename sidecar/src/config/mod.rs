@@ -299,6 +299,7 @@ impl Config {
             weight: 1,
             zone: "".into(),
             node: "".into(),
+            priority: 0,
         };
         let name = ServiceName::new("outside", addr.ip().to_string()).endpoints(addr.port());
         self.alone(endpoint, name, Protocol::Auto)

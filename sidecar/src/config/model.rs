@@ -274,6 +274,7 @@ impl Workload {
             weight: 1,
             zone: self.zone.clone(),
             node: self.node.clone(),
+            priority: 0,
         }
     }
 }

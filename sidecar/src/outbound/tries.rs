@@ -107,7 +107,7 @@ impl Tries<'_> {
         let mut tried: SmallVec<[EndpointKey; 3]> = SmallVec::new();
         let mut now = self.now;
         loop {
-            let request = PickRequest { avoid: &tried, client: Some(self.client.ip()) };
+            let request = PickRequest { avoid: &tried, client: Some(self.client.ip()), hash: None };
             let pick = backend
                 .balancer
                 .pick(now, &mut rand::rng(), request)

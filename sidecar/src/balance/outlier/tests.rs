@@ -1,5 +1,8 @@
+use std::time::Duration;
+
 use proptest::prelude::*;
 
+use super::word::WHEN_MAX;
 use super::*;
 
 fn policy() -> OutlierPolicy {
@@ -192,6 +195,6 @@ proptest! {
     #[test]
     fn no_policy_makes_an_ejection_that_cannot_be_told(base: u64, max: u64, level in 0u8..=LEVEL_MAX) {
         let policy = OutlierPolicy { base: Duration::from_millis(base), max: Duration::from_millis(max), ..policy() };
-        prop_assert!(length_ms(&policy, level) <= WHEN_MAX / 2);
+        prop_assert!(length_ms(&policy, level, 0.0) <= WHEN_MAX / 2);
     }
 }

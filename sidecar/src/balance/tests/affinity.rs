@@ -8,7 +8,7 @@ fn sticky(specs: impl IntoIterator<Item = EndpointSpec>) -> World {
 }
 
 fn homes(world: &mut World, avoid: &[EndpointKey]) -> Vec<u8> {
-    (0..1_000).map(|n| id(&world.pick_for(PickRequest { avoid, client: client(n) }).unwrap())).collect()
+    (0..1_000).map(|n| id(&world.pick_for(PickRequest { avoid, client: client(n), hash: None }).unwrap())).collect()
 }
 
 #[test]
@@ -39,7 +39,11 @@ fn only_a_client_that_belongs_there_probes() {
     let mut world = sticky((1..=3).map(spec));
     let before = homes(&mut world, &[]);
     let of = |home: u8| {
-        before.iter().zip(0..).find(|(h, _)| **h == home).map(|(_, n)| PickRequest { avoid: &[], client: client(n) })
+        before
+            .iter()
+            .zip(0..)
+            .find(|(h, _)| **h == home)
+            .map(|(_, n)| PickRequest { client: client(n), ..PickRequest::default() })
     };
     let (belongs, other) = (of(1).unwrap(), of(2).unwrap());
     for _ in 0..5 {

@@ -1,10 +1,14 @@
 //! The room as a whole: who is picked, what results lead to, and what holds whatever happens.
 
 mod affinity;
+mod algorithms;
 mod ejection;
+mod envoy;
 mod picking;
 mod properties;
 mod sharing;
+mod slow_start;
+mod tiers;
 mod workers;
 
 use std::collections::HashMap;
@@ -38,6 +42,7 @@ fn spec(id: u8) -> EndpointSpec {
         weight: 1,
         zone: "".into(),
         node: "".into(),
+        priority: 0,
     }
 }
 
@@ -82,7 +87,7 @@ impl World {
 
     fn avoiding(&mut self, avoid: &[u8]) -> Pick {
         let avoid: Vec<_> = avoid.iter().copied().map(key).collect();
-        self.pick_for(PickRequest { avoid: &avoid, client: None }).expect("an endpoint")
+        self.pick_for(PickRequest { avoid: &avoid, ..PickRequest::default() }).expect("an endpoint")
     }
 
     /// One of this endpoint, which is in use: every other one is to be avoided.

@@ -55,6 +55,7 @@ pub(super) fn policy(policy: Option<&v1::BackendPolicy>, node: &str) -> Result<P
             publish_not_ready: policy.publish_not_ready,
             only_node: policy.node_local.then(|| node.into()),
             client_ip_affinity: (affinity > 0).then(|| Duration::from_secs(affinity.into())),
+            ..BalancePolicy::default()
         },
         limits,
         retry,
@@ -81,5 +82,6 @@ fn outlier(outlier: Option<&v1::OutlierDetection>) -> Result<OutlierPolicy, Comp
         base,
         max,
         max_percent: NonZeroU32::new(outlier.max_ejection_percent).map_or(defaults.max_percent, NonZeroU32::get),
+        envoy: None,
     })
 }

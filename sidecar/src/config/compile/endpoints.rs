@@ -29,6 +29,7 @@ impl NamedEndpoint {
             weight: self.weight,
             zone: "".into(),
             node: "".into(),
+            priority: 0,
         }
     }
 }
@@ -70,6 +71,7 @@ fn compile_endpoint(endpoint: &v1::Endpoint, into: &mut CompiledEndpoints) -> Re
         weight,
         zone: endpoint.zone.as_str().into(),
         node: endpoint.node.as_str().into(),
+        priority: 0,
     });
     Ok(())
 }

@@ -120,6 +120,7 @@ fn a_service_becomes_tables() {
         publish_not_ready: true,
         only_node: Some("node-1".into()),
         client_ip_affinity: Some(Duration::from_secs(60)),
+        ..BalancePolicy::default()
     };
     assert_eq!(backend.balance, balance);
     let routed: Vec<String> = port.backends().map(|backend| backend.name.to_string()).collect();
