@@ -9,6 +9,11 @@ fn main() -> Result<(), Box<dyn Error>> {
         println!("cargo:rerun-if-changed={proto}");
     }
     let descriptors = protox::compile(protos, ["proto"])?;
-    tonic_prost_build::configure().compile_fds(descriptors)?;
+    let mut builder = tonic_prost_build::configure();
+    // Rarely there: without a box of its own each would make every policy, and every target of every rule, twice as large.
+    for rare in ["BackendPolicy.balancing", "OutlierDetection.envoy"] {
+        builder = builder.boxed(format!(".weft.v1.{rare}"));
+    }
+    builder.compile_fds(descriptors)?;
     Ok(())
 }

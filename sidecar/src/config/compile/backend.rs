@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use weft_proto::{EndpointsName, ServiceName, v1};
 
+use super::balancing::{balancing, outlier};
 use super::error::{CompileError, In};
 use super::values::{at_least_1_ms, port_number, protocol, span, status_codes};
-use crate::balance::{BalancePolicy, OutlierPolicy};
+use crate::balance::BalancePolicy;
 use crate::config::model::{Backend, Policy, Protocol};
 use crate::resilience::{Limits, RetryPolicy};
 
@@ -55,33 +56,12 @@ pub(super) fn policy(policy: Option<&v1::BackendPolicy>, node: &str) -> Result<P
             publish_not_ready: policy.publish_not_ready,
             only_node: policy.node_local.then(|| node.into()),
             client_ip_affinity: (affinity > 0).then(|| Duration::from_secs(affinity.into())),
-            ..BalancePolicy::default()
+            ..balancing(policy.balancing.as_deref()).field("balancing")?
         },
         limits,
         retry,
         connect_timeout: at_least_1_ms(policy.connect_timeout.as_ref())
             .field("connect_timeout")?
             .unwrap_or(defaults.connect_timeout),
-    })
-}
-
-fn outlier(outlier: Option<&v1::OutlierDetection>) -> Result<OutlierPolicy, CompileError> {
-    let defaults = OutlierPolicy::default();
-    let Some(outlier) = outlier else { return Ok(defaults) };
-    let base = at_least_1_ms(outlier.base_ejection.as_ref()).field("base_ejection")?.unwrap_or(defaults.base);
-    let max = at_least_1_ms(outlier.max_ejection.as_ref()).field("max_ejection")?.unwrap_or(defaults.max.max(base));
-    if max < base {
-        return Err(CompileError::new("shorter than base_ejection")).field("max_ejection");
-    }
-    if outlier.max_ejection_percent > 100 {
-        return Err(CompileError::new("more than 100 %")).field("max_ejection_percent");
-    }
-    let or_default = NonZeroU32::new(outlier.consecutive_failures).or(defaults.consecutive_failures);
-    Ok(OutlierPolicy {
-        consecutive_failures: if outlier.disabled { None } else { or_default },
-        base,
-        max,
-        max_percent: NonZeroU32::new(outlier.max_ejection_percent).map_or(defaults.max_percent, NonZeroU32::get),
-        envoy: None,
     })
 }

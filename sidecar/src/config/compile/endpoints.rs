@@ -17,6 +17,7 @@ pub(in crate::config) struct NamedEndpoint {
     pub(in crate::config) host: Box<str>,
     pub(in crate::config) port: u16,
     pub(in crate::config) weight: u32,
+    pub(in crate::config) priority: u32,
 }
 
 impl NamedEndpoint {
@@ -29,7 +30,7 @@ impl NamedEndpoint {
             weight: self.weight,
             zone: "".into(),
             node: "".into(),
-            priority: 0,
+            priority: self.priority,
         }
     }
 }
@@ -61,7 +62,7 @@ fn compile_endpoint(endpoint: &v1::Endpoint, into: &mut CompiledEndpoints) -> Re
         if reach != Reach::Plain {
             return Err(CompileError::new("a name cannot speak mesh TLS: give its address")).field("mesh_tls");
         }
-        into.named.push(NamedEndpoint { host, port, weight });
+        into.named.push(NamedEndpoint { host, port, weight, priority: endpoint.priority });
         return Ok(());
     };
     into.endpoints.push(EndpointSpec {
@@ -71,7 +72,7 @@ fn compile_endpoint(endpoint: &v1::Endpoint, into: &mut CompiledEndpoints) -> Re
         weight,
         zone: endpoint.zone.as_str().into(),
         node: endpoint.node.as_str().into(),
-        priority: 0,
+        priority: endpoint.priority,
     });
     Ok(())
 }

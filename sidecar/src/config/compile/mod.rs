@@ -6,6 +6,7 @@
 //! | `mod.rs` | services, workloads, and what the mesh has one of |
 //! | `routes.rs` | a port's route rules |
 //! | `backend.rs` | what ports and rules send to, and its policy |
+//! | `balancing.rs` | of that, how endpoints are chosen among and ejected |
 //! | `endpoints.rs` | where a backend's requests may go |
 //! | `values.rs` | single fields |
 //! | `error.rs` | the error, which names the field |
@@ -14,6 +15,7 @@
 //! resource has compiled.
 
 mod backend;
+mod balancing;
 mod endpoints;
 mod error;
 mod routes;

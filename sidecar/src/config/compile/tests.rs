@@ -91,6 +91,7 @@ fn policy_resource() -> v1::BackendPolicy {
         client_ip_affinity_seconds: 60,
         publish_not_ready: true,
         node_local: true,
+        balancing: None,
     }
 }
 
@@ -280,7 +281,13 @@ fn endpoint(address: &str) -> v1::Endpoint {
 
 #[test]
 fn endpoints_become_specs() {
-    let plain = v1::Endpoint { mesh_tls: false, weight: 5, health: v1::Health::Draining.into(), ..endpoint("fd00::7") };
+    let plain = v1::Endpoint {
+        mesh_tls: false,
+        weight: 5,
+        priority: 2,
+        health: v1::Health::Draining.into(),
+        ..endpoint("fd00::7")
+    };
     let named = v1::Endpoint { address: "DB.example.com.".into(), identity: String::new(), ..plain.clone() };
     let wire = v1::Endpoints { endpoints: vec![endpoint("::ffff:10.1.0.7"), plain, named] };
     let compiled = compile_endpoints(&wire).unwrap();
@@ -288,10 +295,11 @@ fn endpoints_become_specs() {
     assert_eq!(meshed.key.addr, "10.1.0.7:8080".parse().unwrap());
     assert!(matches!(&meshed.key.reach, Reach::Mesh(id) if id.service_account() == "reviews"));
     assert_eq!((meshed.weight, meshed.health), (1, Health::Ready), "a weight of zero counts as one");
-    assert_eq!((&plain.key.reach, plain.weight, plain.health), (&Reach::Plain, 5, Health::Draining));
+    assert_eq!((&plain.key.reach, plain.weight, plain.health, plain.priority), (&Reach::Plain, 5, Health::Draining, 2));
     let [named] = &compiled.named[..] else { panic!("{compiled:?}") };
     assert_eq!((&*named.host, named.port), ("db.example.com", 8080));
-    assert_eq!(named.at("192.0.2.1".parse().unwrap()).key.reach, Reach::Plain);
+    let named = named.at("192.0.2.1".parse().unwrap());
+    assert_eq!((named.key.reach, named.priority), (Reach::Plain, 2));
 }
 
 #[test]
@@ -395,4 +403,5 @@ fn the_control_planes_ranges_replace_our_own() {
     assert_eq!(ranges(&v1::MeshSettings::default()), Some(local.to_vec()), "none named: ours stay");
 }
 
+mod balancing;
 mod calls;

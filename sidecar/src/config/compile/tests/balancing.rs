@@ -1,0 +1,152 @@
+//! How endpoints are chosen among and ejected.
+
+use weft_proto::v1::BalancingAlgorithm as Wire;
+
+use super::super::balancing::{balancing, outlier};
+use super::*;
+use crate::balance::{Algorithm, EnvoyOutlier, FailurePercentage, SlowStart, SuccessRate, ZoneAware};
+
+fn by(algorithm: Wire) -> v1::Balancing {
+    v1::Balancing { algorithm: algorithm.into(), ..v1::Balancing::default() }
+}
+
+const fn ms(value: u64) -> Option<v1::Millis> {
+    Some(v1::Millis { value })
+}
+
+#[test]
+fn what_is_absent_is_the_default() {
+    assert_eq!(balancing(None).unwrap(), BalancePolicy::default());
+    assert_eq!(balancing(Some(&v1::Balancing::default())).unwrap(), BalancePolicy::default());
+    assert_eq!(outlier(Some(&v1::OutlierDetection::default())).unwrap(), OutlierPolicy::default());
+}
+
+#[test]
+fn each_algorithm_takes_its_own_fields() {
+    let least = |choices, active_request_bias_milli| v1::Balancing {
+        choices,
+        active_request_bias_milli,
+        ..by(Wire::LeastRequest)
+    };
+    let ring = |minimum_ring_size, maximum_ring_size| v1::Balancing {
+        minimum_ring_size,
+        maximum_ring_size,
+        ..by(Wire::RingHash)
+    };
+    #[rustfmt::skip]
+    let rows = [
+        (by(Wire::PowerOfTwo),   Algorithm::PowerOfTwo),
+        (by(Wire::RoundRobin),   Algorithm::RoundRobin),
+        (by(Wire::LeastRequest), Algorithm::LeastRequest { choices: 2, bias_milli: 1_000 }),
+        (least(5, Some(0)),      Algorithm::LeastRequest { choices: 5, bias_milli: 0 }),
+        (by(Wire::Random),       Algorithm::Random),
+        (by(Wire::RingHash),     Algorithm::RingHash { minimum: 1_024, maximum: 1 << 20 }),
+        (ring(64, 128),          Algorithm::RingHash { minimum: 64, maximum: 128 }),
+        (ring(0, 100),           Algorithm::RingHash { minimum: 100, maximum: 100 }),
+        (by(Wire::Maglev),       Algorithm::Maglev { cells: 65_537 }),
+        (v1::Balancing { table_size: 251, ..by(Wire::Maglev) }, Algorithm::Maglev { cells: 251 }),
+    ];
+    for (wire, want) in rows {
+        let policy = BalancePolicy { algorithm: want, ..BalancePolicy::default() };
+        assert_eq!(balancing(Some(&wire)).unwrap(), policy, "{wire:?}");
+    }
+}
+
+#[test]
+fn slow_start_zones_and_panic_are_taken_over() {
+    let zone = |zone: &str, callers| v1::ZoneCallers { zone: zone.into(), callers };
+    let wire = v1::Balancing {
+        slow_start: Some(v1::SlowStart { window: ms(60_000), aggression_milli: 0, least_percent: Some(0) }),
+        zone_aware: Some(v1::ZoneAware {
+            zone: "a".into(),
+            callers: vec![zone("a", 2), zone("b", 1)],
+            least_endpoints: None,
+        }),
+        min_health_percent: Some(0),
+        ..v1::Balancing::default()
+    };
+    let want = BalancePolicy {
+        slow_start: SlowStart { window: Duration::from_secs(60), aggression_milli: 1_000, least_percent: 0 },
+        zone_aware: Some(ZoneAware {
+            zone: "a".into(),
+            callers: Box::new([("a".into(), 2), ("b".into(), 1)]),
+            least_endpoints: 6,
+        }),
+        min_health_percent: 0,
+        ..BalancePolicy::default()
+    };
+    assert_eq!(balancing(Some(&wire)).unwrap(), want);
+}
+
+#[test]
+fn outlier_detection_may_be_envoys() {
+    let wire = v1::OutlierDetection {
+        base_ejection: ms(30_000),
+        max_ejection: ms(300_000),
+        max_ejection_percent: 10,
+        envoy: Some(Box::new(v1::EnvoyOutlierDetection {
+            interval: ms(5_000),
+            jitter: ms(100),
+            no_consecutive: true,
+            success_rate: Some(v1::SuccessRateEjection::default()),
+            failure_percentage: Some(v1::FailurePercentageEjection {
+                minimum_endpoints: Some(0),
+                threshold_percent: Some(60),
+                ..v1::FailurePercentageEjection::default()
+            }),
+        })),
+        ..v1::OutlierDetection::default()
+    };
+    let want = OutlierPolicy {
+        consecutive_failures: None,
+        base: Duration::from_secs(30),
+        max: Duration::from_secs(300),
+        max_percent: 10,
+        envoy: Some(EnvoyOutlier {
+            interval: Duration::from_secs(5),
+            jitter: Duration::from_millis(100),
+            success_rate: Some(SuccessRate::default()),
+            failure_percentage: Some(FailurePercentage { endpoints: 0, percent: 60, ..FailurePercentage::default() }),
+        }),
+    };
+    assert_eq!(outlier(Some(&wire)).unwrap(), want);
+    let off = outlier(Some(&v1::OutlierDetection { disabled: true, ..wire })).unwrap();
+    assert_eq!((off.consecutive_failures, off.envoy), (None, None), "disabled is all of it");
+}
+
+#[test]
+fn what_is_wrong_with_balancing_is_named() {
+    let slow = |slow_start| v1::Balancing { slow_start: Some(slow_start), ..v1::Balancing::default() };
+    #[rustfmt::skip]
+    let rows = [
+        (v1::Balancing { algorithm: 77, ..v1::Balancing::default() },                 "algorithm: 77 is not known"),
+        (v1::Balancing { choices: 1, ..by(Wire::LeastRequest) },                      "choices: 1 is not from 2 to 32"),
+        (v1::Balancing { choices: 33, ..by(Wire::LeastRequest) },                     "choices: 33"),
+        (v1::Balancing { minimum_ring_size: 9, maximum_ring_size: 8, ..by(Wire::RingHash) }, "minimum_ring_size: more"),
+        (v1::Balancing { maximum_ring_size: 8_388_608, ..by(Wire::RingHash) },        "maximum_ring_size: more than"),
+        (v1::Balancing { table_size: 65_536, ..by(Wire::Maglev) },                    "table_size: 65536 is no prime"),
+        (v1::Balancing { min_health_percent: Some(101), ..v1::Balancing::default() }, "min_health_percent: more"),
+        (v1::Balancing { zone_aware: Some(v1::ZoneAware::default()), ..v1::Balancing::default() }, "zone_aware.zone: empty"),
+        (slow(v1::SlowStart { window: ms(u64::MAX), ..v1::SlowStart::default() }),    "slow_start.window: longer"),
+        (slow(v1::SlowStart { least_percent: Some(101), ..v1::SlowStart::default() }), "slow_start.least_percent: more"),
+    ];
+    for (wire, expected) in rows {
+        let error = balancing(Some(&wire)).expect_err(expected).to_string();
+        assert!(error.starts_with(expected), "{expected}\n  {error}");
+    }
+    let rows = [
+        (v1::EnvoyOutlierDetection { interval: ms(0), ..v1::EnvoyOutlierDetection::default() }, "envoy.interval: zero"),
+        (
+            v1::EnvoyOutlierDetection {
+                success_rate: Some(v1::SuccessRateEjection { enforcing_percent: Some(101), ..Default::default() }),
+                ..v1::EnvoyOutlierDetection::default()
+            },
+            "envoy.success_rate.enforcing_percent: more than 100 %",
+        ),
+    ];
+    for (envoy, expected) in rows {
+        let wire = v1::OutlierDetection { envoy: Some(Box::new(envoy)), ..v1::OutlierDetection::default() };
+        let error = outlier(Some(&wire)).expect_err(expected).to_string();
+        assert!(error.starts_with(expected), "{expected}\n  {error}");
+    }
+}
