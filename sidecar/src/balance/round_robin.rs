@@ -96,9 +96,9 @@ mod tests {
     #[test]
     fn none_is_next_where_none_is_usable() {
         let mut rng = SmallRng::seed_from_u64(2);
-        for robin in [RoundRobin::new(true), RoundRobin::new(false)] {
-            assert_eq!(robin.next(3, &mut rng, |_| 1.0, |_| false), None);
-            assert_eq!(robin.next(0, &mut rng, |_| 1.0, |_| true), None);
+        for equal in [true, false] {
+            assert_eq!(RoundRobin::new(equal).next(3, &mut rng, |_| 1.0, |_| false), None);
+            assert_eq!(RoundRobin::new(equal).next(0, &mut rng, |_| 1.0, |_| true), None);
         }
     }
 
