@@ -8,7 +8,8 @@ use std::hash::Hash;
 use std::net::IpAddr;
 
 use super::{
-    EndpointSlice, HttpRoute, Kind, Namespace, Node, Object, ObjectName, ParentRef, PeerAuthentication, Pod, Service,
+    EndpointSlice, HttpRoute, HttpRouteRule, Kind, Namespace, Node, Object, ObjectName, ParentRef, PeerAuthentication,
+    Pod, Service,
 };
 
 /// The key of an object.
@@ -303,7 +304,7 @@ impl Model {
                 for parent in &route.parents {
                     self.routes_by_parent.set(parent_name(parent, name), name, present);
                 }
-                for backend in route.rules.iter().flat_map(|rule| &rule.backends) {
+                for backend in route.rules.iter().flat_map(HttpRouteRule::backend_refs) {
                     let backend = ObjectName::new(&*backend.namespace, &*backend.name);
                     self.routes_by_backend.set(backend, name, present);
                 }

@@ -159,6 +159,7 @@ pub(super) fn rule(backends: Vec<BackendRef>) -> HttpRouteRule {
         backends,
         request_timeout: None,
         backend_request_timeout: None,
+        retry: None,
     }
 }
 

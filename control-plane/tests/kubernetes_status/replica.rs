@@ -154,6 +154,7 @@ fn model(route: &DynamicObject) -> HttpRoute {
             backends: vec![backend],
             request_timeout: None,
             backend_request_timeout: None,
+            retry: None,
         }],
     }
 }

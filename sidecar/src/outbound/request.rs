@@ -6,22 +6,28 @@
 //!                                       └ own answer     └ none: 404 `no-route`       └─ backend: tries (`tries.rs`)
 //! response ◄─ filters ◄─ own headers off ◄─ the try that was kept
 //! ```
+//!
+//! Filters may answer by themselves (redirects, preflights), have the request copied (`mirror.rs`), and say what the
+//! response tells browsers, also one that we made.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use http::HeaderValue;
+use http::header::LOCATION;
 use http::request::Parts;
 use parking_lot::Mutex;
 use weft_proto::headers;
 
 use super::Outbound;
+use super::mirror;
 use super::tries::{Kept, Plan, Tries};
 use crate::answer::OwnAnswer;
 use crate::config::{Backend, Destination, LOOKUP_TIMEOUT, Protocol};
 use crate::http::{Answer, Body, Handler, Request, Response, h1, host, hygiene};
 use crate::reason::Reason;
 use crate::resilience::Deadline;
-use crate::route::{RequestView, RouteTable, Rule, Target};
+use crate::route::{After, Filters, Made, RequestView, RouteTable, Rule, Target, Unsendable};
 use crate::telemetry::record::{Direction, Record, Riding};
 
 /// What says where a connection's requests go.
@@ -75,9 +81,10 @@ impl RequestHandler {
         self.outbound.settings.args.panic_if_asked(parts.uri.path());
         let per_10000 = self.outbound.config.settings().tracing_sample_per_10000;
         let mut record = Record::of(&self.outbound.telemetry, Direction::Outbound, &mut parts, per_10000);
-        let forwarded = self.forward(&mut parts, body, &mut record).await;
+        let mut after = After::default();
+        let forwarded = self.forward(&mut parts, body, &mut record, &mut after).await;
         h1::give_map(parts.headers);
-        match forwarded {
+        let mut response = match forwarded {
             Ok(Kept { response, guards }) => {
                 record.status = response.status();
                 let (parts, body) = response.into_parts();
@@ -92,10 +99,20 @@ impl RequestHandler {
                 let (parts, body) = response.into_parts();
                 Response::from_parts(parts, body.observed(Riding { record, _guards: () }))
             }
+        };
+        if let Some(shared) = &after.shared {
+            shared.apply(response.headers_mut());
         }
+        response
     }
 
-    async fn forward(&self, request: &mut Parts, body: Body, record: &mut Record) -> Result<Kept, OwnAnswer> {
+    async fn forward(
+        &self,
+        request: &mut Parts,
+        body: Body,
+        record: &mut Record,
+        after: &mut After<Arc<Backend>>,
+    ) -> Result<Kept, OwnAnswer> {
         if let Some(own) = self.refused.lock().take() {
             return Err(own);
         }
@@ -123,9 +140,13 @@ impl RequestHandler {
                             OwnAnswer::new(Reason::NoRoute, detail)
                         })?;
                         record.route = (&rule.route).into();
-                        rule.filters.apply_request(&mut request.headers);
+                        if let Some(made) = apply(&rule.filters, rule, request, after)? {
+                            return made_by(made, rule, &[&rule.filters], record);
+                        }
                         let (target, filters) = rule.choose(&mut rand::rng());
-                        filters.apply_request(&mut request.headers);
+                        if let Some(made) = apply(filters, rule, request, after)? {
+                            return made_by(made, rule, &[filters, &rule.filters], record);
+                        }
                         chosen = Some((rule, filters));
                         match target {
                             Target::Backend(backend) => Arc::clone(backend),
@@ -162,6 +183,11 @@ impl RequestHandler {
             deadline: request_deadline(request, rule.and_then(|rule| rule.request_timeout), record.started())?,
             per_try: rule.and_then(|rule| rule.backend_request_timeout),
             retry: rule.and_then(|rule| rule.retry.as_ref()),
+        };
+        let body = if after.copies.is_empty() {
+            body
+        } else {
+            mirror::with_copies(&self.outbound, std::mem::take(&mut after.copies), body, self.client, called)
         };
         let mut kept = match (self.try_backend(plan, request, body, record).await, rule) {
             (Ok(kept), _) => for_the_app(kept),
@@ -202,6 +228,45 @@ impl RequestHandler {
         }
         Tries { outbound: &self.outbound, client: self.client, plan }.run(request, body, record).await
     }
+}
+
+/// What a rule's filters, or its target's, do to a request.
+fn apply(
+    filters: &Filters<Arc<Backend>>,
+    rule: &Rule<Arc<Backend>>,
+    request: &mut Parts,
+    after: &mut After<Arc<Backend>>,
+) -> Result<Option<Made>, OwnAnswer> {
+    filters
+        .apply_request(request, &mut rand::rng(), after)
+        .map_err(|error: Unsendable| OwnAnswer::new(Reason::BadRequest, error.to_string()).with_context(name_of(rule)))
+}
+
+/// The answer that a filter made. `filters` act on a redirect as on any response, in this order.
+fn made_by(
+    made: Made,
+    rule: &Rule<Arc<Backend>>,
+    filters: &[&Filters<Arc<Backend>>],
+    record: &mut Record,
+) -> Result<Kept, OwnAnswer> {
+    let (reason, mut response) = match made {
+        Made::Redirect(response) if record.is_grpc() => {
+            let to = response.headers().get(LOCATION).map(HeaderValue::as_bytes).unwrap_or_default();
+            let detail =
+                format!("the rule redirects to {}, and gRPC follows no redirects", String::from_utf8_lossy(to));
+            return Err(OwnAnswer::new(Reason::Redirect, detail).with_context(name_of(rule)));
+        }
+        Made::Redirect(mut response) => {
+            filters.iter().for_each(|filters| filters.apply_response(response.headers_mut()));
+            (Reason::Redirect, response)
+        }
+        Made::Preflight(response) => (Reason::Preflight, response),
+    };
+    record.reason = Some(reason);
+    if let Ok(value) = HeaderValue::try_from(format!("{reason}; {}", name_of(rule))) {
+        response.headers_mut().insert(headers::REASON, value);
+    }
+    Ok(Kept { response: response.map(|()| Body::empty()), guards: None })
 }
 
 /// For `x-weft-reason`.

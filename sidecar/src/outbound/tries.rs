@@ -46,7 +46,8 @@ pub(super) struct Tries<'a> {
 /// The response that is passed on, and what must live until its last byte.
 pub(super) struct Kept {
     pub(super) response: Response,
-    pub(super) guards: Guards,
+    /// `None`: nobody was asked.
+    pub(super) guards: Option<Guards>,
 }
 
 /// Load and limits are counted until these are dropped.
@@ -134,7 +135,7 @@ impl Tries<'_> {
                         metrics.of_backend(&metrics.retries_over_budget, &(&backend.label).into());
                     }
                     let guards = Guards { _pick: pick, _active: active, _request: request_guard, _retry: retry };
-                    return judged.end.map(|response| Kept { response, guards });
+                    return judged.end.map(|response| Kept { response, guards: Some(guards) });
                 }
                 NextTry::At { when } => {
                     tracing::debug!(backend = %backend.name, endpoint = ?record.endpoint, outcome = ?judged.outcome, "retrying");

@@ -69,7 +69,7 @@ pub struct Rule<B> {
     /// Its own name, or its index in the route.
     pub name: Box<str>,
     /// For every target.
-    pub filters: Filters,
+    pub filters: Filters<B>,
     /// Where requests go.
     pub targets: WeightedTargets<B>,
     /// All tries and the back-off between them. `None` is off.
@@ -82,7 +82,7 @@ pub struct Rule<B> {
 
 impl<B> Rule<B> {
     /// One request's target, by weight, and that target's own filters. Chosen once per request: retries stay.
-    pub fn choose<R: Rng + ?Sized>(&self, rng: &mut R) -> (&Target<B>, &Filters) {
+    pub fn choose<R: Rng + ?Sized>(&self, rng: &mut R) -> (&Target<B>, &Filters<B>) {
         self.targets.choose(rng)
     }
 }
@@ -113,7 +113,7 @@ pub struct WeightedTarget<B> {
     /// Where this share goes.
     pub target: Target<B>,
     /// For this share only, after the rule's.
-    pub filters: Filters,
+    pub filters: Filters<B>,
 }
 
 /// A rule's shares: at least one, and all above zero.
@@ -129,7 +129,7 @@ struct Share<B> {
     /// The sum of the weights up to and including this one.
     up_to: u64,
     target: Target<B>,
-    filters: Filters,
+    filters: Filters<B>,
 }
 
 impl<B> WeightedTargets<B> {
@@ -159,7 +159,7 @@ impl<B> WeightedTargets<B> {
             .map(move |share| (share.up_to - std::mem::replace(&mut before, share.up_to), &share.target))
     }
 
-    fn choose<R: Rng + ?Sized>(&self, rng: &mut R) -> (&Target<B>, &Filters) {
+    fn choose<R: Rng + ?Sized>(&self, rng: &mut R) -> (&Target<B>, &Filters<B>) {
         let share = if self.rest.is_empty() {
             &self.first
         } else {

@@ -229,7 +229,7 @@ fn without_a_weight_above_zero_the_answer_is_500() {
 #[test]
 fn a_target_comes_with_its_own_filters() {
     let edit = HeaderEdit::new([], [("v", "2")], []).unwrap();
-    let filters = Filters::new(vec![edit], vec![]);
+    let filters = Filters::new(vec![RequestFilter::Headers(edit)], vec![]);
     let filtered = WeightedTarget { filters: filters.clone(), ..share(1, 2) };
     let rule = rule("r", vec![share(0, 1), filtered]);
     assert_eq!(rule.choose(&mut SmallRng::seed_from_u64(1)), (&Target::Backend(2), &filters));

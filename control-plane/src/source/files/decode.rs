@@ -17,6 +17,7 @@ use crate::model::{Age, Kind, Meta, Namespace, Node as NodeObject, Object, Objec
 use crate::source::{Severity, kind_name};
 
 mod core;
+mod filters;
 mod peer_authentication;
 mod route;
 
@@ -122,7 +123,7 @@ fn read(kind: Kind, meta: Meta, document: &Field<'_>, origin: Origin) -> Option<
         Kind::Service => core::service(meta, document).map(Object::Service),
         Kind::Pod => core::pod(meta, document, origin).map(Object::Pod),
         Kind::EndpointSlice => core::endpoint_slice(meta, document).map(Object::EndpointSlice),
-        Kind::HttpRoute => route::http_route(meta, document).map(Object::HttpRoute),
+        Kind::HttpRoute => route::http_route(meta, document, origin).map(Object::HttpRoute),
         Kind::PeerAuthentication => {
             peer_authentication::peer_authentication(meta, document).map(Object::PeerAuthentication)
         }

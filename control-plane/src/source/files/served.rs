@@ -296,9 +296,11 @@ mod tests {
             ),
             (
                 "not done yet",
-                json!({"retry": {"attempts": 2}}),
+                json!({"sessionPersistence": {}}),
                 true,
-                &["HTTPRoute shop/web: spec.rules[0].retry: is not done by this version and has no effect"],
+                &[
+                    "HTTPRoute shop/web: spec.rules[0].sessionPersistence: is not done by this version and has no effect",
+                ],
             ),
         ];
         for (row, rule, usable, expected) in rows {

@@ -15,6 +15,7 @@ mod precedence;
 mod rules;
 #[cfg(test)]
 mod tests;
+mod url;
 
 use std::collections::BTreeSet;
 

@@ -4,7 +4,7 @@
 //!
 //! A rule whose match cannot be evaluated (a bad regular expression, say) is dropped: it would match nothing. A rule with a
 //! filter this version does not do is kept and answers 500, because skipping a filter would let requests through that
-//! it was meant to change. A backendRef that is not valid keeps its share and answers 500 (HTTPRoute `backendRefs`).
+//! it was meant to change; so is one with timeouts or retries that cannot be as written. A backendRef that is not valid keeps its share and answers 500 (HTTPRoute `backendRefs`).
 
 use std::time::Duration;
 
@@ -13,14 +13,19 @@ use weft_proto::v1::weighted_target::Target;
 use weft_proto::v1::{self, FixedAnswer, HttpMatch, Millis, Protocol, RouteRule, WeightedTarget};
 
 use super::super::kubernetes::{backend_policy, declared, may_carry_http};
-use super::filters::wire_filters;
+use super::filters;
 use super::matches::{match_all, wire_match};
 use super::parents::ports_of;
 use super::precedence::Precedence;
-use crate::model::{BackendRef, HttpRoute, HttpRouteRule, Model, ObjectName, ServiceKind};
+use crate::model::{BackendRef, HttpRoute, HttpRouteFilter, HttpRouteRule, Model, ObjectName, RouteRetry, ServiceKind};
 
 /// Nobody waits longer, and proxies take no longer time span. The Gateway API's own limit is eleven years.
 const LONGEST: Duration = Duration::from_secs(366 * 24 * 3600);
+
+/// Most tries after the first that a route may ask for. Beyond lies a typing error: even the shortest waits add up to seconds.
+const MOST_RETRIES: u32 = 100;
+/// Where `retry` does not say (SEMANTICS.md §3).
+const RETRIES: u32 = 2;
 
 /// A rule that attaches.
 #[derive(Debug, Clone, PartialEq)]
@@ -35,6 +40,34 @@ pub(super) struct BadRef {
     /// A reason of the ResolvedRefs condition.
     pub(super) reason: &'static str,
     pub(super) message: String,
+    /// It was to get copies of requests, not requests.
+    pub(super) mirror: bool,
+}
+
+/// Why a rule, or a share of one, cannot be done as written.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Wrong {
+    /// A reason of the Accepted condition.
+    pub(super) reason: &'static str,
+    pub(super) message: String,
+}
+
+impl Wrong {
+    /// Filters that exclude each other.
+    pub(super) fn incompatible(message: String) -> Self {
+        Self { reason: "IncompatibleFilters", message }
+    }
+
+    /// Says where.
+    fn at(self, place: &str) -> Self {
+        Self { message: format!("{place}: {}", self.message), ..self }
+    }
+}
+
+impl From<String> for Wrong {
+    fn from(message: String) -> Self {
+        Self { reason: "UnsupportedValue", message }
+    }
 }
 
 /// All rules of a route, and what is wrong with some.
@@ -44,7 +77,7 @@ pub(super) struct Compiled {
     /// Rules that are not there, and why.
     pub(super) dropped: Vec<String>,
     /// Rules, or shares of rules, that answer 500 for something this version does not do, and why.
-    pub(super) answering: Vec<String>,
+    pub(super) answering: Vec<Wrong>,
     pub(super) bad_refs: Vec<BadRef>,
     /// Rules that do what they say.
     implemented: usize,
@@ -72,32 +105,68 @@ pub(super) fn compile(route: &HttpRoute, model: &Model) -> Compiled {
                 continue;
             }
         };
-        let (filters, targets) = match wire_filters(&rule.filters) {
-            Ok(filters) => {
+        let wire = match wire_rule(rule, &label, model, &mut out) {
+            Ok(wire) => {
                 out.implemented += 1;
-                (filters, targets(rule, &label, model, &mut out))
+                wire
             }
-            Err(why) => {
-                let target = answer(1, format!("rule {label}: {why}"));
-                out.answering.push(format!("{label}: {why}"));
-                (Vec::new(), vec![target])
+            Err(wrong) => {
+                let target = answer(1, format!("rule {label}: {}", wrong.message));
+                out.answering.push(wrong.at(&label));
+                RouteRule { targets: vec![target], ..RouteRule::default() }
             }
         };
         let wire = RouteRule {
             route: format!("HTTPRoute/{}", route.meta.name),
             rule: rule.name.clone().unwrap_or_else(|| index.to_string()),
-            filters,
-            targets,
-            request_timeout: rule.request_timeout.map(millis),
-            backend_request_timeout: rule.backend_request_timeout.map(millis),
-            retry: None,
+            ..wire
         };
         out.rules.push(Rule { wire, matches });
     }
     out
 }
 
+/// What a rule does, without its name.
+///
+/// # Errors
+/// Says why it can do nothing.
+fn wire_rule(rule: &HttpRouteRule, label: &str, model: &Model, out: &mut Compiled) -> Result<RouteRule, Wrong> {
+    let filters = filters::of_rule(rule, model, &mut out.bad_refs)?;
+    if let (Some(whole), Some(one)) = (rule.request_timeout, rule.backend_request_timeout)
+        && !whole.is_zero()
+        && one > whole
+    {
+        return Err(format!("timeouts.backendRequest ({one:?}) is longer than timeouts.request ({whole:?})").into());
+    }
+    Ok(RouteRule {
+        filters,
+        retry: rule.retry.as_ref().map(retry).transpose()?,
+        targets: targets(rule, label, model, out),
+        request_timeout: rule.request_timeout.map(millis),
+        backend_request_timeout: rule.backend_request_timeout.map(millis),
+        ..RouteRule::default()
+    })
+}
+
+/// Where it stands, lost connections are retried as well, whatever the method (GEP-1731).
+fn retry(retry: &RouteRetry) -> Result<v1::RetryPolicy, String> {
+    let max_retries = retry.attempts.unwrap_or(RETRIES);
+    if max_retries > MOST_RETRIES {
+        return Err(format!("retry.attempts is {max_retries}; at most {MOST_RETRIES} are made"));
+    }
+    if let Some(code) = retry.codes.iter().find(|code| !(400..600).contains(*code)) {
+        return Err(format!("retry.codes has {code}, which is not an error status (400 to 599)"));
+    }
+    let mut status_codes: Vec<u32> = retry.codes.iter().map(|code| u32::from(*code)).collect();
+    status_codes.sort_unstable();
+    status_codes.dedup();
+    Ok(v1::RetryPolicy { max_retries, status_codes, backoff: retry.backoff.map(millis), any_method: true })
+}
+
 fn targets(rule: &HttpRouteRule, label: &str, model: &Model, out: &mut Compiled) -> Vec<WeightedTarget> {
+    if rule.filters.iter().any(|filter| matches!(filter, HttpRouteFilter::Redirect(_))) {
+        return Vec::new();
+    }
     if rule.backends.is_empty() {
         return vec![answer(1, format!("rule {label} has no backendRefs"))];
     }
@@ -105,11 +174,12 @@ fn targets(rule: &HttpRouteRule, label: &str, model: &Model, out: &mut Compiled)
         .backends
         .iter()
         .map(|reference| {
-            let filters = match wire_filters(&reference.filters) {
+            let filters = match filters::of_backend(reference, rule, model, &mut out.bad_refs) {
                 Ok(filters) => filters,
-                Err(why) => {
-                    let why = format!("{label}, backend {}: {why}", reference.name);
-                    out.answering.push(why.clone());
+                Err(wrong) => {
+                    let wrong = wrong.at(&format!("{label}, backend {}", reference.name));
+                    let why = wrong.message.clone();
+                    out.answering.push(wrong);
                     // The reference itself is still checked, so that status names everything at once.
                     if let Err(bad) = backend(reference, model) {
                         out.bad_refs.push(bad);
@@ -140,8 +210,8 @@ fn answer(weight: u32, detail: String) -> WeightedTarget {
 }
 
 /// A backend that exists; whether it has endpoints is the proxy's to see (503).
-fn backend(reference: &BackendRef, model: &Model) -> Result<v1::Backend, BadRef> {
-    let bad = |reason, message| Err(BadRef { reason, message });
+pub(super) fn backend(reference: &BackendRef, model: &Model) -> Result<v1::Backend, BadRef> {
+    let bad = |reason, message| Err(BadRef { reason, message, mirror: false });
     let name = ObjectName::new(&*reference.namespace, &*reference.name);
     if !matches!(&*reference.group, "" | "core") || reference.kind != "Service" {
         let group = if reference.group.is_empty() { "core" } else { &reference.group };

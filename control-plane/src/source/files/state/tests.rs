@@ -217,7 +217,8 @@ metadata: {name: a, lables: {}}
 spec:
   rules:
   - backendRef: []
-    retry: {attempts: 3}
+    retry: {attempt: 3}
+    sessionPersistence: {}
     matches:
     - path: {type: Exact, vlaue: /x}
 ---
@@ -240,10 +241,11 @@ spec:
             "x.yaml:8: spec.ports[0].tragetPort: unknown field, has no effect",
             "x.yaml:12: metadata.lables: unknown field, has no effect",
             "x.yaml:15: spec.rules[0].backendRef: unknown field, has no effect",
-            "x.yaml:16: spec.rules[0].retry: is not done by this version and has no effect",
-            "x.yaml:18: spec.rules[0].matches[0].path.vlaue: unknown field, has no effect",
-            "x.yaml:21: kind: Deployment (apps/v1) is not read by this version",
-            "x.yaml:29: spec.mtls.mod: unknown field, has no effect",
+            "x.yaml:16: spec.rules[0].retry.attempt: unknown field, has no effect",
+            "x.yaml:17: spec.rules[0].sessionPersistence: is not done by this version and has no effect",
+            "x.yaml:19: spec.rules[0].matches[0].path.vlaue: unknown field, has no effect",
+            "x.yaml:22: kind: Deployment (apps/v1) is not read by this version",
+            "x.yaml:30: spec.mtls.mod: unknown field, has no effect",
         ]
     );
     assert!(edit.problems.iter().all(|problem| problem.severity == Severity::Warning));
