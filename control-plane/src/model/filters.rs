@@ -108,6 +108,19 @@ pub struct Cors {
     pub max_age: u32,
 }
 
+/// `sessionPersistence` of a rule (GEP-1619).
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
+pub struct SessionPersistence {
+    /// `sessionName`
+    pub name: Option<String>,
+    /// Type `Header`, not `Cookie`.
+    pub header: bool,
+    /// `absoluteTimeout`
+    pub absolute_timeout: Option<std::time::Duration>,
+    /// `lifetimeType: Permanent`
+    pub permanent: bool,
+}
+
 /// `retry` of a rule (GEP-1731).
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 pub struct RouteRetry {

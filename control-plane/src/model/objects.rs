@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use weft_proto::v1::Protocol;
 
-use super::filters::{HttpRouteFilter, RouteRetry};
+use super::filters::{HttpRouteFilter, RouteRetry, SessionPersistence};
 use super::store::ObjectKey;
 
 /// `namespace/name` of an object. Cluster-scoped objects have an empty namespace.
@@ -327,6 +327,8 @@ pub struct HttpRouteRule {
     pub backend_request_timeout: Option<Duration>,
     /// `retry`.
     pub retry: Option<RouteRetry>,
+    /// `sessionPersistence`.
+    pub session: Option<SessionPersistence>,
 }
 
 impl HttpRouteRule {

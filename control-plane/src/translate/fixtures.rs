@@ -160,6 +160,7 @@ pub(super) fn rule(backends: Vec<BackendRef>) -> HttpRouteRule {
         request_timeout: None,
         backend_request_timeout: None,
         retry: None,
+        session: None,
     }
 }
 

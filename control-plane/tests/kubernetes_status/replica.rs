@@ -155,6 +155,7 @@ fn model(route: &DynamicObject) -> HttpRoute {
             request_timeout: None,
             backend_request_timeout: None,
             retry: None,
+            session: None,
         }],
     }
 }

@@ -133,6 +133,7 @@ async fn send(outbound: Arc<Outbound>, client: SocketAddr, called: Protocol, cop
         deadline: Deadline::of_request(now, Some(TIMEOUT), &head.headers),
         per_try: None,
         retry: Some(&once),
+        session: None,
     };
     let mut record = Record::unreported(&outbound.telemetry, &head);
     let tries = Tries { outbound: &outbound, client, plan };

@@ -12,6 +12,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use http::HeaderValue;
 use http::header::LOCATION;
@@ -27,7 +28,7 @@ use crate::config::{Backend, Destination, LOOKUP_TIMEOUT, Protocol};
 use crate::http::{Answer, Body, Handler, Request, Response, h1, host, hygiene};
 use crate::reason::Reason;
 use crate::resilience::Deadline;
-use crate::route::{After, Filters, Made, RequestView, RouteTable, Rule, Target, Unsendable};
+use crate::route::{After, Filters, Made, RequestView, RouteTable, Rule, Target, Token, Unsendable};
 use crate::telemetry::record::{Direction, Record, Riding};
 
 /// What says where a connection's requests go.
@@ -126,6 +127,7 @@ impl RequestHandler {
         let mut called = Protocol::Auto;
         // The rule that matched, and the filters of the target it chose.
         let mut chosen = None;
+        let mut token: Option<Token> = None;
         let backend = match self.destination(host.as_deref()).await {
             Destination::Service { service, port: found } => {
                 record.service = (&service.label).into();
@@ -140,10 +142,13 @@ impl RequestHandler {
                             OwnAnswer::new(Reason::NoRoute, detail)
                         })?;
                         record.route = (&rule.route).into();
+                        // Before a filter takes its header or cookie away.
+                        token = rule.session.as_ref().and_then(|it| it.read(&request.headers, seconds()));
                         if let Some(made) = apply(&rule.filters, rule, request, after)? {
                             return made_by(made, rule, &[&rule.filters], record);
                         }
-                        let (target, filters) = rule.choose(&mut rand::rng());
+                        let stays = token.and_then(|token| rule.choose_for(|backend| holds(backend, token)));
+                        let (target, filters) = stays.unwrap_or_else(|| rule.choose(&mut rand::rng()));
                         if let Some(made) = apply(filters, rule, request, after)? {
                             return made_by(made, rule, &[filters, &rule.filters], record);
                         }
@@ -183,6 +188,7 @@ impl RequestHandler {
             deadline: request_deadline(request, rule.and_then(|rule| rule.request_timeout), record.started())?,
             per_try: rule.and_then(|rule| rule.backend_request_timeout),
             retry: rule.and_then(|rule| rule.retry.as_ref()),
+            session: token,
         };
         let body = if after.copies.is_empty() {
             body
@@ -197,6 +203,12 @@ impl RequestHandler {
         if let Some((rule, filters)) = chosen {
             filters.apply_response(kept.response.headers_mut());
             rule.filters.apply_response(kept.response.headers_mut());
+            if let (Some(session), Some(endpoint)) = (&rule.session, record.endpoint) {
+                let here = |token: Token| token.is_of(&backend.label) && token.is_at(endpoint);
+                if !token.is_some_and(here) {
+                    session.write(Token::new(&backend.label, endpoint, seconds()), kept.response.headers_mut());
+                }
+            }
         }
         Ok(kept)
     }
@@ -267,6 +279,18 @@ fn made_by(
         response.headers_mut().insert(headers::REASON, value);
     }
     Ok(Kept { response: response.map(|()| Body::empty()), guards: None })
+}
+
+/// Whether the backend has a session's endpoint, as far as is known. One that is gone takes its sessions with it: they are
+/// balanced anew by weight.
+fn holds(backend: &Backend, token: Token) -> bool {
+    let has = || backend.balancer.endpoints().iter().any(|endpoint| token.is_at(endpoint.addr()));
+    token.is_of(&backend.label) && (!backend.is_known() || has())
+}
+
+/// Since 1970.
+fn seconds() -> u64 {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
 /// For `x-weft-reason`.

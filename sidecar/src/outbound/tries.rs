@@ -23,6 +23,7 @@ use crate::http::replay::Replay;
 use crate::http::{Body, Outgoing, Response, hygiene};
 use crate::reason::Reason;
 use crate::resilience::{ActiveGuard, Deadline, NextTry, Outcome, RequestGuard, Retry, RetryOverride, RetryPolicy};
+use crate::route::Token;
 use crate::telemetry::record::Record;
 
 /// What is asked of one backend.
@@ -34,6 +35,8 @@ pub(super) struct Plan<'a> {
     pub(super) per_try: Option<Duration>,
     /// What the rule says about retries.
     pub(super) retry: Option<&'a RetryOverride>,
+    /// Which endpoint the client's session is at.
+    pub(super) session: Option<Token>,
 }
 
 /// The tries of one request.
@@ -101,9 +104,12 @@ impl Tries<'_> {
         }
         let mut replay = Some(Replay::new(body, if retry.may_retry() { settings.replay_limit } else { 0 }));
         let mut tried: SmallVec<[EndpointKey; 3]> = SmallVec::new();
+        let session = self.plan.session.and_then(|token| {
+            backend.balancer.endpoints().iter().map(|endpoint| endpoint.addr()).find(|addr| token.is_at(*addr))
+        });
         let mut now = tokio::time::Instant::now().into_std();
         loop {
-            let request = PickRequest { avoid: &tried, client: Some(self.client.ip()) };
+            let request = PickRequest { avoid: &tried, client: Some(self.client.ip()), session };
             let pick = backend
                 .balancer
                 .pick(now, &mut rand::rng(), request)

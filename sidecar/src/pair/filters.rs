@@ -255,3 +255,48 @@ async fn where_a_route_has_a_retry_a_lost_connection_is_retried_whatever_the_met
     }
     assert!(pair.app.requests().iter().all(|seen| seen.text() == "once"), "the body goes with each");
 }
+
+#[tokio::test]
+async fn a_session_stays_with_its_endpoint_though_the_weight_of_its_backend_goes_to_zero() {
+    let pair = Pair::new(App::says("v1").await).await;
+    let (second, third) = (App::says("v2").await, App::says("v2 too").await);
+    let endpoints = [pair.reviews.meshed(second.addr).await, pair.reviews.meshed(third.addr).await];
+    pair.web.endpoints("shop/reviews-v2:80", &endpoints);
+    let shift = |header: bool, old, new| {
+        pair.web.service(|port| {
+            let mut rule = rule(&[("shop/reviews", old), ("shop/reviews-v2", new)]);
+            rule.session = Some(v1::SessionPersistence {
+                name: "s".into(),
+                header,
+                path: "/".into(),
+                ..v1::SessionPersistence::default()
+            });
+            routed(port, rule);
+        });
+    };
+    for (header, gives, takes) in [(false, "set-cookie", "cookie"), (true, "s", "s")] {
+        shift(header, 0, 100);
+        let mut client = pair.connect().await;
+        let first = client.get("/").await;
+        let given = first.head.get(gives).unwrap().split(';').next().unwrap().to_owned();
+        let request = format!("GET / HTTP/1.1\r\nhost: reviews\r\n{takes}: {given}\r\n\r\n");
+        for (old, new) in [(0, 100), (100, 0), (50, 50)] {
+            shift(header, old, new);
+            for _ in 0..10 {
+                let response = client.ask(&request).await;
+                assert_eq!((response.text(), response.head.get(gives)), (first.text(), None), "{old}:{new}");
+            }
+        }
+        shift(header, 100, 0);
+        let other = client.get("/").await;
+        assert_eq!(other.text(), "v1", "without a session it is balanced");
+        assert!(other.head.get(gives).is_some());
+        // Its endpoint is gone: weights count again, and the session is there from now on.
+        let left = usize::from(first.text() == "v2");
+        pair.web.endpoints("shop/reviews-v2:80", &endpoints[left..=left]);
+        let moved = client.ask(&request).await;
+        assert_eq!(moved.text(), "v1");
+        assert_ne!(moved.head.get(gives).unwrap().split(';').next(), Some(&*given));
+        pair.web.endpoints("shop/reviews-v2:80", &endpoints);
+    }
+}

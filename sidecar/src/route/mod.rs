@@ -8,6 +8,7 @@
 //! | `filters.rs` | what filters do to requests and responses, in which order |
 //! | `url.rs` | where a redirect leads, and what a request is rewritten to |
 //! | `cors.rs` | what browsers are told |
+//! | `session.rs` | which backend and endpoint a session is at |
 //!
 //! Everything that can be wrong with a route is refused when it is compiled: after that a request meets only sums of
 //! weights above zero, regular expressions that compiled, and rules that exist.
@@ -23,6 +24,7 @@
 mod cors;
 mod filters;
 mod matching;
+mod session;
 mod table;
 mod url;
 
@@ -32,5 +34,6 @@ mod tests;
 pub use cors::{Cors, CorsConfig, InvalidCors, Shared};
 pub use filters::{After, Filters, HeaderEdit, InvalidFilter, InvalidShare, Made, Mirror, RequestFilter};
 pub use matching::{InvalidMatch, KeyMatch, Match, PathMatch, RequestView, ValueMatch};
+pub use session::{InvalidSession, Session, Token};
 pub use table::{FixedAnswer, InvalidTable, RouteTable, Rule, Target, WeightedTarget, WeightedTargets};
 pub use url::{InvalidUrl, PathEdit, Redirect, Rewrite, Unsendable};

@@ -12,6 +12,7 @@ use rand::Rng;
 
 use super::filters::Filters;
 use super::matching::{Match, RequestView};
+use super::session::Session;
 use crate::resilience::RetryOverride;
 
 /// A service port's routes. Immutable; made anew when they change. `B` is the handle of a backend.
@@ -78,12 +79,22 @@ pub struct Rule<B> {
     pub backend_request_timeout: Option<Duration>,
     /// What it says about retries.
     pub retry: Option<RetryOverride>,
+    /// How sessions are kept with one endpoint; `None`: there are none.
+    pub session: Option<Box<Session>>,
 }
 
 impl<B> Rule<B> {
     /// One request's target, by weight, and that target's own filters. Chosen once per request: retries stay.
     pub fn choose<R: Rng + ?Sized>(&self, rng: &mut R) -> (&Target<B>, &Filters<B>) {
         self.targets.choose(rng)
+    }
+
+    /// The target of a session: the one whose backend `is` it, even if its weight is zero.
+    pub fn choose_for(&self, is: impl Fn(&B) -> bool) -> Option<(&Target<B>, &Filters<B>)> {
+        let WeightedTargets { first, rest, resting, .. } = &self.targets;
+        let mut shares = std::iter::once(first).chain(rest).chain(resting);
+        let found = shares.find(|share| matches!(&share.target, Target::Backend(backend) if is(backend)))?;
+        Some((&found.target, &found.filters))
     }
 }
 
@@ -121,6 +132,8 @@ pub struct WeightedTarget<B> {
 pub struct WeightedTargets<B> {
     first: Share<B>,
     rest: Box<[Share<B>]>,
+    /// Those with a weight of zero: they keep the sessions they have.
+    resting: Box<[Share<B>]>,
     sum: u64,
 }
 
@@ -137,7 +150,10 @@ impl<B> WeightedTargets<B> {
     pub fn new(targets: Vec<WeightedTarget<B>>) -> Self {
         let detail = if targets.is_empty() { "the rule has no backendRefs" } else { "all weights are zero" };
         let mut sum = 0;
-        let mut shares = targets.into_iter().filter(|target| target.weight > 0).map(|share| {
+        let (targets, resting): (Vec<_>, Vec<_>) = targets.into_iter().partition(|target| target.weight > 0);
+        let resting = resting.into_iter().map(|share| Share { up_to: 0, target: share.target, filters: share.filters });
+        let resting = resting.collect();
+        let mut shares = targets.into_iter().map(|share| {
             sum += u64::from(share.weight);
             Share { up_to: sum, target: share.target, filters: share.filters }
         });
@@ -148,7 +164,7 @@ impl<B> WeightedTargets<B> {
             let target = Target::Answer(FixedAnswer { status, detail: detail.into() });
             Share { up_to: 0, target, filters: Filters::default() }
         });
-        Self { first, rest, sum }
+        Self { first, rest, resting, sum }
     }
 
     /// Every target that gets requests, with its weight, in the order listed.

@@ -187,6 +187,7 @@ fn rule(name: &str, targets: Vec<WeightedTarget<usize>>) -> Rule<usize> {
         request_timeout: None,
         backend_request_timeout: None,
         retry: None,
+        session: None,
     }
 }
 
@@ -224,6 +225,17 @@ fn without_a_weight_above_zero_the_answer_is_500() {
             Target::Backend(backend) => panic!("{row}: {backend}"),
         }
     }
+}
+
+#[test]
+fn a_session_finds_its_backend_whatever_the_weight() {
+    let rule = rule("r", vec![share(0, 1), share(3, 2), share(1, 3)]);
+    for (backend, found) in [(1, true), (2, true), (3, true), (4, false)] {
+        let got = rule.choose_for(|known| *known == backend).map(|(target, _)| target);
+        assert_eq!(got, found.then_some(&Target::Backend(backend)), "{backend}");
+    }
+    let none = self::rule("r", vec![share(0, 1)]);
+    assert!(none.choose_for(|backend| *backend == 1).is_some());
 }
 
 #[test]

@@ -296,10 +296,10 @@ mod tests {
             ),
             (
                 "not done yet",
-                json!({"sessionPersistence": {}}),
+                json!({"filters": [{"type": "ExtensionRef", "extensionRef": {"name": "x"}}]}),
                 true,
                 &[
-                    "HTTPRoute shop/web: spec.rules[0].sessionPersistence: is not done by this version and has no effect",
+                    "HTTPRoute shop/web: spec.rules[0].filters[0].type: ExtensionRef is not done by this version: requests it applies to answer 500",
                 ],
             ),
         ];

@@ -13,6 +13,7 @@ mod matches;
 mod parents;
 mod precedence;
 mod rules;
+mod session;
 #[cfg(test)]
 mod tests;
 mod url;

@@ -17,6 +17,7 @@ use super::filters;
 use super::matches::{match_all, wire_match};
 use super::parents::ports_of;
 use super::precedence::Precedence;
+use super::session::wire_session;
 use crate::model::{BackendRef, HttpRoute, HttpRouteFilter, HttpRouteRule, Model, ObjectName, RouteRetry, ServiceKind};
 
 /// Nobody waits longer, and proxies take no longer time span. The Gateway API's own limit is eleven years.
@@ -105,7 +106,9 @@ pub(super) fn compile(route: &HttpRoute, model: &Model) -> Compiled {
                 continue;
             }
         };
-        let wire = match wire_rule(rule, &label, model, &mut out) {
+        let name = rule.name.clone().unwrap_or_else(|| index.to_string());
+        let full_name = format!("{}/{name}", route.meta.name);
+        let wire = match wire_rule(rule, &label, &full_name, model, &mut out) {
             Ok(wire) => {
                 out.implemented += 1;
                 wire
@@ -116,11 +119,7 @@ pub(super) fn compile(route: &HttpRoute, model: &Model) -> Compiled {
                 RouteRule { targets: vec![target], ..RouteRule::default() }
             }
         };
-        let wire = RouteRule {
-            route: format!("HTTPRoute/{}", route.meta.name),
-            rule: rule.name.clone().unwrap_or_else(|| index.to_string()),
-            ..wire
-        };
+        let wire = RouteRule { route: format!("HTTPRoute/{}", route.meta.name), rule: name, ..wire };
         out.rules.push(Rule { wire, matches });
     }
     out
@@ -130,7 +129,13 @@ pub(super) fn compile(route: &HttpRoute, model: &Model) -> Compiled {
 ///
 /// # Errors
 /// Says why it can do nothing.
-fn wire_rule(rule: &HttpRouteRule, label: &str, model: &Model, out: &mut Compiled) -> Result<RouteRule, Wrong> {
+fn wire_rule(
+    rule: &HttpRouteRule,
+    label: &str,
+    name: &str,
+    model: &Model,
+    out: &mut Compiled,
+) -> Result<RouteRule, Wrong> {
     let filters = filters::of_rule(rule, model, &mut out.bad_refs)?;
     if let (Some(whole), Some(one)) = (rule.request_timeout, rule.backend_request_timeout)
         && !whole.is_zero()
@@ -141,6 +146,7 @@ fn wire_rule(rule: &HttpRouteRule, label: &str, model: &Model, out: &mut Compile
     Ok(RouteRule {
         filters,
         retry: rule.retry.as_ref().map(retry).transpose()?,
+        session: rule.session.as_ref().map(|session| wire_session(session, rule, name)).transpose()?,
         targets: targets(rule, label, model, out),
         request_timeout: rule.request_timeout.map(millis),
         backend_request_timeout: rule.backend_request_timeout.map(millis),
@@ -250,6 +256,6 @@ pub(super) fn backend(reference: &BackendRef, model: &Model) -> Result<v1::Backe
 }
 
 /// Rounded up: a timeout that is set must not become zero, which is off.
-fn millis(timeout: Duration) -> Millis {
+pub(super) fn millis(timeout: Duration) -> Millis {
     Millis { value: u64::try_from(timeout.min(LONGEST).as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX) }
 }

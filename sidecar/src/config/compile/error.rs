@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::route::{InvalidCors, InvalidFilter, InvalidMatch, InvalidShare, InvalidUrl};
+use crate::route::{InvalidCors, InvalidFilter, InvalidMatch, InvalidSession, InvalidShare, InvalidUrl};
 
 /// What is wrong, and in which field.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -62,5 +62,6 @@ reasons!(
     InvalidFilter,
     InvalidUrl,
     InvalidCors,
-    InvalidShare
+    InvalidShare,
+    InvalidSession
 );

@@ -10,11 +10,12 @@ use weft_proto::v1;
 use super::backend::{Intern, compile_backend};
 use super::error::{CompileError, In};
 use super::filters::{self, Around, compile_filters};
-use super::values::{port_number, span, status_codes};
+use super::values::{at_least_1_ms, port_number, span, status_codes};
 use crate::config::model::{Backend, RuleView};
 use crate::resilience::RetryOverride;
 use crate::route::{
-    FixedAnswer, KeyMatch, Match, PathMatch, RouteTable, Rule, Target, ValueMatch, WeightedTarget, WeightedTargets,
+    FixedAnswer, KeyMatch, Match, PathMatch, RouteTable, Rule, Session, Target, ValueMatch, WeightedTarget,
+    WeightedTargets,
 };
 
 /// Most matches on one port: a lookup is one pass over them.
@@ -115,8 +116,18 @@ fn compile_rule(rule: &v1::RouteRule, around: &mut Around<'_>) -> Result<(Rule<A
         request_timeout: timeout(&rule.request_timeout, "request_timeout")?,
         backend_request_timeout: timeout(&rule.backend_request_timeout, "backend_request_timeout")?,
         retry,
+        session: rule.session.as_ref().map(session).transpose().field("session")?,
     };
     Ok((rule, view))
+}
+
+fn session(wire: &v1::SessionPersistence) -> Result<Box<Session>, CompileError> {
+    let lasts = at_least_1_ms(wire.absolute_timeout.as_ref()).field("absolute_timeout")?;
+    let session = match wire.header {
+        true => Session::header(&wire.name, lasts),
+        false => Session::cookie(&wire.name, &wire.path, lasts, wire.permanent),
+    };
+    Ok(Box::new(session?))
 }
 
 fn compile_target(

@@ -50,6 +50,7 @@ fn service() -> v1::Service {
             backoff: Some(v1::Millis { value: 20 }),
             any_method: true,
         }),
+        session: Some(v1::SessionPersistence { name: "s".into(), path: "/".into(), ..Default::default() }),
     };
     let path = v1::PathMatch { kind: Some(v1::path_match::Kind::Prefix("/api".into())) };
     let header = v1::KeyMatch { name: "X-Env".into(), kind: Some(v1::key_match::Kind::Regex("dev|qa".into())) };
@@ -144,6 +145,7 @@ fn a_rule_is_found_and_shared_as_the_resource_says() {
     let retry = rule.retry.as_ref().unwrap();
     assert_eq!((retry.max_retries, retry.status_codes.len()), (Some(1), 1));
     assert_eq!((retry.backoff, retry.any_method), (Some(Duration::from_millis(20)), true));
+    assert!(rule.session.is_some());
     let mut rng = StdRng::seed_from_u64(7);
     let (mut sent, ()) = http::Request::new(()).into_parts();
     rule.filters.apply_request(&mut sent, &mut rng, &mut After::default()).unwrap();
@@ -225,7 +227,17 @@ fn what_is_wrong_with_a_service_is_named() {
             other => panic!("{other:?}"),
         }
     }
+    fn session(service: &mut v1::Service) -> &mut v1::SessionPersistence {
+        rule(service).session.as_mut().unwrap()
+    }
     let rows: &[(Break, &str)] = &[
+        (|s| session(s).name = "a b".into(), "ports[0].rules[0].session: \"a b\" is not the name"),
+        (|s| session(s).path.clear(), "ports[0].rules[0].session: \"\" is not a cookie's path"),
+        (|s| session(s).permanent = true, "ports[0].rules[0].session: a permanent cookie needs"),
+        (
+            |s| session(s).absolute_timeout = Some(v1::Millis { value: 0 }),
+            "ports[0].rules[0].session.absolute_timeout: zero",
+        ),
         (|s| s.namespace.clear(), "name: "),
         (|s| s.vips[1] = "10.96.0".into(), "vips[1]: "),
         (|s| s.ports[0].port = 0, "ports[0].port: 0 is not a port"),

@@ -1,4 +1,4 @@
-//! Filters and `retry` of an HTTPRoute's rules, as written: the limits of the CRD's schema are kept, defaults filled in.
+//! Filters, `retry` and `sessionPersistence` of an HTTPRoute's rules, as written: the limits of the CRD's schema are kept, defaults filled in.
 //!
 //! What only CEL rules of the CRD forbid (two filters that exclude each other, say) is an error in a manifest, with its
 //! line. An API server with older rules may let it pass: then it is kept as it is, and `translate/` names it in status.
@@ -6,7 +6,8 @@
 use std::collections::BTreeSet;
 
 use crate::model::{
-    BackendRef, Cors, HeaderModifier, HttpRouteFilter, Mirror, PathModifier, Redirect, RouteRetry, UrlRewrite,
+    BackendRef, Cors, HeaderModifier, HttpRouteFilter, Mirror, PathModifier, Redirect, RouteRetry, SessionPersistence,
+    UrlRewrite,
 };
 use crate::source::files::field::Field;
 use crate::source::files::values;
@@ -260,4 +261,35 @@ pub(super) fn retry(field: &Field<'_>) -> Option<RouteRetry> {
         },
         backoff: field.get("backoff").and_then(|field| values::duration(&field)),
     })
+}
+
+/// `sessionPersistence` of a rule.
+pub(super) fn session(field: &Field<'_>, origin: Origin) -> Option<SessionPersistence> {
+    if !field.only(&["sessionName", "absoluteTimeout", "type", "cookieConfig"], &[]) {
+        return None;
+    }
+    let header = match field.get("type") {
+        Some(kind) => kind.one_of(&["Cookie", "Header"])? == "Header",
+        None => false,
+    };
+    let name = match field.get("sessionName") {
+        Some(name) => Some(values::text_of(&name, 128)?.to_owned()),
+        None => None,
+    };
+    let absolute_timeout = field.get("absoluteTimeout").and_then(|field| values::duration(&field));
+    let mut permanent = false;
+    if let Some(cookie) = field.get("cookieConfig")
+        && cookie.only(&["lifetimeType"], &[])
+    {
+        if let Some(lifetime) = cookie.get("lifetimeType") {
+            permanent = lifetime.one_of(&["Session", "Permanent"])? == "Permanent";
+        }
+        if header && origin == Origin::Manifest {
+            cookie.error("must not be set where type is Header");
+        }
+    }
+    if permanent && absolute_timeout.is_none() && origin == Origin::Manifest {
+        field.missing("absoluteTimeout", "is required where cookieConfig.lifetimeType is Permanent");
+    }
+    Some(SessionPersistence { name, header, absolute_timeout, permanent })
 }

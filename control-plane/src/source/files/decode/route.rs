@@ -15,7 +15,7 @@ use crate::source::files::field::Field;
 use crate::source::files::values;
 
 use super::Origin;
-use super::filters::{filters, retry};
+use super::filters::{filters, retry, session};
 
 const MAX_PARENTS: usize = 32;
 const MAX_RULES: usize = 16;
@@ -78,6 +78,7 @@ pub(super) fn http_route(meta: Meta, document: &Field<'_>, origin: Origin) -> Op
             request_timeout: None,
             backend_request_timeout: None,
             retry: None,
+            session: None,
         }),
     }
     Some(route)
@@ -108,8 +109,8 @@ fn parent(field: &Field<'_>) -> Option<ParentRef> {
 }
 
 fn rule(field: &Field<'_>, namespace: &str, origin: Origin) -> Option<HttpRouteRule> {
-    let known = ["name", "matches", "filters", "backendRefs", "timeouts", "retry"];
-    if !field.only(&known, &["sessionPersistence"]) {
+    let known = ["name", "matches", "filters", "backendRefs", "timeouts", "retry", "sessionPersistence"];
+    if !field.only(&known, &[]) {
         return None;
     }
     let name = field.get("name").and_then(|f| values::dns_subdomain(&f).map(str::to_owned));
@@ -168,7 +169,8 @@ fn rule(field: &Field<'_>, namespace: &str, origin: Origin) -> Option<HttpRouteR
         }
     }
     let retry = field.get("retry").and_then(|field| retry(&field));
-    Some(HttpRouteRule { name, matches, filters, backends, request_timeout, backend_request_timeout, retry })
+    let session = field.get("sessionPersistence").and_then(|field| session(&field, origin));
+    Some(HttpRouteRule { name, matches, filters, backends, request_timeout, backend_request_timeout, retry, session })
 }
 
 fn one_match(field: &Field<'_>) -> Option<HttpRouteMatch> {

@@ -218,7 +218,7 @@ spec:
   rules:
   - backendRef: []
     retry: {attempt: 3}
-    sessionPersistence: {}
+    sessionPersistence: {idle: 1s}
     matches:
     - path: {type: Exact, vlaue: /x}
 ---
@@ -242,7 +242,7 @@ spec:
             "x.yaml:12: metadata.lables: unknown field, has no effect",
             "x.yaml:15: spec.rules[0].backendRef: unknown field, has no effect",
             "x.yaml:16: spec.rules[0].retry.attempt: unknown field, has no effect",
-            "x.yaml:17: spec.rules[0].sessionPersistence: is not done by this version and has no effect",
+            "x.yaml:17: spec.rules[0].sessionPersistence.idle: unknown field, has no effect",
             "x.yaml:19: spec.rules[0].matches[0].path.vlaue: unknown field, has no effect",
             "x.yaml:22: kind: Deployment (apps/v1) is not read by this version",
             "x.yaml:30: spec.mtls.mod: unknown field, has no effect",

@@ -4,7 +4,7 @@ use weft_proto::v1::filter::Kind;
 use weft_proto::v1::path_modifier::Kind as Path;
 
 use super::*;
-use crate::model::{Cors, Mirror, PathModifier, Redirect, RouteRetry, UrlRewrite};
+use crate::model::{Cors, Mirror, PathModifier, Redirect, RouteRetry, SessionPersistence, UrlRewrite};
 use crate::status::{Condition, RouteStatus};
 
 const REDIRECT: Redirect = Redirect { scheme: None, hostname: None, path: None, port: None, status: 302 };
@@ -337,5 +337,51 @@ fn a_try_cannot_have_longer_than_the_request_unless_that_has_no_end() {
         assert_eq!(shares(&wire), [expected], "{request} s, {backend} s");
         let named = partial(&status).is_some_and(|partial| partial.message.contains("timeouts.backendRequest (6s)"));
         assert_eq!(named, !taken, "{request} s, {backend} s");
+    }
+}
+
+#[test]
+fn sessions_are_translated_and_what_they_cannot_be_is_named() {
+    let with = |session, matches| HttpRouteRule { session: Some(session), matches, ..filtered(vec![]) };
+    let named = SessionPersistence { name: Some("Basket".to_owned()), ..SessionPersistence::default() };
+    let day = Some(Duration::from_secs(86_400));
+    let permanent = SessionPersistence { permanent: true, absolute_timeout: day, ..named.clone() };
+    let wire = only_rule(with(permanent, vec![prefix("/shop/")])).session.unwrap();
+    let expected = v1::SessionPersistence {
+        name: "Basket".to_owned(),
+        header: false,
+        absolute_timeout: Some(v1::Millis { value: 86_400_000 }),
+        permanent: true,
+        path: "/shop".to_owned(),
+    };
+    assert_eq!(wire, expected);
+    for (matches, path) in [
+        (vec![exact("/a;b")], "/"),
+        (vec![exact("/a"), exact("/b")], "/"),
+        (vec![regex("/a")], "/"),
+        (vec![exact("/a")], "/a"),
+    ] {
+        assert_eq!(only_rule(with(named.clone(), matches)).session.unwrap().path, path);
+    }
+    let header = SessionPersistence { header: true, ..SessionPersistence::default() };
+    let wire = only_rule(with(header.clone(), vec![prefix("/")])).session.unwrap();
+    assert!(wire.header && wire.name.starts_with("weft-session-") && wire.path.is_empty(), "{wire:?}");
+    for (row, session, message) in [
+        ("a name", SessionPersistence { name: Some("a b".to_owned()), ..header.clone() }, "the name `a b`"),
+        (
+            "framing",
+            SessionPersistence { name: Some("Connection".to_owned()), ..header.clone() },
+            "the name `Connection`",
+        ),
+        (
+            "a header's lifetime",
+            SessionPersistence { permanent: true, absolute_timeout: day, ..header },
+            "no cookieConfig",
+        ),
+        ("an endless cookie", SessionPersistence { permanent: true, ..named }, "needs an absoluteTimeout"),
+    ] {
+        let (status, wire) = status_of(with(session, vec![prefix("/")]));
+        assert_eq!(shares(&wire), ["1 500"], "{row}");
+        assert!(partial(&status).unwrap().message.contains(message), "{row}");
     }
 }

@@ -177,6 +177,8 @@ fn every_kind_of_bad_manifest_names_file_line_and_field_and_costs_nothing_else()
         ("CORS max age", ROUTE, FILTER, "type: CORS\n      cors: {maxAge: 0}", 15, "spec.rules[0].filters[0].cors.maxAge", "between 1 and"),
         ("retry code", ROUTE, "    timeouts:", "    retry: {codes: [200]}\n    timeouts:", 20, "spec.rules[0].retry.codes[0]", "between 400 and 599"),
         ("retry attempts", ROUTE, "    timeouts:", "    retry: {attempts: 0}\n    timeouts:", 20, "spec.rules[0].retry.attempts", "between 1 and"),
+        ("header with a cookie", ROUTE, "    timeouts:", "    sessionPersistence: {type: Header, cookieConfig: {}}\n    timeouts:", 20, "spec.rules[0].sessionPersistence.cookieConfig", "must not be set where type is Header"),
+        ("endless cookie", ROUTE, "    timeouts:", "    sessionPersistence: {cookieConfig: {lifetimeType: Permanent}}\n    timeouts:", 20, "spec.rules[0].sessionPersistence.absoluteTimeout", "is required where"),
         ("malformed duration", ROUTE, "request: 10s", "request: 1.5s", 20, "spec.rules[0].timeouts.request", "GEP-2257"),
         ("inner timeout longer", ROUTE, "backendRequest: 1s", "backendRequest: 11s", 20, "spec.rules[0].timeouts.backendRequest", "must not be longer"),
         ("parent without a name", ROUTE, "Service, name: reviews}", "Service}", 7, "spec.parentRefs[0].name", "is required"),
