@@ -70,6 +70,7 @@ fn finding_a_rule_among_twenty() {
         request_timeout: None,
         backend_request_timeout: None,
         retry: None,
+        session: None,
     };
     let table = RouteTable::new((0..20).map(entry).collect(), (0..20).map(rule).collect()).unwrap();
     let headers = HeaderMap::new();

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use weft_proto::v1::Protocol;
 
+use super::filters::{HttpRouteFilter, RouteRetry, SessionPersistence};
 use super::grpc_route::{GrpcRoute, MethodMatch};
 use super::store::ObjectKey;
 
@@ -331,6 +332,22 @@ pub struct HttpRouteRule {
     pub request_timeout: Option<Duration>,
     /// `timeouts.backendRequest`; zero is off.
     pub backend_request_timeout: Option<Duration>,
+    /// `retry`.
+    pub retry: Option<RouteRetry>,
+    /// `sessionPersistence`.
+    pub session: Option<SessionPersistence>,
+}
+
+impl HttpRouteRule {
+    /// Every backend it names: those that get its requests, and those that get copies of them.
+    pub fn backend_refs(&self) -> impl Iterator<Item = &BackendRef> {
+        let filters = self.backends.iter().flat_map(|backend| &backend.filters).chain(&self.filters);
+        let mirrors = filters.filter_map(|filter| match filter {
+            HttpRouteFilter::Mirror(mirror) => Some(&mirror.backend),
+            _ => None,
+        });
+        self.backends.iter().chain(mirrors)
+    }
 }
 
 /// A match of a rule. All conditions must hold.
@@ -368,28 +385,6 @@ pub struct KeyMatch {
     pub value: String,
     /// `RegularExpression`
     pub regex: bool,
-}
-
-/// A filter. Kinds this version does not do are kept by name: the rule answers 500 and status says why.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub enum HttpRouteFilter {
-    /// RequestHeaderModifier
-    RequestHeaders(HeaderModifier),
-    /// ResponseHeaderModifier
-    ResponseHeaders(HeaderModifier),
-    /// Any other, by its `type`.
-    Unsupported(String),
-}
-
-/// A header filter: remove, then set, then add.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
-pub struct HeaderModifier {
-    /// Replaces.
-    pub set: Vec<(String, String)>,
-    /// Appends.
-    pub add: Vec<(String, String)>,
-    /// Removes.
-    pub remove: Vec<String>,
 }
 
 /// A backendRef with its defaults.
