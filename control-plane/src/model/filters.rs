@@ -1,6 +1,6 @@
 //! What the filters of an HTTPRoute say, parsed once. Whether a proxy can do it is found out in `translate/`.
 
-use super::objects::BackendRef;
+use super::http_route::BackendRef;
 
 /// A filter. Kinds this version does not do are kept by name: the rule answers 500 and status says why.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
