@@ -297,14 +297,14 @@ async fn a_route_that_cannot_be_used_is_named_and_keeps_its_last_good_form() {
     assert!(ours(&known)[0].starts_with(&expected), "{:?}", ours(&known));
     assert_eq!(known.weight(&key), Some(90), "the last good form stays");
 
-    let mut mirrors = to("web", 20);
-    mirrors["filters"] =
-        json!([{"type": "RequestMirror", "requestMirror": {"backendRef": {"name": "web", "port": 80}}}]);
-    cluster.apply(&[route("web", &mirrors)]).await;
+    let mut extended = to("web", 20);
+    extended["filters"] =
+        json!([{"type": "ExtensionRef", "extensionRef": {"group": "example.com", "kind": "Other", "name": "web"}}]);
+    cluster.apply(&[route("web", &extended)]).await;
     known.until("usable again", |known| known.weight(&key) == Some(20)).await;
     let Object::HttpRoute(route_now) = &known.objects[&key] else { panic!() };
-    assert_eq!(route_now.rules[0].filters, [HttpRouteFilter::Unsupported("RequestMirror".to_owned())]);
-    cluster.delete(&route("web", &mirrors)).await;
+    assert_eq!(route_now.rules[0].filters, [HttpRouteFilter::Unsupported("ExtensionRef".to_owned())]);
+    cluster.delete(&route("web", &extended)).await;
     known.until("gone", |known| !known.objects.contains_key(&key) && ours(known).is_empty()).await;
     cluster.end().await;
 }
