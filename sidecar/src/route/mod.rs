@@ -4,6 +4,7 @@
 //! | file | decides |
 //! |---|---|
 //! | `matching.rs` | whether a request fulfils one match |
+//! | `index.rs` | which of a port's matches are worth a look for a path |
 //! | `table.rs` | which rule that makes it, and which of its targets |
 //! | `filters.rs` | what filters do to requests and responses, in which order |
 //! | `url.rs` | where a redirect leads, and what a request is rewritten to |
@@ -18,11 +19,13 @@
 //!
 //! Not here: what a backend is (`config/`, as the type parameter `B`), timeouts and retries (`resilience/`).
 //!
-//! Bound: a lookup is one pass over the port's entries; regular expressions run in time linear in the request (their
+//! Bound: a lookup is at most one pass over the port's entries, and one over those that share the request's path or ask for none
+//! (`index.rs`); regular expressions run in time linear in the request (their
 //! automata are limited in size, see `matching.rs`).
 
 mod cors;
 mod filters;
+mod index;
 mod matching;
 mod session;
 mod table;

@@ -12,6 +12,7 @@ use http::StatusCode;
 use rand::Rng;
 
 use super::filters::Filters;
+use super::index::Index;
 use super::matching::{Match, RequestView};
 use super::session::Session;
 use crate::resilience::RetryOverride;
@@ -20,6 +21,7 @@ use crate::resilience::RetryOverride;
 #[derive(Debug)]
 pub struct RouteTable<B> {
     entries: Box<[(Match, usize)]>,
+    index: Index,
     rules: Box<[Rule<B>]>,
 }
 
@@ -48,12 +50,14 @@ impl<B> RouteTable<B> {
         if let Some((entry, (_, rule))) = out {
             return Err(InvalidTable::NoSuchRule { entry, rule: *rule, rules: rules.len() });
         }
-        Ok(Self { entries: entries.into(), rules: rules.into() })
+        let index = Index::new(entries.iter().map(|(entry, _)| entry));
+        Ok(Self { entries: entries.into(), index, rules: rules.into() })
     }
 
     /// The rule of the first entry that matches. `None` where routes are attached is a 404, of gRPC UNIMPLEMENTED.
     pub fn find(&self, request: &RequestView<'_>) -> Option<&Rule<B>> {
-        let (_, rule) = self.entries.iter().find(|(entry, _)| entry.matches(request))?;
+        let position = self.index.find(request, |position| self.entries.get(position).map(|(entry, _)| entry))?;
+        let (_, rule) = self.entries.get(position)?;
         self.rules.get(*rule)
     }
 
