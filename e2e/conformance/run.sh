@@ -50,7 +50,7 @@ trap end EXIT
 "$folder/kubectl" wait --for=condition=Established crd/{http,grpc}routes.gateway.networking.k8s.io --timeout=30s >/dev/null
 "$folder/helm" install weft "$e2e/../charts/weft" -n weft-system --create-namespace -f "$e2e/tests/cluster/values.yaml" \
   --wait --timeout=90s >/dev/null
-echo "Weft is installed; the suite runs: two or three minutes"
+echo "Weft is installed; the suite runs: half a minute, if all is well"
 
 # From the node's network, where the API server is. What the suite installed ends with the cluster; until then it can be
 # looked at.
