@@ -20,7 +20,7 @@ STATIC := $(TARGET)/$(MUSL)/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))
 VERSION := $(shell sed -nE 's/^version = "(.*)"/\1/p' Cargo.toml | head -n1)
 REPOSITORY ?= weft.dev
 
-.PHONY: cluster cluster-down images static help build build-tests bench bench-quick bench-build instructions demo test test-unit test-e2e test-api test-cluster test-slow soak fuzz differential lint fmt clean packages
+.PHONY: cluster cluster-down conformance images static help build build-tests bench bench-quick bench-build instructions demo test test-unit test-e2e test-api test-cluster test-slow soak fuzz differential lint fmt clean packages
 
 help: ## What there is
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /\1\t/' | awk -F'\t' '{ printf "  make %-12s %s\n", $$1, $$2 }'
@@ -51,17 +51,20 @@ test-cluster: images build-tests ## Those, and tests on a real Kubernetes of its
 	@[ -n "$(FILTER)" ] || e2e/setup/run-api-tests.sh $(TARGET)
 	@$(SUDO) e2e/setup/run-cluster-tests.sh $(TARGET) $(IMAGES) $(FILTER)
 
+conformance: images ## The Gateway API's conformance suite for meshes, on a Kubernetes of its own; the report goes to e2e/conformance/reports
+	@$(SUDO) env WEFT_E2E=$(abspath $(STATIC))/weft-e2e e2e/conformance/run.sh $(TARGET) $(IMAGES) $(VERSION) $(SUITE)
+
 test-slow: packages build-tests ## The same at full length: a control plane dead for 30 s, certificates rotating for 2 minutes
 	@WEFT_E2E_SLOW=1 e2e/setup/run-tests.sh $(TARGET) "$(SUDO)"
 
 soak: packages build-tests ## Ten minutes of load with connections that come and go: memory and descriptors stay as they are (SOAK_SECONDS)
 	@WEFT_E2E_SOAK_SECONDS=$(or $(SOAK_SECONDS),600) e2e/setup/run-tests.sh $(TARGET) "$(SUDO)" --nocapture a_soak_leaves
 
-bench: packages bench-build ## Weft beside Envoy, haproxy, nginx and no proxy: an hour on a quiet machine, then bench/RESULTS.md
+bench: packages bench-build ## Weft beside Envoy, haproxy, nginx and no proxy: half an hour on a quiet machine, then bench/RESULTS.md
 	$(BENCH) --results $(TARGET)/bench/results.json --report bench/RESULTS.md
 
 bench-quick: packages bench-build ## The same in six minutes, for a first look: target/bench/RESULTS-quick.md
-	$(BENCH) --seconds 1 --warm-up 0.5 --results $(TARGET)/bench/results-quick.json --report $(TARGET)/bench/RESULTS-quick.md
+	$(BENCH) --seconds 1 --repeats 3 --warm-up 0.5 --results $(TARGET)/bench/results-quick.json --report $(TARGET)/bench/RESULTS-quick.md
 
 instructions: ## Instructions of a request and of what it is made of, by callgrind, against bench/instructions.txt (UPDATE=1 records them)
 	@bench/instructions.sh $(TARGET)

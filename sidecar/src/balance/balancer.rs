@@ -2,14 +2,15 @@
 //!
 //! A pick, in order (SEMANTICS.md §3):
 //! 1. nothing ready → the draining ones, drawn the same way and outside outlier detection; none → [`NoEndpoint`];
-//! 2. an ejected endpoint is due, and this is a first try → this request is its probe. With affinity only a request of
+//! 2. the endpoint that the client's session is at, if it is in the running and not to be avoided;
+//! 3. an ejected endpoint is due, and this is a first try → this request is its probe. With affinity only a request of
 //!    a client that belongs there;
-//! 3. more than half of the ready ones ejected (or what the policy says) → panic: all ready ones are in the running again;
-//! 4. among those in the running and not to be avoided, of the level and zone that this request is for if there are such
+//! 4. more than half of the ready ones ejected (or what the policy says) → panic: all ready ones are in the running again;
+//! 5. among those in the running and not to be avoided, of the level and zone that this request is for if there are such
 //!    (`tiers.rs`), or else of all: the choice of the policy's rule (`picker.rs`), usually the draw;
 //!    one that is being connected to for the first time only if there is no other ([`Balancer::hold_back`]);
-//! 5. only endpoints to be avoided are left → among those;
-//! 6. even the one chosen has failed so often that only the cap keeps it in use → panic as well: an ejected one is no
+//! 6. only endpoints to be avoided are left → among those;
+//! 7. even the one chosen has failed so often that only the cap keeps it in use → panic as well: an ejected one is no
 //!    worse, and may have recovered. (Of two endpoints, the one that was out comes back just as the other one fails:
 //!    without this, nobody would ask the first until its time is over.)
 //!
@@ -17,6 +18,9 @@
 //! - one that has begun to fail and was not tried for 50 ms, as long as it could still be ejected: see `outlier.rs`;
 //! - once in 200 picks at most: an endpoint that looked slow and was asked nothing for 250 ms. It may be as fast as ever,
 //!   or dead, and nobody would know. Should it still be slow, that costs one request in 200.
+
+mod pick;
+mod view;
 
 use std::sync::Arc;
 use std::sync::OnceLock;
@@ -26,13 +30,16 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwap;
 use rand::Rng;
 
-use super::endpoint::{Endpoint, EndpointSpec, EndpointView, Health, HeldBack, State};
-use super::outlier::{Ejection, Ejections, OnFailure};
+use super::endpoint::{Endpoint, EndpointSpec, Health, HeldBack, State};
+use super::outlier::Ejections;
 use super::picker::Picker;
-use super::policy::{BalancePolicy, PickRequest, TryResult};
+use super::policy::{BalancePolicy, PickRequest};
 use super::set::{Pool, Set};
 use super::sweep::sweep;
 use super::turns::Turns;
+
+pub use self::pick::Pick;
+pub use self::view::BalancerView;
 
 /// A backend's endpoints and who gets the next request. Shared by all workers.
 #[derive(Debug)]
@@ -154,7 +161,7 @@ impl Balancer {
         let set = self.shared.set.load();
         let ms = self.shared.ms(now);
         if set.ready.is_empty() {
-            return match self.choose(&set.draining, rng, ms, request, |_| true, |_| false) {
+            return match self.choose(&set.draining, rng, ms, &request, |_| true, |_| false) {
                 Some(endpoint) => Ok(self.picked(endpoint, false, ms)),
                 None => Err(NoEndpoint {
                     reason: match (set.all.is_empty(), set.on_node) {
@@ -165,10 +172,20 @@ impl Balancer {
                 }),
             };
         }
+        if let Some(address) = request.session {
+            let stays = |endpoint: &&Arc<Endpoint>| {
+                endpoint.addr() == address
+                    && endpoint.state.standing.in_use()
+                    && !request.avoid.contains(endpoint.key())
+            };
+            if let Some(endpoint) = set.ready.iter().find(stays) {
+                return Ok(self.picked(endpoint, false, ms));
+            }
+        }
         let first_try = request.avoid.is_empty();
         if first_try
             && self.shared.ejections.probe_due(ms)
-            && let Some(endpoint) = self.begin_probe(&set, ms, rng, request)
+            && let Some(endpoint) = self.begin_probe(&set, ms, rng, &request)
         {
             return Ok(self.picked(&endpoint, true, ms));
         }
@@ -190,13 +207,13 @@ impl Balancer {
                 None => None,
                 Some(tiers) => tiers.choose(rng, ms, &request, ejected > 0, &first),
             };
-            let chosen = chosen.or_else(|| self.choose(&set.ready, rng, ms, request, in_use, first));
+            let chosen = chosen.or_else(|| self.choose(&set.ready, rng, ms, &request, in_use, first));
             chosen.filter(|endpoint| ejected == 0 || !hopeless(endpoint))
         };
         chosen
             .or_else(|| {
                 self.shared.panics.fetch_add(1, Ordering::Relaxed);
-                self.choose(&set.ready, rng, ms, request, |_| true, |_| false)
+                self.choose(&set.ready, rng, ms, &request, |_| true, |_| false)
             })
             .map(|endpoint| self.picked(endpoint, false, ms))
             .ok_or(NoEndpoint { reason: NoEndpointReason::AllNotReady })
@@ -235,45 +252,18 @@ impl Balancer {
         self.shared.panics.load(Ordering::Relaxed)
     }
 
-    /// What `/config` and the metrics show.
-    pub fn snapshot(&self, now: Instant) -> BalancerView {
-        let set = self.shared.set.load();
-        let ms = self.shared.ms(now);
-        let view = |endpoint: &Arc<Endpoint>| {
-            let state = &endpoint.state;
-            EndpointView {
-                addr: endpoint.addr(),
-                identity: endpoint.mesh().map(|(_, identity)| identity.to_string()),
-                pod: endpoint.pod().to_owned(),
-                health: endpoint.health(),
-                weight: endpoint.weight(),
-                in_flight: state.in_flight(),
-                ewma_ms: state.latency.average_us(ms).map(|us| f64::from(us) / 1e3),
-                consecutive_failures: state.standing.failures(),
-                ejected_ms: state.standing.ejected_for(ms),
-            }
-        };
-        BalancerView {
-            endpoints: set.all.iter().map(view).collect(),
-            ready: set.ready.len(),
-            ejected: self.ejected(),
-            ejections_total: self.ejections_total(),
-            panics_total: self.panics_total(),
-        }
-    }
-
     fn choose<'s, R: Rng + ?Sized>(
         &self,
         pool: &'s Pool,
         rng: &mut R,
         ms: u64,
-        request: PickRequest<'_>,
+        request: &PickRequest<'_>,
         running: impl Fn(&Endpoint) -> bool,
         first: impl Fn(&Endpoint) -> bool,
     ) -> Option<&'s Arc<Endpoint>> {
         let mut among = |usable: &dyn Fn(&Endpoint) -> bool| match &pool.picker {
             Picker::PowerOfTwo => pool.draw(rng, ms, usable, &first),
-            _ => pool.choose(rng, ms, &request, usable, &first),
+            _ => pool.choose(rng, ms, request, usable, &first),
         };
         let fresh = |endpoint: &Endpoint| !request.avoid.contains(endpoint.key()) && running(endpoint);
         among(&|endpoint| fresh(endpoint) && !endpoint.state.is_held(ms))
@@ -288,7 +278,7 @@ impl Balancer {
         set: &Set,
         ms: u64,
         rng: &mut R,
-        request: PickRequest<'_>,
+        request: &PickRequest<'_>,
     ) -> Option<Arc<Endpoint>> {
         if set.policy.outlier.envoy.is_some() {
             let locked = self.shared.ejections.lock();
@@ -297,7 +287,7 @@ impl Balancer {
             return None;
         }
         let due = |endpoint: &Endpoint| endpoint.state.standing.is_due(ms);
-        let endpoint = match set.ready.home_of(&request, &|_| true) {
+        let endpoint = match set.ready.home_of(request, &|_| true) {
             Some(home) => home.filter(|endpoint| due(endpoint)),
             None => set.ready.iter().find(|endpoint| due(endpoint)),
         }?;
@@ -334,129 +324,4 @@ impl Shared {
         self.counts_rates.store(new.policy.outlier.counts_rates(), Ordering::Relaxed);
         self.set.store(Arc::new(new));
     }
-
-    fn failed(&self, endpoint: &Endpoint, now: Instant, times: u16) -> Finished {
-        let ms = self.ms(now);
-        let set = self.set.load();
-        let policy = &set.policy.outlier;
-        match endpoint.state.standing.on_failure(ms, policy.consecutive_failures, times) {
-            OnFailure::Counted => return Finished::Counted,
-            OnFailure::Ignored => return Finished::Ignored,
-            OnFailure::Due => {}
-        }
-        // With the whole backend failing, every failure comes here: do not queue for the lock in vain.
-        if self.ejections.ejected() >= policy.cap(set.ready.len()) {
-            return Finished::Kept;
-        }
-        let locked = self.ejections.lock();
-        let set = self.set.load();
-        match locked.eject(&endpoint.state.standing, set.ready.standings(), &set.policy.outlier, ms) {
-            Ejection::Now { until } => Finished::Ejected { until: now + Duration::from_millis(until - ms) },
-            Ejection::Already => Finished::Counted,
-            Ejection::TooMany => Finished::Kept,
-        }
-    }
-}
-
-/// One try's endpoint. In flight until dropped; its result is recorded once, usually at the response head. Dropped
-/// without a result it says nothing of the endpoint ([`TryResult::Neutral`]), and a probe's slot is free again.
-#[derive(Debug)]
-#[must_use = "dropping it ends the try"]
-pub struct Pick {
-    shared: Arc<Shared>,
-    endpoint: Arc<Endpoint>,
-    probe: bool,
-    recorded: AtomicBool,
-}
-
-impl Pick {
-    /// Whom to call.
-    pub fn endpoint(&self) -> &Arc<Endpoint> {
-        &self.endpoint
-    }
-
-    /// Whether this request decides on the return of an ejected endpoint.
-    pub fn is_probe(&self) -> bool {
-        self.probe
-    }
-
-    /// How the try went, `latency` after its start. Only the first call counts.
-    pub fn record(&self, now: Instant, latency: Duration, result: TryResult) -> Finished {
-        if self.recorded.swap(true, Ordering::Relaxed) {
-            return Finished::Ignored;
-        }
-        let ms = self.shared.ms(now);
-        let State { latency: believed, standing, .. } = &*self.endpoint.state;
-        believed.on_result(ms);
-        match result {
-            TryResult::Neutral => {
-                self.end_probe();
-                return Finished::Ignored;
-            }
-            TryResult::Success => believed.on_success(ms, latency),
-            TryResult::Failure | TryResult::Silent => believed.on_failure(ms),
-        }
-        if self.shared.counts_rates.load(Ordering::Relaxed) {
-            self.endpoint.state.rate.on_result(result == TryResult::Success);
-        }
-        if !self.probe {
-            return match result {
-                TryResult::Failure => self.shared.failed(&self.endpoint, now, 1),
-                TryResult::Silent => self.shared.failed(&self.endpoint, now, u16::MAX),
-                TryResult::Success | TryResult::Neutral => {
-                    standing.on_success();
-                    Finished::Counted
-                }
-            };
-        }
-        let locked = self.shared.ejections.lock();
-        let set = self.shared.set.load();
-        if result == TryResult::Success {
-            believed.forgive();
-            if locked.probe_succeeded(standing, ms) { Finished::Returned } else { Finished::Ignored }
-        } else {
-            match locked.probe_failed(standing, set.ready.standings(), &set.policy.outlier, ms) {
-                Some(until) => Finished::Ejected { until: now + Duration::from_millis(until - ms) },
-                None => Finished::Ignored,
-            }
-        }
-    }
-
-    /// [`record`](Self::record), and the end of the try.
-    pub fn finish(self, now: Instant, latency: Duration, result: TryResult) -> Finished {
-        self.record(now, latency, result)
-    }
-
-    fn end_probe(&self) {
-        if self.probe {
-            let locked = self.shared.ejections.lock();
-            let set = self.shared.set.load();
-            locked.probe_ended(&self.endpoint.state.standing, set.ready.standings());
-        }
-    }
-}
-
-impl Drop for Pick {
-    fn drop(&mut self) {
-        self.endpoint.state.end();
-        if !*self.recorded.get_mut() {
-            self.endpoint.state.latency.on_abandoned();
-            self.end_probe();
-        }
-    }
-}
-
-/// A balancer as `/config` and the metrics show it.
-#[derive(Debug, Clone, PartialEq, serde::Serialize)]
-pub struct BalancerView {
-    /// In the order configured.
-    pub endpoints: Vec<EndpointView>,
-    /// How many take requests, ejected ones included.
-    pub ready: usize,
-    /// How many of them are ejected.
-    pub ejected: usize,
-    /// Since the start.
-    pub ejections_total: u64,
-    /// Picks made under panic since the start.
-    pub panics_total: u64,
 }

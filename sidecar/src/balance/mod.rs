@@ -14,7 +14,7 @@
 //! | `slow_start.rs` | how much of its weight a new endpoint has |
 //! | `tiers.rs` | which of the ready endpoints a request is for: by `priority.rs` and `zone.rs` |
 //! | `turns.rs` | when an endpoint is asked that nobody has asked for a while |
-//! | `balancer.rs` | the whole: update, pick, record |
+//! | `balancer.rs` | the whole: update and pick; what a result does in `pick.rs`, what is shown in `view.rs` |
 //!
 //! Pure: `now` and the random source are arguments. Workers share one [`Balancer`]; a pick takes no lock, and neither
 //! does its result unless it ejects an endpoint or brings it back. (Round robin and least request take a short one where

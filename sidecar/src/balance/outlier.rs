@@ -37,13 +37,14 @@
 //!
 //! With [`OutlierPolicy::envoy`] set, times grow as Envoy's do (`outlier/time.rs`), and there are no probes: when its time is
 //! over, an endpoint is simply back (the edge from `Ejected` to `InUse` that the picture has not). Once per interval
-//! endpoints are also ejected by rate (`outlier/rates.rs`). Both fall to the next pick after they are due: without
+//! endpoints are also ejected by rate (`outlier/rates.rs`). Both (`outlier/envoy.rs`) fall to the next pick after they are due: without
 //! requests there is nothing to decide. The moment of the next sweep is kept among those of the probes, so that a pick looks
 //! at one number.
 //!
 //! Not here: what counts as a failure (`outbound/`), the penalty in latency (`latency.rs`).
 //! Bound: three words per endpoint.
 
+mod envoy;
 pub(super) mod rates;
 mod time;
 mod word;
@@ -273,17 +274,6 @@ impl Locked<'_> {
         self.eject_if(standing, ready, policy, now, |word| reached(word.failures, threshold))
     }
 
-    /// Ejects `standing`, one of `ready`, for its rate, if it is in use and the cap allows.
-    pub(super) fn eject_by_rate<'s>(
-        &self,
-        standing: &Standing,
-        ready: impl ExactSizeIterator<Item = &'s Standing>,
-        policy: &OutlierPolicy,
-        now: u64,
-    ) -> Ejection {
-        self.eject_if(standing, ready, policy, now, |_| true)
-    }
-
     fn eject_if<'s>(
         &self,
         standing: &Standing,
@@ -319,38 +309,6 @@ impl Locked<'_> {
     /// follows a result, and there is no random source where results are recorded.
     fn chance(&self, now: u64) -> f64 {
         unit(mix(now ^ mix(self.ejections.total())))
-    }
-
-    /// Envoy's way back: those of `ready` whose time is over are in use again.
-    pub(super) fn give_back<'s>(&self, ready: impl Iterator<Item = &'s Standing> + Clone, now: u64) {
-        let back = |word: Word| Word { phase: Phase::InUse, failures: 0, when: now, ..word };
-        for standing in ready.clone() {
-            // A probe that began under another policy too: its result will find nothing to return from.
-            let over = |word: Word| match word.phase {
-                Phase::InUse => false,
-                Phase::Ejected => word.when <= now,
-                Phase::Probing => true,
-            };
-            if standing.change(|word| over(word).then(|| back(word))).is_some() {
-                self.ejections.ejected.fetch_sub(1, Ordering::AcqRel);
-            }
-        }
-        self.schedule(ready);
-    }
-
-    /// Whether rates are to be looked at: true for one caller, who then does.
-    pub(super) fn begin_sweep<'s>(
-        &self,
-        ready: impl Iterator<Item = &'s Standing>,
-        policy: &OutlierPolicy,
-        now: u64,
-    ) -> bool {
-        if self.ejections.next_sweep_at.load(Ordering::Relaxed) > now {
-            return false;
-        }
-        self.ejections.next_sweep_at.store(now.saturating_add(policy.interval_ms()), Ordering::Relaxed);
-        self.schedule(ready);
-        true
     }
 
     /// Makes the caller's request `standing`'s probe, if one is due and nobody else took it.

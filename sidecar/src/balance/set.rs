@@ -136,6 +136,7 @@ impl Pool {
     }
 
     /// The cheaper of two; a tie is tossed for.
+    #[inline]
     pub(super) fn cheaper<'p, R: Rng + ?Sized>(
         &self,
         rng: &mut R,

@@ -40,11 +40,11 @@ impl World {
 fn idle_endpoints_share_by_weight_whatever_the_rule() {
     for algorithm in all() {
         for weights in [&[1, 1, 1, 1][..], &[1, 3], &[1, 2, 3, 4]] {
-            let got = World::new(by(algorithm.clone()), weighing(weights)).shares(100_000);
+            let got = World::new(by(algorithm.clone()), weighing(weights)).shares(10_000);
             let sum: u32 = weights.iter().sum();
             for (id, weight) in (1..).zip(weights) {
-                let (got, want) = (f64::from(got[&id]) / 1e5, f64::from(*weight) / f64::from(sum));
-                assert!((got - want).abs() < 0.005, "{algorithm:?} {weights:?}: {id} has {got}");
+                let (got, want) = (f64::from(got[&id]) / 1e4, f64::from(*weight) / f64::from(sum));
+                assert!((got - want).abs() < 0.02, "{algorithm:?} {weights:?}: {id} has {got}");
             }
         }
     }
@@ -93,7 +93,7 @@ fn least_request_divides_weight_by_load_where_weights_differ() {
         let mut world = World::new(by(algorithm), weighing(&[3, 1]));
         // 3 / 2^bias against 1.
         let held = world.pick_of(1);
-        let got = f64::from(world.shares(20_000)[&1]) / 2e4;
+        let got = f64::from(world.shares(10_000)[&1]) / 1e4;
         assert!((got - want).abs() < 0.002, "{bias_milli}: {got} for {want}");
         drop(held);
     }
@@ -115,11 +115,11 @@ fn hashed_requests_stay_and_those_without_a_hash_go_anywhere() {
 fn an_endpoint_that_goes_moves_its_keys_and_few_others() {
     for algorithm in &all()[4..] {
         let mut world = World::new(by(algorithm.clone()), (1..=10).map(spec).collect());
-        let before = world.homes(100_000);
+        let before = world.homes(20_000);
         world.update((1..=9).map(spec));
-        let after = world.homes(100_000);
+        let after = world.homes(20_000);
         let moved = before.iter().zip(&after).filter(|(before, after)| **before != 10 && before != after).count();
-        assert!(moved < 11_000 && after.iter().all(|home| *home != 10), "{algorithm:?}: {moved} of 100,000");
+        assert!(moved < 2_200 && after.iter().all(|home| *home != 10), "{algorithm:?}: {moved} of 20,000");
     }
 }
 
@@ -181,7 +181,7 @@ proptest! {
         let ejected = out <= n && matches!(world.fail(out), Finished::Ejected { .. });
         let avoided: Vec<_> = avoid.iter().copied().map(key).collect();
         for hash in keys {
-            let picked = id(&world.pick_for(PickRequest { avoid: &avoided, client: None, hash }).unwrap());
+            let picked = id(&world.pick_for(PickRequest { avoid: &avoided, hash, ..PickRequest::default() }).unwrap());
             prop_assert!((1..=n).contains(&picked));
             let another = (1..=n).any(|id| !avoid.contains(&id) && !(ejected && id == out));
             prop_assert!(!another || (!avoid.contains(&picked) && !(ejected && picked == out)));

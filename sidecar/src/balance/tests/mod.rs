@@ -92,8 +92,9 @@ impl World {
 
     /// One of this endpoint, which is in use: every other one is to be avoided.
     fn pick_of(&mut self, wanted: u8) -> Pick {
-        let others: Vec<u8> = (1..=50).filter(|id| *id != wanted).collect();
-        let pick = self.avoiding(&others);
+        let keys = self.balancer.endpoints();
+        let others: Vec<_> = keys.iter().map(|one| one.key().clone()).filter(|one| *one != key(wanted)).collect();
+        let pick = self.pick_for(PickRequest { avoid: &others, ..PickRequest::default() }).expect("an endpoint");
         assert_eq!(id(&pick), wanted, "it is not in use");
         pick
     }

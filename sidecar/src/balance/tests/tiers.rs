@@ -29,10 +29,10 @@ fn zones(here: u8, all: u8) -> Vec<EndpointSpec> {
     (1..=all).map(|id| in_zone(id, if id <= here { "a" } else { "b" })).collect()
 }
 
-/// What part of 100,000 requests goes to endpoints up to `last`.
+/// What part of 10,000 requests goes to endpoints up to `last`.
 fn part(world: &mut World, last: u8) -> f64 {
-    let shares = world.shares(100_000);
-    f64::from(shares.iter().filter(|(id, _)| **id <= last).map(|(_, n)| n).sum::<u32>()) / 1e5
+    let shares = world.shares(10_000);
+    f64::from(shares.iter().filter(|(id, _)| **id <= last).map(|(_, n)| n).sum::<u32>()) / 1e4
 }
 
 #[test]
@@ -51,7 +51,7 @@ fn requests_stay_in_their_zone_as_far_as_it_has_its_share_of_endpoints() {
     for (here, all, want) in rows {
         let mut world = World::new(zone_aware(), zones(here, all));
         let got = part(&mut world, here);
-        assert!((got - want).abs() < 0.01, "{here} of {all}: {got} for {want}");
+        assert!((got - want).abs() < 0.015, "{here} of {all}: {got} for {want}");
     }
 }
 
@@ -66,7 +66,7 @@ fn a_retry_leaves_the_zone_rather_than_ask_again_whom_it_has_asked() {
 fn a_zone_whose_endpoints_are_out_is_no_zone() {
     let mut world = World::new(zone_aware(), zones(4, 8));
     (1..=2).for_each(|id| assert!(matches!(world.fail(id), Finished::Ejected { .. })));
-    assert!((part(&mut world, 4) - 2.0 / 3.0).abs() < 0.01, "two of the zone are left");
+    assert!((part(&mut world, 4) - 2.0 / 3.0).abs() < 0.015, "two of the zone are left");
     (3..=4).for_each(|id| assert!(matches!(world.fail(id), Finished::Ejected { .. })));
     assert!(part(&mut world, 4) == 0.0);
 }
@@ -79,7 +79,7 @@ fn the_next_priority_gets_what_the_first_cannot_carry() {
     for (out, want) in [(1, 1.0), (2, 1.0), (3, 0.98), (4, 0.84), (5, 0.70)] {
         assert!(matches!(world.fail(out), Finished::Ejected { .. }));
         let got = part(&mut world, 10);
-        assert!((got - want).abs() < 0.01, "{out} out: {got} for {want}");
+        assert!((got - want).abs() < 0.015, "{out} out: {got} for {want}");
     }
 }
 
@@ -88,7 +88,7 @@ fn endpoints_that_are_not_ready_count_against_their_priority() {
     let health = |id| if id <= 5 { Health::NotReady } else { Health::Ready };
     let specs = (1..=20).map(|id| EndpointSpec { health: health(id), ..at_priority(id, u32::from(id > 10)) });
     let got = part(&mut World::new(BalancePolicy::default(), specs.collect()), 10);
-    assert!((got - 0.7).abs() < 0.01, "{got}");
+    assert!((got - 0.7).abs() < 0.015, "{got}");
 }
 
 #[test]

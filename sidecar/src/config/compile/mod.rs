@@ -5,6 +5,7 @@
 //! |---|---|
 //! | `mod.rs` | services, workloads, and what the mesh has one of |
 //! | `routes.rs` | a port's route rules |
+//! | `filters.rs` | what a rule does to requests and responses |
 //! | `backend.rs` | what ports and rules send to, and its policy |
 //! | `balancing.rs` | of that, how endpoints are chosen among and ejected |
 //! | `endpoints.rs` | where a backend's requests may go |
@@ -18,6 +19,7 @@ mod backend;
 mod balancing;
 mod endpoints;
 mod error;
+mod filters;
 mod routes;
 #[cfg(test)]
 mod tests;

@@ -1,0 +1,124 @@
+//! One try: its endpoint is in flight until it ends, and its result changes where the endpoint stands.
+//!
+//! A result takes no lock unless it ejects an endpoint or is a probe's. Bound: what is in flight.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use super::{Finished, Shared};
+use crate::balance::endpoint::{Endpoint, State};
+use crate::balance::outlier::{Ejection, OnFailure};
+use crate::balance::policy::TryResult;
+
+/// One try's endpoint. In flight until dropped; its result is recorded once, usually at the response head. Dropped
+/// without a result it says nothing of the endpoint ([`TryResult::Neutral`]), and a probe's slot is free again.
+#[derive(Debug)]
+#[must_use = "dropping it ends the try"]
+pub struct Pick {
+    pub(super) shared: Arc<Shared>,
+    pub(super) endpoint: Arc<Endpoint>,
+    pub(super) probe: bool,
+    pub(super) recorded: AtomicBool,
+}
+
+impl Pick {
+    /// Whom to call.
+    pub fn endpoint(&self) -> &Arc<Endpoint> {
+        &self.endpoint
+    }
+
+    /// Whether this request decides on the return of an ejected endpoint.
+    pub fn is_probe(&self) -> bool {
+        self.probe
+    }
+
+    /// How the try went, `latency` after its start. Only the first call counts.
+    pub fn record(&self, now: Instant, latency: Duration, result: TryResult) -> Finished {
+        if self.recorded.swap(true, Ordering::Relaxed) {
+            return Finished::Ignored;
+        }
+        let ms = self.shared.ms(now);
+        let State { latency: believed, standing, .. } = &*self.endpoint.state;
+        believed.on_result(ms);
+        match result {
+            TryResult::Neutral => {
+                self.end_probe();
+                return Finished::Ignored;
+            }
+            TryResult::Success => believed.on_success(ms, latency),
+            TryResult::Failure | TryResult::Silent => believed.on_failure(ms),
+        }
+        if self.shared.counts_rates.load(Ordering::Relaxed) {
+            self.endpoint.state.rate.on_result(result == TryResult::Success);
+        }
+        if !self.probe {
+            return match result {
+                TryResult::Failure => self.shared.failed(&self.endpoint, now, 1),
+                TryResult::Silent => self.shared.failed(&self.endpoint, now, u16::MAX),
+                TryResult::Success | TryResult::Neutral => {
+                    standing.on_success();
+                    Finished::Counted
+                }
+            };
+        }
+        let locked = self.shared.ejections.lock();
+        let set = self.shared.set.load();
+        if result == TryResult::Success {
+            believed.forgive();
+            if locked.probe_succeeded(standing, ms) { Finished::Returned } else { Finished::Ignored }
+        } else {
+            match locked.probe_failed(standing, set.ready.standings(), &set.policy.outlier, ms) {
+                Some(until) => Finished::Ejected { until: now + Duration::from_millis(until - ms) },
+                None => Finished::Ignored,
+            }
+        }
+    }
+
+    /// [`record`](Self::record), and the end of the try.
+    pub fn finish(self, now: Instant, latency: Duration, result: TryResult) -> Finished {
+        self.record(now, latency, result)
+    }
+
+    fn end_probe(&self) {
+        if self.probe {
+            let locked = self.shared.ejections.lock();
+            let set = self.shared.set.load();
+            locked.probe_ended(&self.endpoint.state.standing, set.ready.standings());
+        }
+    }
+}
+
+impl Drop for Pick {
+    fn drop(&mut self) {
+        self.endpoint.state.end();
+        if !*self.recorded.get_mut() {
+            self.endpoint.state.latency.on_abandoned();
+            self.end_probe();
+        }
+    }
+}
+
+impl Shared {
+    fn failed(&self, endpoint: &Endpoint, now: Instant, times: u16) -> Finished {
+        let ms = self.ms(now);
+        let set = self.set.load();
+        let policy = &set.policy.outlier;
+        match endpoint.state.standing.on_failure(ms, policy.consecutive_failures, times) {
+            OnFailure::Counted => return Finished::Counted,
+            OnFailure::Ignored => return Finished::Ignored,
+            OnFailure::Due => {}
+        }
+        // With the whole backend failing, every failure comes here: do not queue for the lock in vain.
+        if self.ejections.ejected() >= policy.cap(set.ready.len()) {
+            return Finished::Kept;
+        }
+        let locked = self.ejections.lock();
+        let set = self.set.load();
+        match locked.eject(&endpoint.state.standing, set.ready.standings(), &set.policy.outlier, ms) {
+            Ejection::Now { until } => Finished::Ejected { until: now + Duration::from_millis(until - ms) },
+            Ejection::Already => Finished::Counted,
+            Ejection::TooMany => Finished::Kept,
+        }
+    }
+}
