@@ -17,7 +17,7 @@ use weft_proto::{EndpointsName, ServiceName, SpiffeId};
 use super::subscriptions::LastUse;
 use crate::balance::{BalancePolicy, Balancer, EndpointKey, EndpointSpec, Health, Reach};
 use crate::resilience::{Budget, BudgetPolicy, Limiter, Limits, RetryPolicy};
-use crate::route::RouteTable;
+use crate::route::{HashBy, RouteTable};
 
 /// How the bytes on a port are to be understood (SEMANTICS.md §1 "protocol").
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize)]
@@ -113,6 +113,8 @@ pub struct Backend {
     pub protocol: Protocol,
     /// Chooses among them.
     pub balancer: Arc<Balancer>,
+    /// What of a request ring hash and Maglev go by; `None`: they take any endpoint.
+    pub hash_by: Option<HashBy>,
     /// Bounds retries. Shared by all workers.
     pub budget: Budget,
     /// Caps. Shared by all workers.
@@ -129,6 +131,7 @@ pub struct Backend {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Policy {
     pub(super) balance: BalancePolicy,
+    pub(super) hash_by: Option<HashBy>,
     pub(super) limits: Limits,
     pub(super) retry: RetryPolicy,
     pub(super) connect_timeout: Duration,
@@ -141,6 +144,7 @@ impl Default for Policy {
     fn default() -> Self {
         Self {
             balance: BalancePolicy::default(),
+            hash_by: None,
             limits: Limits::default(),
             retry: RetryPolicy::default(),
             connect_timeout: CONNECT_TIMEOUT,
@@ -177,6 +181,7 @@ impl Backend {
             name,
             protocol,
             balancer: Arc::clone(&state.balancer),
+            hash_by: policy.hash_by,
             budget: state.budget.clone(),
             limits: state.limits.with_limits(policy.limits),
             retry: policy.retry,
@@ -190,6 +195,7 @@ impl Backend {
     pub(super) fn says(&self, protocol: Protocol, policy: &Policy) -> bool {
         self.protocol == protocol
             && self.balance == policy.balance
+            && self.hash_by == policy.hash_by
             && self.limits.limits() == policy.limits
             && self.retry == policy.retry
             && self.connect_timeout == policy.connect_timeout

@@ -48,9 +48,10 @@ pub(super) async fn dial(outbound: &Outbound, backend: &Arc<Backend>, client: So
         .connection_now()
         .map_err(|full| OwnAnswer::new(Reason::Overflow, format!("{}: {full}", backend.name)))?;
     let mut tried: SmallVec<[EndpointKey; TRIES]> = SmallVec::new();
+    let hash = backend.hash_by.as_ref().and_then(|by| by.of_connection(client.ip()));
     loop {
         let now = tokio::time::Instant::now().into_std();
-        let request = PickRequest { avoid: &tried, client: Some(client.ip()), session: None, hash: None };
+        let request = PickRequest { avoid: &tried, client: Some(client.ip()), session: None, hash };
         let pick = backend
             .balancer
             .pick(now, &mut rand::rng(), request)

@@ -8,6 +8,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use http::header::SET_COOKIE;
 use http::request::Parts;
 use http::{Method, StatusCode, Version};
 use smallvec::SmallVec;
@@ -24,7 +25,7 @@ use crate::http::replay::Replay;
 use crate::http::{Body, Outgoing, Response, hygiene};
 use crate::reason::Reason;
 use crate::resilience::{ActiveGuard, Deadline, NextTry, Outcome, RequestGuard, Retry, RetryOverride, RetryPolicy};
-use crate::route::Token;
+use crate::route::{HashKey, Token};
 use crate::telemetry::record::Record;
 
 /// What is asked of one backend.
@@ -112,9 +113,15 @@ impl Tries<'_> {
         let session = self.plan.session.and_then(|token| {
             backend.balancer.endpoints().iter().map(|endpoint| endpoint.addr()).find(|addr| token.is_at(*addr))
         });
+        let mut key = self.hash_key(parts);
         let mut now = self.now;
         loop {
-            let request = PickRequest { avoid: &tried, client: Some(self.client.ip()), session, hash: None };
+            let request = PickRequest {
+                avoid: &tried,
+                client: Some(self.client.ip()),
+                session,
+                hash: key.as_ref().map(|key| key.hash),
+            };
             let pick = backend
                 .balancer
                 .pick(now, &mut rand::rng(), request)
@@ -146,7 +153,12 @@ impl Tries<'_> {
                         metrics.of_backend(&metrics.retries_over_budget, &(&backend.label).into());
                     }
                     let guards = Guards { _pick: pick, _active: active, _request: request_guard };
-                    return judged.end.map(|response| Kept { response, guards: Some(guards) });
+                    return judged.end.map(|mut response| {
+                        if let Some(cookie) = key.take().and_then(|key| key.cookie) {
+                            response.headers_mut().append(SET_COOKIE, cookie);
+                        }
+                        Kept { response, guards: Some(guards) }
+                    });
                 }
                 NextTry::At { when } => {
                     tracing::debug!(backend = %backend.name, endpoint = ?record.endpoint, outcome = ?judged.outcome, "retrying");
@@ -160,6 +172,12 @@ impl Tries<'_> {
                 }
             }
         }
+    }
+
+    /// In a box, since few backends have keys and every request has a future.
+    fn hash_key(&self, parts: &Parts) -> Option<Box<HashKey>> {
+        let by = self.plan.backend.hash_by.as_ref()?;
+        by.key(&parts.headers, &parts.uri, self.client.ip(), &mut rand::rng()).map(Box::new)
     }
 
     fn retry_policy(&self) -> Cow<'_, RetryPolicy> {

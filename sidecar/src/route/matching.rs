@@ -302,11 +302,16 @@ fn header_matches(headers: &HeaderMap, name: &HeaderName, value: &Value) -> bool
 }
 
 fn query_matches(query: Option<&str>, name: &str, value: &Value) -> bool {
+    query_value(query, name).is_some_and(|sent| value.matches(&sent))
+}
+
+/// The value of the first parameter of that name, percent-decoded.
+pub(super) fn query_value<'q>(query: Option<&'q str>, name: &str) -> Option<Cow<'q, [u8]>> {
     let first = query.unwrap_or_default().split('&').filter(|pair| !pair.is_empty()).find_map(|pair| {
         let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
         (*percent_decoded(key) == *name.as_bytes()).then_some(value)
     });
-    first.is_some_and(|sent| value.matches(&percent_decoded(sent)))
+    first.map(percent_decoded)
 }
 
 fn percent_decoded(text: &str) -> Cow<'_, [u8]> {

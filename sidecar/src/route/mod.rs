@@ -9,6 +9,7 @@
 //! | `filters.rs` | what filters do to requests and responses, in which order |
 //! | `url.rs` | where a redirect leads, and what a request is rewritten to |
 //! | `cors.rs` | what browsers are told |
+//! | `hash_key.rs` | what of a request ring hash and Maglev go by |
 //! | `session.rs` | which backend and endpoint a session is at |
 //!
 //! Everything that can be wrong with a route is refused when it is compiled: after that a request meets only sums of
@@ -25,6 +26,7 @@
 
 mod cors;
 mod filters;
+mod hash_key;
 mod index;
 mod matching;
 mod session;
@@ -36,6 +38,7 @@ mod tests;
 
 pub use cors::{Cors, CorsConfig, InvalidCors, Shared};
 pub use filters::{After, Filters, HeaderEdit, InvalidFilter, InvalidShare, Made, Mirror, RequestFilter};
+pub use hash_key::{HashBy, HashKey, InvalidHashBy};
 pub use matching::{InvalidMatch, KeyMatch, Match, PathMatch, RequestView, ValueMatch};
 pub use session::{InvalidSession, Session, Token};
 pub use table::{FixedAnswer, InvalidTable, RouteTable, Rule, Target, WeightedTarget, WeightedTargets};

@@ -8,7 +8,7 @@ use crate::balance::policy::OutlierPolicy;
 
 impl Locked<'_> {
     /// Ejects `standing`, one of `ready`, for its rate, if it is in use and the cap allows.
-    pub(super) fn eject_by_rate<'s>(
+    pub(in crate::balance) fn eject_by_rate<'s>(
         &self,
         standing: &Standing,
         ready: impl ExactSizeIterator<Item = &'s Standing>,
@@ -19,7 +19,7 @@ impl Locked<'_> {
     }
 
     /// Envoy's way back: those of `ready` whose time is over are in use again.
-    pub(super) fn give_back<'s>(&self, ready: impl Iterator<Item = &'s Standing> + Clone, now: u64) {
+    pub(in crate::balance) fn give_back<'s>(&self, ready: impl Iterator<Item = &'s Standing> + Clone, now: u64) {
         let back = |word: Word| Word { phase: Phase::InUse, failures: 0, when: now, ..word };
         for standing in ready.clone() {
             // A probe that began under another policy too: its result will find nothing to return from.
@@ -36,7 +36,7 @@ impl Locked<'_> {
     }
 
     /// Whether rates are to be looked at: true for one caller, who then does.
-    pub(super) fn begin_sweep<'s>(
+    pub(in crate::balance) fn begin_sweep<'s>(
         &self,
         ready: impl Iterator<Item = &'s Standing>,
         policy: &OutlierPolicy,

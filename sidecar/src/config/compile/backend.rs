@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use weft_proto::{EndpointsName, ServiceName, v1};
 
-use super::balancing::{balancing, outlier};
+use super::balancing::{balancing, hash_by, outlier};
 use super::error::{CompileError, In};
 use super::values::{at_least_1_ms, port_number, protocol, span, status_codes};
 use crate::balance::BalancePolicy;
@@ -59,6 +59,7 @@ pub(super) fn policy(policy: Option<&v1::BackendPolicy>, node: &str) -> Result<P
             client_ip_affinity: (affinity > 0).then(|| Duration::from_secs(affinity.into())),
             ..balancing(policy.balancing.as_deref()).field("balancing")?
         },
+        hash_by: hash_by(policy.balancing.as_deref()).field("balancing")?,
         limits,
         retry,
         connect_timeout: at_least_1_ms(policy.connect_timeout.as_ref())

@@ -11,6 +11,7 @@ use super::values::{at_least_1_ms, span, unknown};
 use crate::balance::{
     Algorithm, BalancePolicy, EnvoyOutlier, FailurePercentage, OutlierPolicy, SlowStart, SuccessRate, ZoneAware,
 };
+use crate::route::HashBy;
 
 /// Most points on a ring.
 const MOST_POINTS: u32 = 1 << 20;
@@ -59,6 +60,22 @@ fn algorithm(balancing: &v1::Balancing) -> Result<Algorithm, CompileError> {
         }
         Err(_) => Err(unknown(balancing.algorithm)).field("algorithm"),
     }
+}
+
+/// What keys come from; said of a rule that has none, it does nothing.
+pub(super) fn hash_by(balancing: Option<&v1::Balancing>) -> Result<Option<HashBy>, CompileError> {
+    let Some(wire) = balancing.and_then(|balancing| balancing.hash_by.as_ref()) else { return Ok(None) };
+    let by = match &wire.by {
+        None => return Err(unknown(0)).field("hash_by.by"),
+        Some(v1::hash_by::By::Header(name)) => HashBy::header(name).field("hash_by.header")?,
+        Some(v1::hash_by::By::Cookie(cookie)) => {
+            let lasts = span(cookie.lasts.as_ref()).field("hash_by.cookie.lasts")?;
+            HashBy::cookie(&cookie.name, &cookie.path, lasts).field("hash_by.cookie")?
+        }
+        Some(v1::hash_by::By::Client(v1::HashClient {})) => HashBy::Client,
+        Some(v1::hash_by::By::QueryParameter(name)) => HashBy::query(name).field("hash_by.query_parameter")?,
+    };
+    Ok(Some(by))
 }
 
 fn slow_start(wire: Option<&v1::SlowStart>) -> Result<SlowStart, CompileError> {

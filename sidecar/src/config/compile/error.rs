@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::route::{InvalidCors, InvalidFilter, InvalidMatch, InvalidSession, InvalidShare, InvalidUrl};
+use crate::route::{InvalidCors, InvalidFilter, InvalidHashBy, InvalidMatch, InvalidSession, InvalidShare, InvalidUrl};
 
 /// What is wrong, and in which field.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -63,5 +63,6 @@ reasons!(
     InvalidUrl,
     InvalidCors,
     InvalidShare,
-    InvalidSession
+    InvalidSession,
+    InvalidHashBy
 );

@@ -2,9 +2,10 @@
 
 use weft_proto::v1::BalancingAlgorithm as Wire;
 
-use super::super::balancing::{balancing, outlier};
+use super::super::balancing::{balancing, hash_by, outlier};
 use super::*;
 use crate::balance::{Algorithm, EnvoyOutlier, FailurePercentage, SlowStart, SuccessRate, ZoneAware};
+use crate::route::HashBy;
 
 fn by(algorithm: Wire) -> v1::Balancing {
     v1::Balancing { algorithm: algorithm.into(), ..v1::Balancing::default() }
@@ -50,6 +51,43 @@ fn each_algorithm_takes_its_own_fields() {
         let policy = BalancePolicy { algorithm: want, ..BalancePolicy::default() };
         assert_eq!(balancing(Some(&wire)).unwrap(), policy, "{wire:?}");
     }
+}
+
+#[test]
+fn a_key_comes_from_what_the_policy_names() {
+    use v1::hash_by::By;
+    let cookie =
+        |name: &str, path: &str, lasts| By::Cookie(v1::HashCookie { name: name.into(), path: path.into(), lasts });
+    let hour = Some(Duration::from_secs(3_600));
+    let compiled = |by| hash_by(Some(&v1::Balancing { hash_by: Some(v1::HashBy { by }), ..by_ring() }));
+    #[rustfmt::skip]
+    let rows = [
+        (By::Header("X-User".into()),             HashBy::header("x-user").unwrap()),
+        (cookie("u", "/a", ms(3_600_000)),        HashBy::cookie("u", "/a", hour).unwrap()),
+        (cookie("u", "", None),                   HashBy::cookie("u", "", None).unwrap()),
+        (By::Client(v1::HashClient {}),           HashBy::Client),
+        (By::QueryParameter("u".into()),          HashBy::query("u").unwrap()),
+    ];
+    for (wire, want) in rows {
+        assert_eq!(compiled(Some(wire)).unwrap(), Some(want));
+    }
+    assert_eq!(hash_by(Some(&by_ring())).unwrap(), None);
+    #[rustfmt::skip]
+    let refused = [
+        (None,                                    "hash_by.by"),
+        (Some(By::Header("a b".into())),          "hash_by.header"),
+        (Some(cookie("", "", None)),              "hash_by.cookie"),
+        (Some(cookie("u", "a", None)),            "hash_by.cookie"),
+        (Some(By::QueryParameter(String::new())), "hash_by.query_parameter"),
+    ];
+    for (by, field) in refused {
+        let error = compiled(by).unwrap_err().to_string();
+        assert!(error.contains(field), "{error}");
+    }
+}
+
+fn by_ring() -> v1::Balancing {
+    by(Wire::RingHash)
 }
 
 #[test]
