@@ -90,8 +90,9 @@ mod tests {
 
     #[test]
     fn load_spills_to_the_next_level_as_the_first_fails() {
+        type Row<'a> = (&'a [(usize, usize)], &'a [u8]);
         #[rustfmt::skip]
-        let rows: [(&[(usize, usize)], &[u8]); 15] = [
+        let rows: [Row<'_>; 15] = [
             // usable of all, by level                 load
             (&[(100, 100), (100, 100)],                &[100, 0]),
             (&[(72, 100), (72, 100)],                  &[100, 0]),

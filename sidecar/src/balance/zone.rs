@@ -82,8 +82,9 @@ mod tests {
 
     #[test]
     fn requests_cross_zones_only_where_their_own_has_too_little() {
+        type Row<'a> = (&'a str, &'a [u64], &'a [u64], &'a [f64]);
         #[rustfmt::skip]
-        let rows: [(&str, &[u64], &[u64], &[f64]); 7] = [
+        let rows: [Row<'_>; 7] = [
             // the caller is in zone 0  callers       endpoints     shares
             ("alike",                   &[3, 3],      &[5, 5],      &[1.0, 0.0]),
             ("more endpoints here",     &[1, 3],      &[5, 5],      &[1.0, 0.0]),
@@ -103,8 +104,9 @@ mod tests {
 
     #[test]
     fn it_is_off_where_it_would_do_harm() {
+        type Row<'a> = (&'a str, usize, &'a [u64], usize);
         #[rustfmt::skip]
-        let rows: [(&str, usize, &[u64], usize); 4] = [
+        let rows: [Row<'_>; 4] = [
             ("few endpoints",       0, &[2, 3],  5),
             ("none in this zone",   0, &[0, 8],  8),
             ("all in this zone",    0, &[8, 0],  8),

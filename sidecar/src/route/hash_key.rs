@@ -194,8 +194,9 @@ mod tests {
         let cookie = || HashBy::cookie("user", "", None).unwrap();
         let query = || HashBy::query("u").unwrap();
         let of = |text: &str| Some(hash_bytes(text.as_bytes()));
+        type Row<'a> = (&'a str, HashBy, &'a [(&'a str, &'a str)], &'a str, Option<u64>);
         #[rustfmt::skip]
-        let rows: [(&str, HashBy, &[(&str, &str)], &str, Option<u64>); 13] = [
+        let rows: [Row<'_>; 13] = [
             ("a header",                  header(), &[("x-user", "ann")],                       "/",          of("ann")),
             ("an empty header",           header(), &[("x-user", "")],                          "/",          of("")),
             ("no such header",            header(), &[("x-other", "ann")],                      "/",          None),

@@ -131,8 +131,9 @@ mod tests {
     #[test]
     fn who_succeeds_less_often_than_the_others_is_out() {
         let good = (100, 100);
+        type Row<'a> = (&'a str, &'a [(u32, u32)], &'a [usize]);
         #[rustfmt::skip]
-        let rows: [(&str, &[(u32, u32)], &[usize]); 8] = [
+        let rows: [Row<'_>; 8] = [
             ("all are well",                     &[good; 5],                                               &[]),
             ("one of five, as far as can be",    &[good, good, good, good, (100, 50)],                     &[4]),
             ("however little it differs",        &[good, good, good, good, (100, 99)],                     &[4]),
@@ -160,8 +161,9 @@ mod tests {
     #[test]
     fn who_fails_too_often_is_out_whatever_the_others_do() {
         let good = (50, 50);
+        type Row<'a> = (&'a str, &'a [(u32, u32)], &'a [usize]);
         #[rustfmt::skip]
-        let rows: [(&str, &[(u32, u32)], &[usize]); 6] = [
+        let rows: [Row<'_>; 6] = [
             ("84 %",                &[good, good, good, good, (100, 16)],                    &[]),
             ("85 %",                &[good, good, good, good, (100, 15)],                    &[4]),
             ("all of them",         &[(50, 0); 5],                                           &[0, 1, 2, 3, 4]),

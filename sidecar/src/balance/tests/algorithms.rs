@@ -183,8 +183,9 @@ proptest! {
         for hash in keys {
             let picked = id(&world.pick_for(PickRequest { avoid: &avoided, hash, ..PickRequest::default() }).unwrap());
             prop_assert!((1..=n).contains(&picked));
-            let another = (1..=n).any(|id| !avoid.contains(&id) && !(ejected && id == out));
-            prop_assert!(!another || (!avoid.contains(&picked) && !(ejected && picked == out)));
+            let unfit = |id: u8| avoid.contains(&id) || (ejected && id == out);
+            let another = (1..=n).any(|id| !unfit(id));
+            prop_assert!(!another || !unfit(picked));
         }
     }
 }
