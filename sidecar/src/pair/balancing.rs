@@ -6,11 +6,11 @@ use weft_proto::v1::hash_by::By;
 use super::Pair;
 use super::wire::App;
 
-/// A pair with two endpoints, whose requests stay by `by`.
-async fn staying(algorithm: v1::BalancingAlgorithm, by: By) -> Pair {
+/// A pair with two endpoints, whose requests stay by `by`, and the app of the second.
+async fn staying(algorithm: v1::BalancingAlgorithm, by: By) -> (Pair, App) {
     let pair = Pair::new(App::says("one").await).await;
-    let (one, two) = (App::says("one").await, App::says("two").await);
-    let endpoints = [pair.reviews.meshed(one.addr).await, pair.reviews.meshed(two.addr).await];
+    let two = App::says("two").await;
+    let endpoints = [pair.reviews.meshed(pair.app.addr).await, pair.reviews.meshed(two.addr).await];
     pair.web.endpoints("shop/reviews:80", &endpoints);
     pair.web.service(|port| {
         let balancing = v1::Balancing {
@@ -20,13 +20,13 @@ async fn staying(algorithm: v1::BalancingAlgorithm, by: By) -> Pair {
         };
         port.policy = Some(v1::BackendPolicy { balancing: Some(Box::new(balancing)), ..v1::BackendPolicy::default() });
     });
-    pair
+    (pair, two)
 }
 
 #[tokio::test]
 async fn requests_with_the_same_header_stay_with_one_endpoint_and_others_are_spread() {
     for algorithm in [v1::BalancingAlgorithm::RingHash, v1::BalancingAlgorithm::Maglev] {
-        let pair = staying(algorithm, By::Header("x-user".into())).await;
+        let (pair, _two) = staying(algorithm, By::Header("x-user".into())).await;
         let mut client = pair.connect().await;
         let mut homes = Vec::new();
         for user in 0..20 {
@@ -45,7 +45,7 @@ async fn requests_with_the_same_header_stay_with_one_endpoint_and_others_are_spr
 async fn a_client_without_the_cookie_is_given_one_that_leads_back_to_who_answered() {
     let lasts = Some(v1::Millis { value: 60_000 });
     let by = By::Cookie(v1::HashCookie { name: "user".into(), path: "/".into(), lasts });
-    let pair = staying(v1::BalancingAlgorithm::RingHash, by).await;
+    let (pair, _two) = staying(v1::BalancingAlgorithm::RingHash, by).await;
     let mut client = pair.connect().await;
     for _ in 0..10 {
         let first = client.get("/").await;
