@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use weft_proto::v1::Protocol;
 
+use super::backend_policy::BackendPolicy;
 use super::grpc_route::GrpcRoute;
 use super::http_route::HttpRoute;
 use super::store::ObjectKey;
@@ -40,6 +41,8 @@ pub enum Kind {
     Namespace,
     /// v1
     Service,
+    /// weft.dev/v1alpha1
+    BackendPolicy,
     /// discovery.k8s.io/v1
     EndpointSlice,
     /// v1
@@ -81,6 +84,8 @@ pub enum Object {
     Namespace(Namespace),
     /// A Service.
     Service(Service),
+    /// A BackendPolicy.
+    BackendPolicy(BackendPolicy),
     /// An EndpointSlice, given or derived.
     EndpointSlice(EndpointSlice),
     /// A Pod.
@@ -101,6 +106,7 @@ impl Object {
         match self {
             Self::Namespace(_) => Kind::Namespace,
             Self::Service(_) => Kind::Service,
+            Self::BackendPolicy(_) => Kind::BackendPolicy,
             Self::EndpointSlice(_) => Kind::EndpointSlice,
             Self::Pod(_) => Kind::Pod,
             Self::Node(_) => Kind::Node,
@@ -115,6 +121,7 @@ impl Object {
         match self {
             Self::Namespace(object) => &object.meta,
             Self::Service(object) => &object.meta,
+            Self::BackendPolicy(object) => &object.meta,
             Self::EndpointSlice(object) => &object.meta,
             Self::Pod(object) => &object.meta,
             Self::Node(object) => &object.meta,

@@ -8,8 +8,8 @@ use std::hash::Hash;
 use std::net::IpAddr;
 
 use super::{
-    EndpointSlice, GrpcRoute, HttpRoute, HttpRouteRule, Kind, Namespace, Node, Object, ObjectName, ParentRef,
-    PeerAuthentication, Pod, Route, Service,
+    BackendPolicy, EndpointSlice, GrpcRoute, HttpRoute, HttpRouteRule, Kind, Namespace, Node, Object, ObjectName,
+    ParentRef, PeerAuthentication, Pod, Route, Service,
 };
 
 /// The key of an object.
@@ -82,6 +82,7 @@ impl<K: Hash + Eq> Index<K> {
 pub struct Model {
     namespaces: HashMap<ObjectName, Namespace>,
     services: HashMap<ObjectName, Service>,
+    backend_policies: HashMap<ObjectName, BackendPolicy>,
     slices: HashMap<ObjectName, EndpointSlice>,
     pods: HashMap<ObjectName, Pod>,
     nodes: HashMap<ObjectName, Node>,
@@ -91,6 +92,7 @@ pub struct Model {
 
     services_by_namespace: Index<String>,
     services_by_vip: Index<IpAddr>,
+    backend_policies_by_service: Index<ObjectName>,
     slices_by_service: Index<ObjectName>,
     slices_by_pod: Index<ObjectName>,
     slices_by_address: Index<IpAddr>,
@@ -139,6 +141,16 @@ impl Model {
     /// A Service.
     pub fn service(&self, name: &ObjectName) -> Option<&Service> {
         self.services.get(name)
+    }
+
+    /// A BackendPolicy.
+    pub fn backend_policy(&self, name: &ObjectName) -> Option<&BackendPolicy> {
+        self.backend_policies.get(name)
+    }
+
+    /// BackendPolicies that name this Service, by name.
+    pub fn backend_policies_of(&self, service: &ObjectName) -> impl Iterator<Item = &BackendPolicy> {
+        self.backend_policies_by_service.get(service).filter_map(|name| self.backend_policies.get(name))
     }
 
     /// An EndpointSlice.
@@ -243,6 +255,7 @@ impl Model {
         match object {
             Object::Namespace(new) => self.namespaces.get(&new.meta.name) == Some(new),
             Object::Service(new) => self.services.get(&new.meta.name) == Some(new),
+            Object::BackendPolicy(new) => self.backend_policies.get(&new.meta.name) == Some(new),
             Object::EndpointSlice(new) => self.slices.get(&new.meta.name) == Some(new),
             Object::Pod(new) => self.pods.get(&new.meta.name) == Some(new),
             Object::Node(new) => self.nodes.get(&new.meta.name) == Some(new),
@@ -257,6 +270,7 @@ impl Model {
         match object {
             Object::Namespace(new) => drop(self.namespaces.insert(name, new)),
             Object::Service(new) => drop(self.services.insert(name, new)),
+            Object::BackendPolicy(new) => drop(self.backend_policies.insert(name, new)),
             Object::EndpointSlice(new) => drop(self.slices.insert(name, new)),
             Object::Pod(new) => drop(self.pods.insert(name, new)),
             Object::Node(new) => drop(self.nodes.insert(name, new)),
@@ -271,6 +285,7 @@ impl Model {
         match key.kind {
             Kind::Namespace => self.namespaces.remove(name).map(Object::Namespace),
             Kind::Service => self.services.remove(name).map(Object::Service),
+            Kind::BackendPolicy => self.backend_policies.remove(name).map(Object::BackendPolicy),
             Kind::EndpointSlice => self.slices.remove(name).map(Object::EndpointSlice),
             Kind::Pod => self.pods.remove(name).map(Object::Pod),
             Kind::Node => self.nodes.remove(name).map(Object::Node),
@@ -289,6 +304,11 @@ impl Model {
                 self.services_by_namespace.set(name.namespace.clone(), name, present);
                 for vip in &service.vips {
                     self.services_by_vip.set(*vip, name, present);
+                }
+            }
+            Object::BackendPolicy(policy) => {
+                for service in policy.services() {
+                    self.backend_policies_by_service.set(service, name, present);
                 }
             }
             Object::EndpointSlice(slice) => {

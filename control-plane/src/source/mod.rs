@@ -89,6 +89,7 @@ pub fn kind_name(kind: Kind) -> &'static str {
     match kind {
         Kind::Namespace => "Namespace",
         Kind::Service => "Service",
+        Kind::BackendPolicy => "BackendPolicy",
         Kind::EndpointSlice => "EndpointSlice",
         Kind::Pod => "Pod",
         Kind::Node => "Node",
@@ -108,6 +109,7 @@ pub(crate) fn meta_mut(object: &mut Object) -> &mut Meta {
     match object {
         Object::Namespace(o) => &mut o.meta,
         Object::Service(o) => &mut o.meta,
+        Object::BackendPolicy(o) => &mut o.meta,
         Object::EndpointSlice(o) => &mut o.meta,
         Object::Pod(o) => &mut o.meta,
         Object::Node(o) => &mut o.meta,

@@ -9,9 +9,9 @@ use weft_proto::{MESH_TLS_LABEL, type_url, v1};
 
 use super::{Lookup, MeshConfig, Resource, Translated, Translator, View};
 use crate::model::{
-    Age, BackendRef, Batch, ContainerPort, EndpointSlice, GrpcRoute, HttpRoute, HttpRouteMatch, HttpRouteRule, Kind,
-    Meta, MethodMatch, MtlsMode, Node, Object, ObjectKey, ObjectName, ParentRef, PathMatch, PeerAuthentication, Pod,
-    Service, ServiceKind, ServicePort, SliceEndpoint, SlicePort, TargetPort,
+    Age, BackendPolicy, BackendRef, Batch, ContainerPort, EndpointSlice, GrpcRoute, HttpRoute, HttpRouteMatch,
+    HttpRouteRule, Kind, Meta, MethodMatch, MtlsMode, Node, Object, ObjectKey, ObjectName, ParentRef, PathMatch,
+    PeerAuthentication, Pod, Service, ServiceKind, ServicePort, SliceEndpoint, SlicePort, TargetPort,
 };
 use crate::status::{Condition, RouteStatus};
 
@@ -191,7 +191,7 @@ macro_rules! into_object {
 }
 into_object! {
     Service(Service) Pod(Pod) EndpointSlice(EndpointSlice) Node(Node) HttpRoute(HttpRoute)
-    GrpcRoute(GrpcRoute) PeerAuthentication(PeerAuthentication)
+    GrpcRoute(GrpcRoute) PeerAuthentication(PeerAuthentication) BackendPolicy(BackendPolicy)
 }
 
 /// A batch of upserts.

@@ -18,6 +18,7 @@ use weft_proto::v1::TrustBundle;
 use weft_proto::{EndpointsName, MESH_SETTINGS, ServiceName, type_url};
 
 use self::dirty::Dirty;
+use super::backend_policy::backend_policy;
 use super::gateway_api::{self, Analysis};
 use super::settings::{self, DerivedRanges, KnownHosts};
 use super::translated::ServiceForms;
@@ -226,6 +227,7 @@ impl Translator {
         kubernetes::service_forms(
             service,
             &self.config,
+            backend_policy(service, &self.model),
             |vip| self.current.vips.get(&vip) == Some(name),
             gateway_api::consumer_namespaces(name, &routes).into_iter().map(str::to_owned),
             |client, port| gateway_api::routed_port(name, port, client, &routes),

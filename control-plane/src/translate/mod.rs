@@ -6,6 +6,7 @@
 //!
 //! | module | decides |
 //! |---|---|
+//! | `backend_policy` | how a Service's endpoints are called: the Service's own fields and its BackendPolicy (§3) |
 //! | `kubernetes/` | `Service`, `Endpoints` and `Workload` from Kubernetes objects (SEMANTICS.md §1 "Service semantics") |
 //! | `gateway_api/` | which routes attach where, in which order their matches are tried, and their conditions (§2) |
 //! | `peer_authentication` | the mTLS mode of a port of a pod (§2 Istio objects), hence who speaks mesh TLS (§1) |
@@ -16,6 +17,7 @@
 //! Not here: where objects come from (`source/`), who is told what (`discovery/`), how conditions are written (`status/`).
 //! Bound: the outcome is proportional to the objects; a Service has one more form per namespace with consumer routes.
 
+mod backend_policy;
 #[cfg(test)]
 mod fixtures;
 mod gateway_api;

@@ -16,6 +16,7 @@ use super::values;
 use crate::model::{Age, Kind, Meta, Namespace, Node as NodeObject, Object, ObjectKey, ObjectName};
 use crate::source::{Severity, kind_name};
 
+mod backend_policy;
 mod core;
 mod filters;
 mod grpc_route;
@@ -124,6 +125,7 @@ fn read(kind: Kind, meta: Meta, document: &Field<'_>, origin: Origin) -> Option<
         Kind::Service => core::service(meta, document).map(Object::Service),
         Kind::Pod => core::pod(meta, document, origin).map(Object::Pod),
         Kind::EndpointSlice => core::endpoint_slice(meta, document).map(Object::EndpointSlice),
+        Kind::BackendPolicy => backend_policy::backend_policy(meta, document).map(Object::BackendPolicy),
         Kind::GrpcRoute => grpc_route::grpc_route(meta, document, origin).map(Object::GrpcRoute),
         Kind::HttpRoute => route::http_route(meta, document, origin).map(Object::HttpRoute),
         Kind::PeerAuthentication => {
@@ -140,7 +142,7 @@ fn check_schema(kind: Kind, document: &Field<'_>) {
         Kind::Service => super::schema::check::<core_v1::Service>(document),
         Kind::Pod => super::schema::check::<core_v1::Pod>(document),
         Kind::EndpointSlice => super::schema::check::<discovery_v1::EndpointSlice>(document),
-        Kind::GrpcRoute | Kind::HttpRoute | Kind::PeerAuthentication => {
+        Kind::BackendPolicy | Kind::GrpcRoute | Kind::HttpRoute | Kind::PeerAuthentication => {
             if let Some(metadata) = document.get("metadata") {
                 super::schema::check::<meta_v1::ObjectMeta>(&metadata);
             }
@@ -173,6 +175,7 @@ const GROUPS: &[(&str, &[&str])] = &[
         "gateway.networking.k8s.io",
         &["BackendTLSPolicy Gateway GatewayClass ListenerSet ReferenceGrant TCPRoute TLSRoute UDPRoute"],
     ),
+    ("weft.dev", &[]),
     ("security.istio.io", &["AuthorizationPolicy RequestAuthentication"]),
 ];
 
@@ -182,6 +185,7 @@ const KINDS: &[(Kind, &str, &[&str])] = &[
     (Kind::Service, "", &["v1"]),
     (Kind::Pod, "", &["v1"]),
     (Kind::Node, "", &["v1"]),
+    (Kind::BackendPolicy, "weft.dev", &["v1alpha1"]),
     (Kind::EndpointSlice, "discovery.k8s.io", &["v1"]),
     (Kind::GrpcRoute, "gateway.networking.k8s.io", &["v1"]),
     (Kind::HttpRoute, "gateway.networking.k8s.io", &["v1", "v1beta1"]),
@@ -219,7 +223,7 @@ fn identify(document: &Field<'_>) -> Identified {
     let mut version_ok = false;
     if let Some((api_version, field)) = api_version {
         let (found, version) = api_version.split_once('/').unwrap_or(("", api_version));
-        if is_another_projects(found) {
+        if found != *group && is_another_projects(found) {
             kind_field.warn(format_args!("{} ({api_version}) is not read by this version", kind_name(*kind)));
             return Identified::Foreign;
         }

@@ -326,7 +326,7 @@ fn touched_namespaces(before: &Objects, after: &Objects) -> BTreeSet<String> {
                 touched.insert(name.namespace.clone());
             }
             Kind::Node => nodes = true,
-            Kind::Namespace | Kind::GrpcRoute | Kind::HttpRoute | Kind::PeerAuthentication => {}
+            Kind::BackendPolicy | Kind::Namespace | Kind::GrpcRoute | Kind::HttpRoute | Kind::PeerAuthentication => {}
         }
     }
     if nodes {

@@ -47,9 +47,13 @@ pub(super) fn resource(kind: Kind) -> Option<ApiResource> {
     let (kind, plural) = match kind {
         Kind::GrpcRoute => ("GRPCRoute", "grpcroutes"),
         Kind::HttpRoute => ("HTTPRoute", "httproutes"),
-        Kind::Namespace | Kind::Service | Kind::EndpointSlice | Kind::Pod | Kind::Node | Kind::PeerAuthentication => {
-            return None;
-        }
+        Kind::BackendPolicy
+        | Kind::Namespace
+        | Kind::Service
+        | Kind::EndpointSlice
+        | Kind::Pod
+        | Kind::Node
+        | Kind::PeerAuthentication => return None,
     };
     Some(ApiResource {
         group: "gateway.networking.k8s.io".to_owned(),

@@ -14,7 +14,8 @@ use weft_proto::ServiceName;
 use weft_proto::v1::weighted_target::Target;
 use weft_proto::v1::{self, FixedAnswer, HttpMatch, Millis, Protocol, RouteRule, WeightedTarget};
 
-use super::super::kubernetes::{backend_policy, declared, may_carry_http};
+use super::super::backend_policy::backend_policy;
+use super::super::kubernetes::{declared, may_carry_http};
 use super::filters;
 use super::matches::{match_all, wire_match};
 use super::parents::ports_of;
@@ -276,11 +277,11 @@ pub(super) fn backend(reference: &BackendRef, undeclared: Protocol, model: &Mode
         service: ServiceName::new(name.namespace, name.name).to_string(),
         port: number.into(),
         protocol: protocol.into(),
-        policy: backend_policy(service),
+        policy: backend_policy(service, model),
     })
 }
 
 /// Rounded up: a timeout that is set must not become zero, which is off.
-pub(super) fn millis(timeout: Duration) -> Millis {
+pub(in super::super) fn millis(timeout: Duration) -> Millis {
     Millis { value: u64::try_from(timeout.min(LONGEST).as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX) }
 }

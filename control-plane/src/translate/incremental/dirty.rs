@@ -11,7 +11,8 @@ use weft_proto::{EndpointsName, ServiceName};
 use super::super::MeshConfig;
 use super::super::kubernetes::{selects_pod, zone_label};
 use crate::model::{
-    Change, EndpointSlice, Kind, Model, Node, Object, ObjectKey, ObjectName, PeerAuthentication, Pod, Service, selects,
+    BackendPolicy, Change, EndpointSlice, Kind, Model, Node, Object, ObjectKey, ObjectName, PeerAuthentication, Pod,
+    Service, selects,
 };
 
 /// Units to compute anew.
@@ -36,6 +37,13 @@ impl Dirty {
                 let before = before.and_then(|object| if let Object::Service(old) = object { Some(old) } else { None });
                 for service in [before, model.service(name)].into_iter().flatten() {
                     self.service(service, model);
+                }
+            }
+            Kind::BackendPolicy => {
+                let before =
+                    before.and_then(|object| if let Object::BackendPolicy(old) = object { Some(old) } else { None });
+                for policy in [before, model.backend_policy(name)].into_iter().flatten() {
+                    self.backend_policy(policy, model);
                 }
             }
             Kind::EndpointSlice => {
@@ -87,6 +95,14 @@ impl Dirty {
         if !service.selector.is_empty() {
             let pods = model.pods_in(&name.namespace).filter(|pod| selects_pod(service, pod));
             self.addresses.extend(pods.flat_map(|pod| &pod.addresses));
+        }
+    }
+
+    /// Of its Services and of the routes to them: endpoints know nothing of it.
+    fn backend_policy(&mut self, policy: &BackendPolicy, model: &Model) {
+        for name in policy.services() {
+            self.routes.extend(model.routes_with_backend(&name).map(|route| route.key()));
+            self.services.insert(ServiceName::new(name.namespace, name.name));
         }
     }
 

@@ -38,11 +38,12 @@ pub(in super::super) fn vip_owner(vip: IpAddr, model: &Model) -> Option<ServiceN
         .map(|service| ServiceName::new(&*service.meta.name.namespace, &*service.meta.name.name))
 }
 
-/// Every form of a Service. `owns` says which of the VIPs it lists are its; `namespaces` are those with consumer routes;
+/// Every form of a Service, whose endpoints are called as `policy` says. `owns` says which of the VIPs it lists are its; `namespaces` are those with consumer routes;
 /// `routed` gives what routes make of a port for clients of a namespace (`None`: no route is attached).
 pub(in super::super) fn service_forms(
     service: &Service,
     config: &MeshConfig,
+    policy: Option<BackendPolicy>,
     owns: impl Fn(IpAddr) -> bool,
     namespaces: impl IntoIterator<Item = String>,
     routed: impl Fn(Option<&str>, u16) -> Option<RoutedPort>,
@@ -54,7 +55,7 @@ pub(in super::super) fn service_forms(
     };
     vips.sort_unstable();
     vips.dedup();
-    let form = |namespace: Option<&str>| Arc::new(form(service, config, &vips, namespace, &routed));
+    let form = |namespace: Option<&str>| Arc::new(form(service, config, policy.as_ref(), &vips, namespace, &routed));
     let by_namespace: BTreeMap<_, _> =
         namespaces.into_iter().chain([own.clone()]).map(|view| (view.clone(), form(Some(&view)))).collect();
     ServiceForms { default: form(None), by_namespace }
@@ -63,6 +64,7 @@ pub(in super::super) fn service_forms(
 fn form(
     service: &Service,
     config: &MeshConfig,
+    policy: Option<&BackendPolicy>,
     vips: &[IpAddr],
     view: Option<&str>,
     routed: &impl Fn(Option<&str>, u16) -> Option<RoutedPort>,
@@ -91,7 +93,7 @@ fn form(
             port: port.port.into(),
             name: port.name.clone(),
             protocol: protocol.into(),
-            policy: backend_policy(service),
+            policy: policy.cloned(),
             routed: is_routed,
             entries,
             rules,
@@ -135,18 +137,4 @@ pub(super) fn in_cluster(name: &str, config: &MeshConfig) -> bool {
     let name = name.trim_end_matches('.').to_ascii_lowercase();
     let domain = format!(".svc.{}", config.cluster_domain.to_ascii_lowercase());
     name.ends_with(".svc") || name.ends_with(&domain)
-}
-
-/// What the Service object itself says about reaching its endpoints; `None` when nothing.
-pub(in super::super) fn backend_policy(service: &Service) -> Option<BackendPolicy> {
-    let policy = BackendPolicy {
-        // Kubernetes allows 1 s to 1 day; less than a second still means "on".
-        client_ip_affinity_seconds: service
-            .client_ip_affinity
-            .map_or(0, |timeout| u32::try_from(timeout.as_secs()).unwrap_or(u32::MAX).max(1)),
-        publish_not_ready: service.publish_not_ready,
-        node_local: service.node_local,
-        ..BackendPolicy::default()
-    };
-    (policy != BackendPolicy::default()).then_some(policy)
 }
