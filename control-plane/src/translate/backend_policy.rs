@@ -196,7 +196,7 @@ mod tests {
     fn the_oldest_policy_of_a_service_counts_wherever_it_is_called_and_is_followed() {
         let mut translator = Translator::new(MeshConfig::default());
         let (web, front) = (service("shop/web", "10.96.0.1"), service("shop/front", "10.96.0.2"));
-        let to_web = route("shop/r", vec![parent("front")], vec![rule(vec![backend("web")])]);
+        let to_web = route("shop/r", vec![parent("front")], vec![rule(vec![backend("shop/web")])]);
         translator.apply(upserts![web, front, to_web]);
         assert_eq!(algorithms(&translator), [None; 2]);
         let mut young = policy("shop/a", &["web"], Algorithm::Random);

@@ -6,14 +6,14 @@ use weft_proto::v1::{MeshSettings, Protocol};
 use weft_proto::{MESH_SETTINGS, MESH_TLS_LABEL, type_url};
 
 use super::super::fixtures::{
-    aged, backend, call, decode, endpoint, grpc_route, ip, map, named, node, parent, peer_authentication, pod, port,
-    prefix, route, rule, service, slice, upserts, view,
+    aged, backend, call, decode, endpoint, grpc_route, ip, map, meta, named, node, parent, peer_authentication, pod,
+    port, prefix, route, rule, service, slice, upserts, view,
 };
 use super::super::{Lookup, MeshConfig, Translated, WorkloadIdentity};
 use super::{Touched, Translator};
 use crate::model::{
-    BackendRef, Batch, HttpRouteFilter, HttpRouteMatch, HttpRouteRule, Kind, Mirror, MtlsMode, Object, ObjectKey,
-    ParentRef, Pod, Service, ServiceKind, ServicePort, TargetPort,
+    BackendPolicy, BackendRef, Batch, ConnectionLimits, HttpRouteFilter, HttpRouteMatch, HttpRouteRule, Kind, Mirror,
+    MtlsMode, Object, ObjectKey, ParentRef, Pod, Service, ServiceKind, ServicePort, TargetPort,
 };
 use crate::status::RouteStatus;
 
@@ -266,6 +266,24 @@ fn a_peer_authentication() -> impl Strategy<Value = Object> {
     })
 }
 
+/// Of Services that come and go.
+fn a_backend_policy() -> impl Strategy<Value = Object> {
+    let targets = prop::collection::vec(prop::sample::select(&NAMES[..]).prop_map(str::to_owned), 1..3);
+    (name(), targets, 1..3_u32, 0..3_i64).prop_map(|(name, targets, connections, age)| {
+        let meta = aged(meta(&name), age);
+        let limits = ConnectionLimits { connections, ..ConnectionLimits::default() };
+        let (load_balancer, outlier_detection) = (None, None);
+        Object::BackendPolicy(BackendPolicy {
+            meta,
+            targets,
+            load_balancer,
+            outlier_detection,
+            limits,
+            connect_timeout: None,
+        })
+    })
+}
+
 fn an_object() -> impl Strategy<Value = Object> {
     prop_oneof![
         4 => a_service(),
@@ -273,6 +291,7 @@ fn an_object() -> impl Strategy<Value = Object> {
         3 => a_slice(),
         4 => a_route(),
         2 => a_peer_authentication(),
+        2 => a_backend_policy(),
         1 => (pick(&["n1", "n2"]), pick(&["z1", "z2"])).prop_map(|(name, zone)| node(name, zone).into()),
     ]
 }
@@ -285,6 +304,7 @@ fn a_key() -> impl Strategy<Value = ObjectKey> {
         Kind::HttpRoute,
         Kind::GrpcRoute,
         Kind::PeerAuthentication,
+        Kind::BackendPolicy,
         Kind::Node,
     ];
     let name = prop_oneof![5 => name(), 1 => pick(&["n1", "n2"]).prop_map(str::to_owned)];
