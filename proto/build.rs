@@ -9,6 +9,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         println!("cargo:rerun-if-changed={proto}");
     }
     let descriptors = protox::compile(protos, ["proto"])?;
-    tonic_prost_build::configure().compile_fds(descriptors)?;
+    // Rare and large: whatever holds a policy would have room for it.
+    tonic_prost_build::configure().boxed(".weft.v1.BackendPolicy.tls").compile_fds(descriptors)?;
     Ok(())
 }

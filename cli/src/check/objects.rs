@@ -45,9 +45,9 @@ const ISTIO_SECURITY: &str = "security.istio.io";
 const ISTIO_NETWORKING: &str = "networking.istio.io";
 const GATEWAY_API: &str = "gateway.networking.k8s.io";
 
-/// What this version reads is Service, HTTPRoute, GRPCRoute and PeerAuthentication (`control-plane/src/model`); of what else meshes are
-/// configured with, this is said.
-pub(super) static FOREIGN_KINDS: [ForeignKind; 10] = [
+/// What this version reads is Service, HTTPRoute, GRPCRoute, TLSRoute, TCPRoute and PeerAuthentication (`control-plane/src/model`);
+/// of what else meshes are configured with, this is said.
+pub(super) static FOREIGN_KINDS: [ForeignKind; 9] = [
     kind((ISTIO_SECURITY, "AuthorizationPolicy", "authorizationpolicies"), Level::Error, "what they deny is allowed"),
     kind((ISTIO_SECURITY, "RequestAuthentication", "requestauthentications"), Level::Error, "no token is checked"),
     kind((ISTIO_NETWORKING, "VirtualService", "virtualservices"), Level::Warning, "they route nothing"),
@@ -57,11 +57,7 @@ pub(super) static FOREIGN_KINDS: [ForeignKind; 10] = [
     kind(("telemetry.istio.io", "Telemetry", "telemetries"), Level::Warning, "they change nothing"),
     ForeignKind {
         by_parent: true,
-        ..kind((GATEWAY_API, "TLSRoute", "tlsroutes"), Level::Warning, "they route nothing")
-    },
-    ForeignKind {
-        by_parent: true,
-        ..kind((GATEWAY_API, "TCPRoute", "tcproutes"), Level::Warning, "they route nothing")
+        ..kind((GATEWAY_API, "UDPRoute", "udproutes"), Level::Warning, "they route nothing")
     },
     kind((GATEWAY_API, "BackendTLSPolicy", "backendtlspolicies"), Level::Warning, "no TLS is spoken to their backends"),
 ];
@@ -94,7 +90,7 @@ pub(super) fn check(facts: &Facts, health: &Health) -> Vec<Finding> {
     match &health.routes {
         Seen::Found(all) => findings.extend(routes(all)),
         Seen::Absent => {}
-        Seen::Unknown(why) => findings.push(Finding::unknown(GROUP, "routes", "HTTPRoutes and GRPCRoutes", why)),
+        Seen::Unknown(why) => findings.push(Finding::unknown(GROUP, "routes", "routes of the Gateway API", why)),
     }
     findings
 }
@@ -322,7 +318,7 @@ mod tests {
             assert_eq!(found.iter().map(|f| f.level).collect::<Vec<_>>(), expected, "{row}: {found:?}");
         }
         let mut refused = route(service, ours(json!([condition("Accepted", "False", 3)])));
-        for kind in ["HTTPRoute", "GRPCRoute"] {
+        for kind in ["HTTPRoute", "GRPCRoute", "TLSRoute", "TCPRoute"] {
             refused.types =
                 Some(TypeMeta { api_version: "gateway.networking.k8s.io/v1".to_owned(), kind: kind.to_owned() });
             let found = routes(std::slice::from_ref(&refused));
@@ -360,7 +356,7 @@ mod tests {
     #[test]
     fn a_destination_rule_says_what_tls_it_wants() {
         let rule = FOREIGN_KINDS.iter().find(|kind| kind.kind == "DestinationRule").unwrap();
-        let tcp = FOREIGN_KINDS.iter().find(|kind| kind.kind == "TCPRoute").unwrap();
+        let udp = FOREIGN_KINDS.iter().find(|kind| kind.kind == "UDPRoute").unwrap();
         let rows = [
             (rule, json!({"spec": {"host": "a"}}), Some(None)),
             (rule, json!({"spec": {"trafficPolicy": {"tls": {"mode": "ISTIO_MUTUAL"}}}}), Some(None)),
@@ -369,8 +365,8 @@ mod tests {
                 json!({"spec": {"subsets": [{"trafficPolicy": {"tls": {"mode": "DISABLE"}}}]}}),
                 Some(Some("tls: DISABLE")),
             ),
-            (tcp, json!({"spec": {"parentRefs": [{"name": "gateway"}]}}), None),
-            (tcp, json!({"spec": {"parentRefs": [{"name": "s", "kind": "Service", "group": ""}]}}), Some(None)),
+            (udp, json!({"spec": {"parentRefs": [{"name": "gateway"}]}}), None),
+            (udp, json!({"spec": {"parentRefs": [{"name": "s", "kind": "Service", "group": ""}]}}), Some(None)),
         ];
         for (kind, spec, expected) in rows {
             let object: DynamicObject = serde_json::from_value(spec.clone()).unwrap();

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use weft_proto::v1::Protocol;
 
+use super::connection_routes::{TcpRoute, TlsRoute};
 use super::grpc_route::GrpcRoute;
 use super::http_route::HttpRoute;
 use super::store::ObjectKey;
@@ -50,6 +51,10 @@ pub enum Kind {
     GrpcRoute,
     /// gateway.networking.k8s.io/v1
     HttpRoute,
+    /// gateway.networking.k8s.io/v1
+    TlsRoute,
+    /// gateway.networking.k8s.io/v1
+    TcpRoute,
     /// security.istio.io/v1
     PeerAuthentication,
 }
@@ -91,6 +96,10 @@ pub enum Object {
     GrpcRoute(GrpcRoute),
     /// An HTTPRoute.
     HttpRoute(HttpRoute),
+    /// A TLSRoute.
+    TlsRoute(TlsRoute),
+    /// A TCPRoute.
+    TcpRoute(TcpRoute),
     /// A PeerAuthentication.
     PeerAuthentication(PeerAuthentication),
 }
@@ -106,6 +115,8 @@ impl Object {
             Self::Node(_) => Kind::Node,
             Self::GrpcRoute(_) => Kind::GrpcRoute,
             Self::HttpRoute(_) => Kind::HttpRoute,
+            Self::TlsRoute(_) => Kind::TlsRoute,
+            Self::TcpRoute(_) => Kind::TcpRoute,
             Self::PeerAuthentication(_) => Kind::PeerAuthentication,
         }
     }
@@ -120,6 +131,8 @@ impl Object {
             Self::Node(object) => &object.meta,
             Self::GrpcRoute(object) => &object.meta,
             Self::HttpRoute(object) => &object.meta,
+            Self::TlsRoute(object) => &object.meta,
+            Self::TcpRoute(object) => &object.meta,
             Self::PeerAuthentication(object) => &object.meta,
         }
     }

@@ -9,7 +9,7 @@ use std::net::IpAddr;
 
 use super::{
     EndpointSlice, GrpcRoute, HttpRoute, HttpRouteRule, Kind, Namespace, Node, Object, ObjectName, ParentRef,
-    PeerAuthentication, Pod, Route, Service,
+    PeerAuthentication, Pod, Route, Service, TcpRoute, TlsRoute,
 };
 
 /// The key of an object.
@@ -87,6 +87,8 @@ pub struct Model {
     nodes: HashMap<ObjectName, Node>,
     routes: HashMap<ObjectName, HttpRoute>,
     grpc_routes: HashMap<ObjectName, GrpcRoute>,
+    tls_routes: HashMap<ObjectName, TlsRoute>,
+    tcp_routes: HashMap<ObjectName, TcpRoute>,
     peer_authentications: HashMap<ObjectName, PeerAuthentication>,
 
     services_by_namespace: Index<String>,
@@ -102,6 +104,10 @@ pub struct Model {
     routes_by_backend: Index<ObjectName>,
     grpc_routes_by_parent: Index<ObjectName>,
     grpc_routes_by_backend: Index<ObjectName>,
+    tls_routes_by_parent: Index<ObjectName>,
+    tls_routes_by_backend: Index<ObjectName>,
+    tcp_routes_by_parent: Index<ObjectName>,
+    tcp_routes_by_backend: Index<ObjectName>,
     peer_authentications_by_namespace: Index<String>,
 }
 
@@ -156,11 +162,13 @@ impl Model {
         self.nodes.get(&ObjectName::new("", name))
     }
 
-    /// A GRPCRoute or an HTTPRoute; `None` of any other kind.
+    /// A route; `None` of any other kind.
     pub fn route(&self, key: &ObjectKey) -> Option<Route<'_>> {
         match key.kind {
             Kind::GrpcRoute => self.grpc_routes.get(&key.name).map(Route::from),
             Kind::HttpRoute => self.routes.get(&key.name).map(Route::from),
+            Kind::TlsRoute => self.tls_routes.get(&key.name).map(Route::from),
+            Kind::TcpRoute => self.tcp_routes.get(&key.name).map(Route::from),
             _ => None,
         }
     }
@@ -224,14 +232,20 @@ impl Model {
     pub fn routes_with_parent(&self, service: &ObjectName) -> impl Iterator<Item = Route<'_>> {
         let grpc = self.grpc_routes_by_parent.get(service).filter_map(|name| self.grpc_routes.get(name));
         let http = self.routes_by_parent.get(service).filter_map(|name| self.routes.get(name));
-        grpc.map(Route::from).chain(http.map(Route::from))
+        let tls = self.tls_routes_by_parent.get(service).filter_map(|name| self.tls_routes.get(name));
+        let tcp = self.tcp_routes_by_parent.get(service).filter_map(|name| self.tcp_routes.get(name));
+        let of_requests = grpc.map(Route::from).chain(http.map(Route::from));
+        of_requests.chain(tls.map(Route::from)).chain(tcp.map(Route::from))
     }
 
     /// Routes with a backendRef to this Service, whether it is good or not.
     pub fn routes_with_backend(&self, service: &ObjectName) -> impl Iterator<Item = Route<'_>> {
         let grpc = self.grpc_routes_by_backend.get(service).filter_map(|name| self.grpc_routes.get(name));
         let http = self.routes_by_backend.get(service).filter_map(|name| self.routes.get(name));
-        grpc.map(Route::from).chain(http.map(Route::from))
+        let tls = self.tls_routes_by_backend.get(service).filter_map(|name| self.tls_routes.get(name));
+        let tcp = self.tcp_routes_by_backend.get(service).filter_map(|name| self.tcp_routes.get(name));
+        let of_requests = grpc.map(Route::from).chain(http.map(Route::from));
+        of_requests.chain(tls.map(Route::from)).chain(tcp.map(Route::from))
     }
 
     /// PeerAuthentications of a namespace, by name.
@@ -248,6 +262,8 @@ impl Model {
             Object::Node(new) => self.nodes.get(&new.meta.name) == Some(new),
             Object::GrpcRoute(new) => self.grpc_routes.get(&new.meta.name) == Some(new),
             Object::HttpRoute(new) => self.routes.get(&new.meta.name) == Some(new),
+            Object::TlsRoute(new) => self.tls_routes.get(&new.meta.name) == Some(new),
+            Object::TcpRoute(new) => self.tcp_routes.get(&new.meta.name) == Some(new),
             Object::PeerAuthentication(new) => self.peer_authentications.get(&new.meta.name) == Some(new),
         }
     }
@@ -262,6 +278,8 @@ impl Model {
             Object::Node(new) => drop(self.nodes.insert(name, new)),
             Object::GrpcRoute(new) => drop(self.grpc_routes.insert(name, new)),
             Object::HttpRoute(new) => drop(self.routes.insert(name, new)),
+            Object::TlsRoute(new) => drop(self.tls_routes.insert(name, new)),
+            Object::TcpRoute(new) => drop(self.tcp_routes.insert(name, new)),
             Object::PeerAuthentication(new) => drop(self.peer_authentications.insert(name, new)),
         }
     }
@@ -276,6 +294,8 @@ impl Model {
             Kind::Node => self.nodes.remove(name).map(Object::Node),
             Kind::GrpcRoute => self.grpc_routes.remove(name).map(Object::GrpcRoute),
             Kind::HttpRoute => self.routes.remove(name).map(Object::HttpRoute),
+            Kind::TlsRoute => self.tls_routes.remove(name).map(Object::TlsRoute),
+            Kind::TcpRoute => self.tcp_routes.remove(name).map(Object::TcpRoute),
             Kind::PeerAuthentication => self.peer_authentications.remove(name).map(Object::PeerAuthentication),
         }
     }
@@ -320,6 +340,14 @@ impl Model {
             }
             Object::HttpRoute(route) => {
                 let (by_parent, by_backend) = (&mut self.routes_by_parent, &mut self.routes_by_backend);
+                index_route(Route::from(route), by_parent, by_backend, present);
+            }
+            Object::TlsRoute(route) => {
+                let (by_parent, by_backend) = (&mut self.tls_routes_by_parent, &mut self.tls_routes_by_backend);
+                index_route(Route::from(route), by_parent, by_backend, present);
+            }
+            Object::TcpRoute(route) => {
+                let (by_parent, by_backend) = (&mut self.tcp_routes_by_parent, &mut self.tcp_routes_by_backend);
                 index_route(Route::from(route), by_parent, by_backend, present);
             }
             Object::PeerAuthentication(_) => {

@@ -94,6 +94,8 @@ pub fn kind_name(kind: Kind) -> &'static str {
         Kind::Node => "Node",
         Kind::GrpcRoute => "GRPCRoute",
         Kind::HttpRoute => "HTTPRoute",
+        Kind::TlsRoute => "TLSRoute",
+        Kind::TcpRoute => "TCPRoute",
         Kind::PeerAuthentication => "PeerAuthentication",
     }
 }
@@ -113,6 +115,8 @@ pub(crate) fn meta_mut(object: &mut Object) -> &mut Meta {
         Object::Node(o) => &mut o.meta,
         Object::GrpcRoute(o) => &mut o.meta,
         Object::HttpRoute(o) => &mut o.meta,
+        Object::TlsRoute(o) => &mut o.meta,
+        Object::TcpRoute(o) => &mut o.meta,
         Object::PeerAuthentication(o) => &mut o.meta,
     }
 }

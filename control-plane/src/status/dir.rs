@@ -21,7 +21,7 @@ use crate::model::{Kind, ObjectKey, ParentRef};
 use crate::source::{Problem, kind_name};
 
 /// The kinds that have a status.
-const ROUTES: [Kind; 2] = [Kind::GrpcRoute, Kind::HttpRoute];
+const ROUTES: [Kind; 4] = [Kind::GrpcRoute, Kind::HttpRoute, Kind::TlsRoute, Kind::TcpRoute];
 
 const PROBLEMS_TEXT: &str = "problems.txt";
 const PROBLEMS_JSON: &str = "problems.json";

@@ -11,7 +11,7 @@ use super::{Lookup, MeshConfig, Resource, Translated, Translator, View};
 use crate::model::{
     Age, BackendRef, Batch, ContainerPort, EndpointSlice, GrpcRoute, HttpRoute, HttpRouteMatch, HttpRouteRule, Kind,
     Meta, MethodMatch, MtlsMode, Node, Object, ObjectKey, ObjectName, ParentRef, PathMatch, PeerAuthentication, Pod,
-    Service, ServiceKind, ServicePort, SliceEndpoint, SlicePort, TargetPort,
+    Service, ServiceKind, ServicePort, SliceEndpoint, SlicePort, TargetPort, TcpRoute, TlsRoute,
 };
 use crate::status::{Condition, RouteStatus};
 
@@ -176,6 +176,20 @@ pub(super) fn grpc_route(name: &str, parents: Vec<ParentRef>, rules: Vec<HttpRou
     GrpcRoute { meta: meta(name), parents, rules }
 }
 
+pub(super) fn tcp_route(name: &str, parents: Vec<ParentRef>, backends: Vec<BackendRef>) -> TcpRoute {
+    TcpRoute { meta: meta(name), parents, rules: vec![rule(backends)] }
+}
+
+pub(super) fn tls_route(
+    name: &str,
+    parents: Vec<ParentRef>,
+    hostnames: &[&str],
+    backends: Vec<BackendRef>,
+) -> TlsRoute {
+    let hostnames = hostnames.iter().map(|name| (*name).to_owned()).collect();
+    TlsRoute { meta: meta(name), parents, hostnames, rules: vec![rule(backends)] }
+}
+
 pub(super) fn route(name: &str, parents: Vec<ParentRef>, rules: Vec<HttpRouteRule>) -> HttpRoute {
     HttpRoute { meta: meta(name), parents, rules }
 }
@@ -191,7 +205,7 @@ macro_rules! into_object {
 }
 into_object! {
     Service(Service) Pod(Pod) EndpointSlice(EndpointSlice) Node(Node) HttpRoute(HttpRoute)
-    GrpcRoute(GrpcRoute) PeerAuthentication(PeerAuthentication)
+    GrpcRoute(GrpcRoute) TlsRoute(TlsRoute) TcpRoute(TcpRoute) PeerAuthentication(PeerAuthentication)
 }
 
 /// A batch of upserts.

@@ -13,4 +13,5 @@ mod rollouts;
 mod routes;
 mod shop;
 mod soak;
+mod tcp_routes;
 mod wire;

@@ -17,7 +17,7 @@ use weft_proto::{EndpointsName, ServiceName, SpiffeId};
 use super::subscriptions::LastUse;
 use crate::balance::{BalancePolicy, Balancer, EndpointKey, EndpointSpec, Health, Reach};
 use crate::resilience::{Budget, BudgetPolicy, Limiter, Limits, RetryPolicy};
-use crate::route::RouteTable;
+use crate::route::{ConnectionTable, RouteTable};
 
 /// How the bytes on a port are to be understood (SEMANTICS.md §1 "protocol").
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize)]
@@ -64,6 +64,8 @@ pub struct ServicePort {
     pub backend: Arc<Backend>,
     /// `None`: plain balancing. `Some`: what no entry matches is answered 404, of gRPC UNIMPLEMENTED.
     pub routes: Option<RouteTable<Arc<Backend>>>,
+    /// `Some`: whole connections go by it (TCPRoute, TLSRoute), and there are no `routes`.
+    pub connections: Option<ConnectionTable<Arc<Backend>>>,
     /// Every backend the rules name, for waiting and for `/config`; without `backend`.
     pub(super) routed: Vec<Arc<Backend>>,
     /// What `/config` shows of the rules.

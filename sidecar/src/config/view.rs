@@ -138,7 +138,7 @@ impl PortView {
         let backends = port.backends().map(|backend| (backend.name.to_string(), BackendView::of(backend, now)));
         Self {
             protocol: port.protocol,
-            routed: port.routes.is_some(),
+            routed: port.routes.is_some() || port.connections.is_some(),
             rules: port.rules.clone(),
             backends: backends.collect(),
         }

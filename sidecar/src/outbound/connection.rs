@@ -30,7 +30,7 @@ use super::opaque::{self, Early};
 use super::request::{By, RequestHandler, refusal};
 use crate::answer::OwnAnswer;
 use crate::balance::PlainAddr;
-use crate::config::{Backend, Destination, Protocol};
+use crate::config::{Backend, Destination, Protocol, ServicePort};
 use crate::http::Proto;
 use crate::http::server::serve;
 use crate::listen::first::{FIRST_MESSAGE, SILENCE, detect_more};
@@ -47,6 +47,8 @@ pub(super) type Carrying = Pin<Box<dyn Future<Output = ()> + Send>>;
 enum Way {
     /// Into the mesh.
     Backend(Arc<Backend>, Protocol),
+    /// By the port's rules for connections.
+    Ruled(Arc<ServicePort>),
     /// As it is.
     Outside,
     /// Nowhere: the answer says why.
@@ -84,6 +86,7 @@ impl Outbound {
 
     async fn lead(self: Arc<Self>, stream: TcpStream, client: SocketAddr, destination: SocketAddr) -> Option<Carrying> {
         let way = match self.config.destination(destination).await {
+            Destination::Service { port, .. } if port.connections.is_some() => Way::Ruled(port),
             Destination::Service { port, .. } => {
                 let protocol = if port.routes.is_some() && port.protocol == Protocol::Auto {
                     Protocol::Http
@@ -100,6 +103,10 @@ impl Outbound {
         };
         match way {
             Way::Backend(backend, protocol) => self.into_mesh(stream, client, destination, backend, protocol).await,
+            Way::Ruled(port) => {
+                let rules = port.connections.as_ref()?;
+                self.by_rule(stream, client, &port, rules).await
+            }
             Way::Outside if self.config.knows_hosts() => self.by_host(stream, client, destination, None).await,
             Way::Refused(own) if own.reason == Reason::RegistryOnly && self.config.knows_hosts() => {
                 self.by_host(stream, client, destination, Some(own)).await

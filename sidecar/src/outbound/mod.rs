@@ -10,6 +10,7 @@
 //!   ├─ unknown, Host or SNI names a known host ────────────► that Service (`host.rs`)
 //!   ├─ unknown, policy REGISTRY_ONLY ──────────────────────► 502 or RST (`registry-only`)
 //!   ├─ unknown, policy ALLOW_ANY ──────────────────────────► relayed as it is
+//!   ├─ Service port with rules for connections ───────────► one of their backends, or RST (`ruled.rs`)
 //!   └─ Service or Workload: what does the client speak? (`connection.rs`)
 //!        ├─ HTTP ─► each request: route, tries, response (`request.rs`, `tries.rs`)
 //!        └─ else ─► an endpoint picked, bytes relayed (`opaque.rs`)
@@ -26,6 +27,7 @@
 //! | `upstream.rs` | connections to endpoints: dialling, mesh TLS, pools |
 //! | `warm.rs` | connections to new endpoints of busy backends, before their first request |
 //! | `opaque.rs` | bytes we do not understand |
+//! | `ruled.rs` | connections that have rules themselves, by server name or without |
 //!
 //! Decisions are in `route/`, `balance/` and `resilience/`; this room acts on them.
 //! Bounds: connections by the worker's file limit; pools by [`upstream::MAX_POOLS`]; copies of requests by `mirror::MAX_COPIES`.
@@ -36,6 +38,7 @@ mod host;
 mod mirror;
 mod opaque;
 mod request;
+mod ruled;
 mod tries;
 pub mod upstream;
 mod warm;

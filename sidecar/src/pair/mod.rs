@@ -29,6 +29,7 @@ mod limits;
 mod measured;
 mod opaque;
 mod routing;
+mod ruled;
 mod streams;
 mod timeouts;
 mod truth;

@@ -1,5 +1,5 @@
 //! Routing: which rule a request matches, which of its targets it gets, and what filters do to it
-//! (Gateway API HTTPRoute and GRPCRoute; SEMANTICS.md §2).
+//! (Gateway API HTTPRoute and GRPCRoute; SEMANTICS.md §2), and which rule a whole connection does (TCPRoute, TLSRoute).
 //!
 //! | file | decides |
 //! |---|---|
@@ -10,6 +10,7 @@
 //! | `url.rs` | where a redirect leads, and what a request is rewritten to |
 //! | `cors.rs` | what browsers are told |
 //! | `session.rs` | which backend and endpoint a session is at |
+//! | `connections.rs` | which rule a connection gets, by its server name or without |
 //!
 //! Everything that can be wrong with a route is refused when it is compiled: after that a request meets only sums of
 //! weights above zero, regular expressions that compiled, and rules that exist.
@@ -23,6 +24,7 @@
 //! (`index.rs`); regular expressions run in time linear in the request (their
 //! automata are limited in size, see `matching.rs`).
 
+mod connections;
 mod cors;
 mod filters;
 mod index;
@@ -34,6 +36,7 @@ mod url;
 #[cfg(test)]
 mod tests;
 
+pub use connections::{ConnectionRule, ConnectionTable, InvalidConnections};
 pub use cors::{Cors, CorsConfig, InvalidCors, Shared};
 pub use filters::{After, Filters, HeaderEdit, InvalidFilter, InvalidShare, Made, Mirror, RequestFilter};
 pub use matching::{InvalidMatch, KeyMatch, Match, PathMatch, RequestView, ValueMatch};

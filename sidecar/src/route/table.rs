@@ -180,7 +180,7 @@ impl<B> WeightedTargets<B> {
             .map(move |share| (share.up_to - std::mem::replace(&mut before, share.up_to), &share.target))
     }
 
-    fn choose<R: Rng + ?Sized>(&self, rng: &mut R) -> (&Target<B>, &Filters<B>) {
+    pub(super) fn choose<R: Rng + ?Sized>(&self, rng: &mut R) -> (&Target<B>, &Filters<B>) {
         let share = if self.rest.is_empty() {
             &self.first
         } else {

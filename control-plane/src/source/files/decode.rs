@@ -16,6 +16,7 @@ use super::values;
 use crate::model::{Age, Kind, Meta, Namespace, Node as NodeObject, Object, ObjectKey, ObjectName};
 use crate::source::{Severity, kind_name};
 
+mod connection_routes;
 mod core;
 mod filters;
 mod grpc_route;
@@ -126,6 +127,8 @@ fn read(kind: Kind, meta: Meta, document: &Field<'_>, origin: Origin) -> Option<
         Kind::EndpointSlice => core::endpoint_slice(meta, document).map(Object::EndpointSlice),
         Kind::GrpcRoute => grpc_route::grpc_route(meta, document, origin).map(Object::GrpcRoute),
         Kind::HttpRoute => route::http_route(meta, document, origin).map(Object::HttpRoute),
+        Kind::TlsRoute => connection_routes::tls_route(meta, document, origin).map(Object::TlsRoute),
+        Kind::TcpRoute => connection_routes::tcp_route(meta, document, origin).map(Object::TcpRoute),
         Kind::PeerAuthentication => {
             peer_authentication::peer_authentication(meta, document).map(Object::PeerAuthentication)
         }
@@ -140,7 +143,7 @@ fn check_schema(kind: Kind, document: &Field<'_>) {
         Kind::Service => super::schema::check::<core_v1::Service>(document),
         Kind::Pod => super::schema::check::<core_v1::Pod>(document),
         Kind::EndpointSlice => super::schema::check::<discovery_v1::EndpointSlice>(document),
-        Kind::GrpcRoute | Kind::HttpRoute | Kind::PeerAuthentication => {
+        Kind::GrpcRoute | Kind::HttpRoute | Kind::TlsRoute | Kind::TcpRoute | Kind::PeerAuthentication => {
             if let Some(metadata) = document.get("metadata") {
                 super::schema::check::<meta_v1::ObjectMeta>(&metadata);
             }
@@ -169,10 +172,7 @@ const GROUPS: &[(&str, &[&str])] = &[
         ],
     ),
     ("discovery.k8s.io", &[]),
-    (
-        "gateway.networking.k8s.io",
-        &["BackendTLSPolicy Gateway GatewayClass ListenerSet ReferenceGrant TCPRoute TLSRoute UDPRoute"],
-    ),
+    ("gateway.networking.k8s.io", &["BackendTLSPolicy Gateway GatewayClass ListenerSet ReferenceGrant UDPRoute"]),
     ("security.istio.io", &["AuthorizationPolicy RequestAuthentication"]),
 ];
 
@@ -185,6 +185,8 @@ const KINDS: &[(Kind, &str, &[&str])] = &[
     (Kind::EndpointSlice, "discovery.k8s.io", &["v1"]),
     (Kind::GrpcRoute, "gateway.networking.k8s.io", &["v1"]),
     (Kind::HttpRoute, "gateway.networking.k8s.io", &["v1", "v1beta1"]),
+    (Kind::TlsRoute, "gateway.networking.k8s.io", &["v1"]),
+    (Kind::TcpRoute, "gateway.networking.k8s.io", &["v1"]),
     (Kind::PeerAuthentication, "security.istio.io", &["v1", "v1beta1"]),
 ];
 

@@ -27,7 +27,7 @@ impl Row {
         Self { kind, group, versions: &["v1", "v1beta1"], plural, optional: true }
     }
 
-    /// With a CRD that was promoted without a v1beta1.
+    /// With a CRD that was promoted without a v1beta1, or whose older versions spell otherwise.
     const fn promoted(kind: &'static str, group: &'static str, plural: &'static str) -> Self {
         Self { kind, group, versions: &["v1"], plural, optional: true }
     }
@@ -50,7 +50,7 @@ impl Row {
 }
 
 /// The kinds that Weft reads.
-pub(super) const KINDS: [(Kind, Row); 8] = [
+pub(super) const KINDS: [(Kind, Row); 10] = [
     (Kind::Namespace, Row::core("Namespace", "", "namespaces")),
     (Kind::Service, Row::core("Service", "", "services")),
     (Kind::EndpointSlice, Row::core("EndpointSlice", "discovery.k8s.io", "endpointslices")),
@@ -59,6 +59,8 @@ pub(super) const KINDS: [(Kind, Row); 8] = [
     (Kind::HttpRoute, Row::custom("HTTPRoute", "gateway.networking.k8s.io", "httproutes")),
     (Kind::PeerAuthentication, Row::custom("PeerAuthentication", "security.istio.io", "peerauthentications")),
     (Kind::GrpcRoute, Row::promoted("GRPCRoute", "gateway.networking.k8s.io", "grpcroutes")),
+    (Kind::TlsRoute, Row::promoted("TLSRoute", "gateway.networking.k8s.io", "tlsroutes")),
+    (Kind::TcpRoute, Row::promoted("TCPRoute", "gateway.networking.k8s.io", "tcproutes")),
 ];
 
 /// Kinds that restrict traffic and that this version does not enforce: by metadata only, for a warning.

@@ -21,7 +21,7 @@ const FIRST_PAUSE: Duration = Duration::from_millis(500);
 const LAST_PAUSE: Duration = Duration::from_secs(5);
 
 /// Every kind.
-pub(super) const KINDS: [Kind; 2] = [Kind::GrpcRoute, Kind::HttpRoute];
+pub(super) const KINDS: [Kind; 4] = [Kind::GrpcRoute, Kind::HttpRoute, Kind::TlsRoute, Kind::TcpRoute];
 
 pub(super) fn is_route(kind: Kind) -> bool {
     KINDS.contains(&kind)
@@ -47,6 +47,8 @@ pub(super) fn resource(kind: Kind) -> Option<ApiResource> {
     let (kind, plural) = match kind {
         Kind::GrpcRoute => ("GRPCRoute", "grpcroutes"),
         Kind::HttpRoute => ("HTTPRoute", "httproutes"),
+        Kind::TlsRoute => ("TLSRoute", "tlsroutes"),
+        Kind::TcpRoute => ("TCPRoute", "tcproutes"),
         Kind::Namespace | Kind::Service | Kind::EndpointSlice | Kind::Pod | Kind::Node | Kind::PeerAuthentication => {
             return None;
         }

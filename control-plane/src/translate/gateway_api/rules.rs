@@ -14,7 +14,7 @@ use weft_proto::ServiceName;
 use weft_proto::v1::weighted_target::Target;
 use weft_proto::v1::{self, FixedAnswer, HttpMatch, Millis, Protocol, RouteRule, WeightedTarget};
 
-use super::super::kubernetes::{backend_policy, declared, may_carry_http};
+use super::super::kubernetes::{backend_policy, declared, may_carry};
 use super::filters;
 use super::matches::{match_all, wire_match};
 use super::parents::ports_of;
@@ -133,12 +133,22 @@ pub(super) fn compile(route: Route<'_>, model: &Model) -> Compiled {
 
 /// What a port without a declaration is taken to speak where a route of this kind leads there, or from there.
 pub(super) fn undeclared(kind: Kind) -> Protocol {
-    if kind == Kind::GrpcRoute { Protocol::Grpc } else { Protocol::Http }
+    match kind {
+        Kind::GrpcRoute => Protocol::Grpc,
+        Kind::TlsRoute => Protocol::Tls,
+        Kind::TcpRoute => Protocol::Tcp,
+        _ => Protocol::Http,
+    }
 }
 
 /// What status calls that, and the appProtocol that declares it.
 pub(super) fn declaration(undeclared: Protocol) -> (&'static str, &'static str) {
-    if undeclared == Protocol::Grpc { ("gRPC", "grpc") } else { ("HTTP", "http") }
+    match undeclared {
+        Protocol::Grpc => ("gRPC", "grpc"),
+        Protocol::Tls => ("TLS", "tls"),
+        Protocol::Tcp => ("TCP", "tcp"),
+        Protocol::Auto | Protocol::Http | Protocol::Http2 => ("HTTP", "http"),
+    }
 }
 
 /// What a rule does, without its name.
@@ -263,9 +273,9 @@ pub(super) fn backend(reference: &BackendRef, undeclared: Protocol, model: &Mode
     let Some(port) = service.ports.iter().find(|port| port.port == number) else {
         return bad("BackendNotFound", format!("Service {name} has no port {number}; it has {}", ports_of(service)));
     };
-    // The request is HTTP already, or a call of gRPC, so an undeclared port is taken to speak it too.
+    // The request is HTTP already, or a call of gRPC, so an undeclared port is taken to speak it too; of a connection likewise.
     let protocol = declared(port).unwrap_or(undeclared);
-    if !may_carry_http(protocol) {
+    if !may_carry(protocol, undeclared) {
         let (what, app_protocol) = declaration(undeclared);
         let message = format!(
             "port {number} of Service {name} is not declared {what}; set its appProtocol to {app_protocol} if it is"

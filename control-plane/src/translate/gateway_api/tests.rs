@@ -1,3 +1,4 @@
+mod connections;
 mod filters;
 
 use std::time::Duration;

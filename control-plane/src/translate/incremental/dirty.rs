@@ -60,7 +60,7 @@ impl Dirty {
                     self.node(&name.name, model);
                 }
             }
-            Kind::GrpcRoute | Kind::HttpRoute => {
+            Kind::GrpcRoute | Kind::HttpRoute | Kind::TlsRoute | Kind::TcpRoute => {
                 // What it was is in the analysis that is replaced.
                 self.routes.insert(change.key.clone());
             }

@@ -7,7 +7,7 @@ use weft_proto::{MESH_SETTINGS, MESH_TLS_LABEL, type_url};
 
 use super::super::fixtures::{
     aged, backend, call, decode, endpoint, grpc_route, ip, map, named, node, parent, peer_authentication, pod, port,
-    prefix, route, rule, service, slice, upserts, view,
+    prefix, route, rule, service, slice, tcp_route, tls_route, upserts, view,
 };
 use super::super::{Lookup, MeshConfig, Translated, WorkloadIdentity};
 use super::{Touched, Translator};
@@ -202,6 +202,31 @@ fn a_slice() -> impl Strategy<Value = Object> {
     })
 }
 
+/// A TLSRoute or a TCPRoute.
+fn a_connection_route() -> impl Strategy<Value = Object> {
+    let parents = (prop::option::of(pick(&NAMESPACES)), pick(&NAMES), prop::option::weighted(0.3, 80..82_u16));
+    let backends = (name(), prop::option::weighted(0.9, 80..82_u16), 0..3_u32);
+    let hostnames = prop::collection::vec(pick(&["a.b", "*.b", "c.b"]), 0..3);
+    let lists = (prop::collection::vec(parents, 0..3), prop::collection::vec(backends, 0..3), hostnames);
+    (name(), lists, 0..3_i64).prop_map(|(name, (parents, backends, hostnames), age)| {
+        let parents = parents.into_iter().map(|(namespace, name, port)| ParentRef {
+            namespace: namespace.map(str::to_owned),
+            port,
+            ..parent(name)
+        });
+        let backends =
+            backends.into_iter().map(|(name, port, weight)| BackendRef { port, weight, ..backend(&name) }).collect();
+        if hostnames.is_empty() {
+            let mut route = tcp_route(&name, parents.collect(), backends);
+            route.meta = aged(route.meta, age);
+            return route.into();
+        }
+        let mut route = tls_route(&name, parents.collect(), &hostnames, backends);
+        route.meta = aged(route.meta, age);
+        route.into()
+    })
+}
+
 /// An HTTPRoute or a GRPCRoute.
 fn a_route() -> impl Strategy<Value = Object> {
     let parents = (prop::option::of(pick(&NAMESPACES)), pick(&NAMES), prop::option::weighted(0.3, 80..82_u16));
@@ -272,6 +297,7 @@ fn an_object() -> impl Strategy<Value = Object> {
         4 => a_pod(),
         3 => a_slice(),
         4 => a_route(),
+        2 => a_connection_route(),
         2 => a_peer_authentication(),
         1 => (pick(&["n1", "n2"]), pick(&["z1", "z2"])).prop_map(|(name, zone)| node(name, zone).into()),
     ]
@@ -284,6 +310,8 @@ fn a_key() -> impl Strategy<Value = ObjectKey> {
         Kind::Pod,
         Kind::HttpRoute,
         Kind::GrpcRoute,
+        Kind::TlsRoute,
+        Kind::TcpRoute,
         Kind::PeerAuthentication,
         Kind::Node,
     ];

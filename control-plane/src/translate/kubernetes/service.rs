@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use weft_proto::v1::{self, BackendPolicy, RouteEntry, RouteRule};
+use weft_proto::v1::{self, BackendPolicy, ConnectionRoutes, RouteEntry, RouteRule};
 use weft_proto::{ServiceName, type_url};
 
 use super::super::translated::ServiceForms;
@@ -27,6 +27,8 @@ pub(in super::super) struct RoutedPort {
     pub(in super::super) protocol: v1::Protocol,
     pub(in super::super) entries: Vec<RouteEntry>,
     pub(in super::super) rules: Vec<RouteRule>,
+    /// Instead of both, where routes are of whole connections.
+    pub(in super::super) connections: Option<ConnectionRoutes>,
 }
 
 /// Who answers at a VIP: the oldest Service that lists it, then by name.
@@ -85,8 +87,9 @@ fn form(
         let routes = routed(view, port.port);
         let routed = routes.as_ref().map(|routes| routes.protocol);
         let protocol = protocol::with_defaults(protocol::declared(port), routed, port.port, config);
-        let is_routed = routes.is_some();
-        let (entries, rules) = routes.map(|routes| (routes.entries, routes.rules)).unwrap_or_default();
+        let is_routed = routes.as_ref().is_some_and(|routes| routes.connections.is_none());
+        let routes = routes.map(|routes| (routes.entries, routes.rules, routes.connections));
+        let (entries, rules, connections) = routes.unwrap_or_default();
         v1::ServicePort {
             port: port.port.into(),
             name: port.name.clone(),
@@ -95,6 +98,7 @@ fn form(
             routed: is_routed,
             entries,
             rules,
+            connections,
         }
     });
     let vips: Vec<_> = vips.iter().map(IpAddr::to_string).collect();

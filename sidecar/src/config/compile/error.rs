@@ -2,7 +2,9 @@
 
 use std::fmt;
 
-use crate::route::{InvalidCors, InvalidFilter, InvalidMatch, InvalidSession, InvalidShare, InvalidUrl};
+use crate::route::{
+    InvalidConnections, InvalidCors, InvalidFilter, InvalidMatch, InvalidSession, InvalidShare, InvalidUrl,
+};
 
 /// What is wrong, and in which field.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -58,6 +60,7 @@ reasons!(
     http::header::InvalidHeaderValue,
     http::method::InvalidMethod,
     http::status::InvalidStatusCode,
+    InvalidConnections,
     InvalidMatch,
     InvalidFilter,
     InvalidUrl,

@@ -5,6 +5,7 @@
 //! |---|---|
 //! | `mod.rs` | services, workloads, and what the mesh has one of |
 //! | `routes.rs` | a port's route rules |
+//! | `connections.rs` | a port's rules for whole connections |
 //! | `filters.rs` | what a rule does to requests and responses |
 //! | `backend.rs` | what ports and rules send to, and its policy |
 //! | `endpoints.rs` | where a backend's requests may go |
@@ -15,6 +16,7 @@
 //! resource has compiled.
 
 mod backend;
+mod connections;
 mod endpoints;
 mod error;
 mod filters;
@@ -36,6 +38,7 @@ pub use self::error::CompileError;
 pub(super) use self::error::In;
 
 use self::backend::policy;
+use self::connections::compile_connections;
 use self::routes::compile_routes;
 use self::values::{health, port_number, protocol, unknown};
 use super::model::{
@@ -85,8 +88,20 @@ fn compile_port(
     } else {
         return Err(CompileError::new("there are rules although no route is attached")).field("routed");
     };
+    let connections = match &port.connections {
+        None => None,
+        Some(_) if routes.is_some() => {
+            return Err(CompileError::new("routes of requests are attached as well")).field("connections");
+        }
+        Some(wire) => {
+            let compiled = compile_connections(wire, number, node, backends).field("connections")?;
+            routed = compiled.backends;
+            rules = compiled.rules;
+            Some(compiled.table)
+        }
+    };
     routed.retain(|routed| routed.name != backend.name);
-    Ok(ServicePort { port: number, protocol, backend, routes, routed, rules })
+    Ok(ServicePort { port: number, protocol, backend, routes, connections, routed, rules })
 }
 
 pub(super) fn compile_workload(resource: &v1::Workload) -> Result<Workload, CompileError> {

@@ -79,18 +79,7 @@ fn compile_rule(rule: &v1::RouteRule, around: &mut Around<'_>) -> Result<(Rule<A
     let mut targets = Vec::with_capacity(rule.targets.len());
     for (index, wire) in rule.targets.iter().enumerate() {
         let target = compile_target(wire, around).field(format_args!("targets[{index}]"))?;
-        let mut text = match &target.target {
-            Target::Backend(backend) => {
-                around.names(backend);
-                format!("{}: {}", target.weight, backend.name)
-            }
-            Target::Answer(answer) => format!("{}: {} ({})", target.weight, answer.status, answer.detail),
-        };
-        for filter in filters::readable(&wire.filters) {
-            // Writing to a String cannot fail.
-            let _ = write!(text, "; {filter}");
-        }
-        view.targets.push(text);
+        view.targets.push(readable_target(&target, wire, around));
         targets.push(target);
     }
     let retry = match &rule.retry {
@@ -121,6 +110,26 @@ fn compile_rule(rule: &v1::RouteRule, around: &mut Around<'_>) -> Result<(Rule<A
     Ok((rule, view))
 }
 
+/// Names its backend as one of the port's, and says what it is.
+pub(super) fn readable_target(
+    target: &WeightedTarget<Arc<Backend>>,
+    wire: &v1::WeightedTarget,
+    around: &mut Around<'_>,
+) -> String {
+    let mut text = match &target.target {
+        Target::Backend(backend) => {
+            around.names(backend);
+            format!("{}: {}", target.weight, backend.name)
+        }
+        Target::Answer(answer) => format!("{}: {} ({})", target.weight, answer.status, answer.detail),
+    };
+    for filter in filters::readable(&wire.filters) {
+        // Writing to a String cannot fail.
+        let _ = write!(text, "; {filter}");
+    }
+    text
+}
+
 fn session(wire: &v1::SessionPersistence) -> Result<Box<Session>, CompileError> {
     let lasts = at_least_1_ms(wire.absolute_timeout.as_ref()).field("absolute_timeout")?;
     let session = match wire.header {
@@ -130,7 +139,7 @@ fn session(wire: &v1::SessionPersistence) -> Result<Box<Session>, CompileError> 
     Ok(Box::new(session?))
 }
 
-fn compile_target(
+pub(super) fn compile_target(
     wire: &v1::WeightedTarget,
     around: &mut Around<'_>,
 ) -> Result<WeightedTarget<Arc<Backend>>, CompileError> {

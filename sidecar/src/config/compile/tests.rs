@@ -65,6 +65,7 @@ fn service() -> v1::Service {
         routed: true,
         entries: vec![v1::RouteEntry { r#match: Some(first), rule: 0 }],
         rules: vec![rule],
+        connections: None,
     };
     v1::Service {
         namespace: "shop".into(),
@@ -94,6 +95,7 @@ fn policy_resource() -> v1::BackendPolicy {
         client_ip_affinity_seconds: 60,
         publish_not_ready: true,
         node_local: true,
+        tls: None,
     }
 }
 

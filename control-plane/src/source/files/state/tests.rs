@@ -492,6 +492,7 @@ status: {loadBalancer: {ingress: [{ip: 192.0.2.9}]}}
     assert_eq!(ports, [("http", 8080), ("side", 2)]);
 }
 
+mod connection_routes;
 mod grpc_route;
 mod incremental;
 mod refused;

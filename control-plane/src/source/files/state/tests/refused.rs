@@ -45,7 +45,22 @@ spec:
     - name: echo-v1
       port: 80
 ";
-/// Its filter.
+pub(super) const TLS: &str = "\
+apiVersion: gateway.networking.k8s.io/v1
+kind: TLSRoute
+metadata:
+  name: db
+spec:
+  parentRefs:
+  - {group: '', kind: Service, name: db}
+  hostnames:
+  - db.example.com
+  rules:
+  - backendRefs:
+    - name: db-v1
+      port: 5432
+";
+/// A GRPCRoute's filter.
 const FILTER: &str = "type: RequestHeaderModifier\n      requestHeaderModifier: {set: [{name: x-b, value: c}]}";
 
 pub(super) const SERVICE: &str = "\
@@ -218,6 +233,19 @@ fn every_kind_of_bad_manifest_names_file_line_and_field_and_costs_nothing_else()
         ("an HTTPRoute's filter", GRPC, "type: RequestHeaderModifier\n      requestHeaderModifier: {set", "type: CORS\n      cors: {set", 13, "spec.rules[0].filters[0].type", "must be one of RequestHeaderModifier"),
         ("an HTTPRoute's filter on a backend", GRPC, "port: 80\n", "port: 80\n      filters: [{type: CORS, cors: {}}]\n", 18, "spec.rules[0].backendRefs[0].filters[0].type", "must be one of RequestHeaderModifier"),
         ("a version that never was", GRPC, "k8s.io/v1\n", "k8s.io/v1beta1\n", 1, "apiVersion", "must be gateway.networking.k8s.io/v1 for a GRPCRoute"),
+        // TLSRoute, and TCPRoute alike.
+        ("a server name that is an address", TLS, "- db.example.com", "- 10.0.0.1", 9, "spec.hostnames[0]", "must be a DNS name: an address"),
+        ("a server name in capitals", TLS, "- db.example.com", "- DB.example.com", 9, "spec.hostnames[0]", "must be a DNS name, in lower case"),
+        ("a wildcard within", TLS, "- db.example.com", "- 'db.*.com'", 9, "spec.hostnames[0]", "must be a DNS name, in lower case"),
+        ("no server names", TLS, "  hostnames:\n  - db.example.com\n", "", 5, "spec.hostnames", "is required"),
+        ("an empty list of them", TLS, "hostnames:\n  - db.example.com", "hostnames: []", 8, "spec.hostnames", "at least one name"),
+        ("two rules", TLS, "  rules:\n", "  rules:\n  - backendRefs: [{name: db-v2, port: 5432}]\n", 10, "spec.rules", "2 entries, at most 1"),
+        ("no rules", TLS, "  rules:\n  - backendRefs:\n    - name: db-v1\n      port: 5432\n", "  rules: []\n", 10, "spec.rules", "must hold one rule"),
+        ("no backend", TLS, "backendRefs:\n    - name: db-v1\n      port: 5432\n", "backendRefs: []\n", 11, "spec.rules[0].backendRefs", "at least one backend"),
+        ("a backend without a port", TLS, "      port: 5432\n", "", 12, "spec.rules[0].backendRefs[0].port", "is required"),
+        ("a weight below zero", TLS, "port: 5432\n", "port: 5432\n      weight: -1\n", 14, "spec.rules[0].backendRefs[0].weight", "between 0 and 1000000"),
+        ("filters", TLS, "port: 5432\n", "port: 5432\n      filters: []\n", 14, "spec.rules[0].backendRefs[0].filters", "a connection has no filters"),
+        ("an older version", TLS, "k8s.io/v1\n", "k8s.io/v1alpha2\n", 1, "apiVersion", "must be gateway.networking.k8s.io/v1 for a TLSRoute"),
         // PeerAuthentication.
         ("unknown mode", PEER, "mode: STRICT", "mode: strict", 9, "spec.mtls.mode", "must be one of UNSET, DISABLE"),
         ("port that is none", PEER, "'8080'", "http", 11, "spec.portLevelMtls.http", "between 1 and 65535"),
