@@ -182,6 +182,8 @@ def access_names_what_it_may_write(chart):
                 continue
             for resource in rule["resources"]:
                 may = {"get", "list", "watch"} if resource not in ("secrets", "configmaps") else set()
+                # By name, without a list to learn names from: what a BackendTLSPolicy says.
+                may |= {"get"} if resource == "configmaps" else set()
                 may |= {"patch", "update"} if resource.endswith("/status") else unnamed.get(resource, set())
                 if set(rule["verbs"]) - may:
                     yield f"{name}: {called(thing)}: {sorted(set(rule['verbs']) - may)} of any {resource}"

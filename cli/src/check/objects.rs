@@ -45,9 +45,10 @@ const ISTIO_SECURITY: &str = "security.istio.io";
 const ISTIO_NETWORKING: &str = "networking.istio.io";
 const GATEWAY_API: &str = "gateway.networking.k8s.io";
 
-/// What this version reads is Service, HTTPRoute, GRPCRoute, TLSRoute, TCPRoute and PeerAuthentication (`control-plane/src/model`);
+/// What this version reads is Service, HTTPRoute, GRPCRoute, TLSRoute, TCPRoute, BackendTLSPolicy and PeerAuthentication
+/// (`control-plane/src/model`);
 /// of what else meshes are configured with, this is said.
-pub(super) static FOREIGN_KINDS: [ForeignKind; 9] = [
+pub(super) static FOREIGN_KINDS: [ForeignKind; 8] = [
     kind((ISTIO_SECURITY, "AuthorizationPolicy", "authorizationpolicies"), Level::Error, "what they deny is allowed"),
     kind((ISTIO_SECURITY, "RequestAuthentication", "requestauthentications"), Level::Error, "no token is checked"),
     kind((ISTIO_NETWORKING, "VirtualService", "virtualservices"), Level::Warning, "they route nothing"),
@@ -59,7 +60,6 @@ pub(super) static FOREIGN_KINDS: [ForeignKind; 9] = [
         by_parent: true,
         ..kind((GATEWAY_API, "UDPRoute", "udproutes"), Level::Warning, "they route nothing")
     },
-    kind((GATEWAY_API, "BackendTLSPolicy", "backendtlspolicies"), Level::Warning, "no TLS is spoken to their backends"),
 ];
 
 /// What such an object asks for that matters more than its kind, or none if it is not for a mesh at all.

@@ -1,9 +1,10 @@
 //! The indexed store of objects: what `source/` yields goes in, `translate/` asks.
 //!
-//! `objects`, `http_route`, `grpc_route` and `connection_routes` have the objects, `filters` what a route's filters say, `store` the [`Model`] that holds them and
+//! `objects`, `http_route`, `grpc_route`, `connection_routes` and `backend_tls` have the objects, `filters` what a route's filters say, `store` the [`Model`] that holds them and
 //! answers "which routes name this Service?" without a scan. It decides nothing: what the objects mean is `translate/`'s. Bound:
 //! proportional to the objects held.
 
+mod backend_tls;
 mod connection_routes;
 mod filters;
 mod grpc_route;
@@ -11,6 +12,7 @@ mod http_route;
 mod objects;
 mod store;
 
+pub use backend_tls::*;
 pub use connection_routes::{TcpRoute, TlsRoute};
 pub use filters::*;
 pub use grpc_route::{GrpcRoute, MethodMatch, Route};

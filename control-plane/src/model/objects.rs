@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use weft_proto::v1::Protocol;
 
+use super::backend_tls::{BackendTlsPolicy, ConfigMap};
 use super::connection_routes::{TcpRoute, TlsRoute};
 use super::grpc_route::GrpcRoute;
 use super::http_route::HttpRoute;
@@ -55,6 +56,10 @@ pub enum Kind {
     TlsRoute,
     /// gateway.networking.k8s.io/v1
     TcpRoute,
+    /// gateway.networking.k8s.io/v1
+    BackendTlsPolicy,
+    /// v1, only those that a BackendTLSPolicy names.
+    ConfigMap,
     /// security.istio.io/v1
     PeerAuthentication,
 }
@@ -100,6 +105,10 @@ pub enum Object {
     TlsRoute(TlsRoute),
     /// A TCPRoute.
     TcpRoute(TcpRoute),
+    /// A BackendTLSPolicy.
+    BackendTlsPolicy(BackendTlsPolicy),
+    /// A ConfigMap.
+    ConfigMap(ConfigMap),
     /// A PeerAuthentication.
     PeerAuthentication(PeerAuthentication),
 }
@@ -117,6 +126,8 @@ impl Object {
             Self::HttpRoute(_) => Kind::HttpRoute,
             Self::TlsRoute(_) => Kind::TlsRoute,
             Self::TcpRoute(_) => Kind::TcpRoute,
+            Self::BackendTlsPolicy(_) => Kind::BackendTlsPolicy,
+            Self::ConfigMap(_) => Kind::ConfigMap,
             Self::PeerAuthentication(_) => Kind::PeerAuthentication,
         }
     }
@@ -133,6 +144,8 @@ impl Object {
             Self::HttpRoute(object) => &object.meta,
             Self::TlsRoute(object) => &object.meta,
             Self::TcpRoute(object) => &object.meta,
+            Self::BackendTlsPolicy(object) => &object.meta,
+            Self::ConfigMap(object) => &object.meta,
             Self::PeerAuthentication(object) => &object.meta,
         }
     }

@@ -8,8 +8,8 @@ use std::hash::Hash;
 use std::net::IpAddr;
 
 use super::{
-    EndpointSlice, GrpcRoute, HttpRoute, HttpRouteRule, Kind, Namespace, Node, Object, ObjectName, ParentRef,
-    PeerAuthentication, Pod, Route, Service, TcpRoute, TlsRoute,
+    BackendTlsPolicy, ConfigMap, EndpointSlice, GrpcRoute, HttpRoute, HttpRouteRule, Kind, Namespace, Node, Object,
+    ObjectName, ParentRef, PeerAuthentication, Pod, Route, Service, TcpRoute, TlsRoute,
 };
 
 /// The key of an object.
@@ -89,6 +89,8 @@ pub struct Model {
     grpc_routes: HashMap<ObjectName, GrpcRoute>,
     tls_routes: HashMap<ObjectName, TlsRoute>,
     tcp_routes: HashMap<ObjectName, TcpRoute>,
+    backend_tls_policies: HashMap<ObjectName, BackendTlsPolicy>,
+    config_maps: HashMap<ObjectName, ConfigMap>,
     peer_authentications: HashMap<ObjectName, PeerAuthentication>,
 
     services_by_namespace: Index<String>,
@@ -108,6 +110,8 @@ pub struct Model {
     tls_routes_by_backend: Index<ObjectName>,
     tcp_routes_by_parent: Index<ObjectName>,
     tcp_routes_by_backend: Index<ObjectName>,
+    backend_tls_policies_by_service: Index<ObjectName>,
+    backend_tls_policies_by_config_map: Index<ObjectName>,
     peer_authentications_by_namespace: Index<String>,
 }
 
@@ -171,6 +175,28 @@ impl Model {
             Kind::TcpRoute => self.tcp_routes.get(&key.name).map(Route::from),
             _ => None,
         }
+    }
+
+    /// A BackendTLSPolicy.
+    pub fn backend_tls_policy(&self, name: &ObjectName) -> Option<&BackendTlsPolicy> {
+        self.backend_tls_policies.get(name)
+    }
+
+    /// A ConfigMap.
+    pub fn config_map(&self, name: &ObjectName) -> Option<&ConfigMap> {
+        self.config_maps.get(name)
+    }
+
+    /// BackendTLSPolicies that target this Service or a port of it, by name.
+    pub fn backend_tls_policies_for(&self, service: &ObjectName) -> impl Iterator<Item = &BackendTlsPolicy> {
+        let names = self.backend_tls_policies_by_service.get(service);
+        names.filter_map(|name| self.backend_tls_policies.get(name))
+    }
+
+    /// BackendTLSPolicies that name this ConfigMap, by name.
+    pub fn backend_tls_policies_with(&self, config_map: &ObjectName) -> impl Iterator<Item = &BackendTlsPolicy> {
+        let names = self.backend_tls_policies_by_config_map.get(config_map);
+        names.filter_map(|name| self.backend_tls_policies.get(name))
     }
 
     /// A PeerAuthentication.
@@ -264,6 +290,8 @@ impl Model {
             Object::HttpRoute(new) => self.routes.get(&new.meta.name) == Some(new),
             Object::TlsRoute(new) => self.tls_routes.get(&new.meta.name) == Some(new),
             Object::TcpRoute(new) => self.tcp_routes.get(&new.meta.name) == Some(new),
+            Object::BackendTlsPolicy(new) => self.backend_tls_policies.get(&new.meta.name) == Some(new),
+            Object::ConfigMap(new) => self.config_maps.get(&new.meta.name) == Some(new),
             Object::PeerAuthentication(new) => self.peer_authentications.get(&new.meta.name) == Some(new),
         }
     }
@@ -280,6 +308,8 @@ impl Model {
             Object::HttpRoute(new) => drop(self.routes.insert(name, new)),
             Object::TlsRoute(new) => drop(self.tls_routes.insert(name, new)),
             Object::TcpRoute(new) => drop(self.tcp_routes.insert(name, new)),
+            Object::BackendTlsPolicy(new) => drop(self.backend_tls_policies.insert(name, new)),
+            Object::ConfigMap(new) => drop(self.config_maps.insert(name, new)),
             Object::PeerAuthentication(new) => drop(self.peer_authentications.insert(name, new)),
         }
     }
@@ -296,6 +326,8 @@ impl Model {
             Kind::HttpRoute => self.routes.remove(name).map(Object::HttpRoute),
             Kind::TlsRoute => self.tls_routes.remove(name).map(Object::TlsRoute),
             Kind::TcpRoute => self.tcp_routes.remove(name).map(Object::TcpRoute),
+            Kind::BackendTlsPolicy => self.backend_tls_policies.remove(name).map(Object::BackendTlsPolicy),
+            Kind::ConfigMap => self.config_maps.remove(name).map(Object::ConfigMap),
             Kind::PeerAuthentication => self.peer_authentications.remove(name).map(Object::PeerAuthentication),
         }
     }
@@ -304,7 +336,7 @@ impl Model {
     fn index(&mut self, object: &Object, present: bool) {
         let name = &object.meta().name;
         match object {
-            Object::Namespace(_) | Object::Node(_) => {}
+            Object::Namespace(_) | Object::Node(_) | Object::ConfigMap(_) => {}
             Object::Service(service) => {
                 self.services_by_namespace.set(name.namespace.clone(), name, present);
                 for vip in &service.vips {
@@ -349,6 +381,14 @@ impl Model {
             Object::TcpRoute(route) => {
                 let (by_parent, by_backend) = (&mut self.tcp_routes_by_parent, &mut self.tcp_routes_by_backend);
                 index_route(Route::from(route), by_parent, by_backend, present);
+            }
+            Object::BackendTlsPolicy(policy) => {
+                for service in policy.services() {
+                    self.backend_tls_policies_by_service.set(service, name, present);
+                }
+                for config_map in policy.config_maps() {
+                    self.backend_tls_policies_by_config_map.set(config_map, name, present);
+                }
             }
             Object::PeerAuthentication(_) => {
                 self.peer_authentications_by_namespace.set(name.namespace.clone(), name, present);

@@ -96,6 +96,8 @@ pub fn kind_name(kind: Kind) -> &'static str {
         Kind::HttpRoute => "HTTPRoute",
         Kind::TlsRoute => "TLSRoute",
         Kind::TcpRoute => "TCPRoute",
+        Kind::BackendTlsPolicy => "BackendTLSPolicy",
+        Kind::ConfigMap => "ConfigMap",
         Kind::PeerAuthentication => "PeerAuthentication",
     }
 }
@@ -117,6 +119,8 @@ pub(crate) fn meta_mut(object: &mut Object) -> &mut Meta {
         Object::HttpRoute(o) => &mut o.meta,
         Object::TlsRoute(o) => &mut o.meta,
         Object::TcpRoute(o) => &mut o.meta,
+        Object::BackendTlsPolicy(o) => &mut o.meta,
+        Object::ConfigMap(o) => &mut o.meta,
         Object::PeerAuthentication(o) => &mut o.meta,
     }
 }

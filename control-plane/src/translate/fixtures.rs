@@ -9,9 +9,10 @@ use weft_proto::{MESH_TLS_LABEL, type_url, v1};
 
 use super::{Lookup, MeshConfig, Resource, Translated, Translator, View};
 use crate::model::{
-    Age, BackendRef, Batch, ContainerPort, EndpointSlice, GrpcRoute, HttpRoute, HttpRouteMatch, HttpRouteRule, Kind,
-    Meta, MethodMatch, MtlsMode, Node, Object, ObjectKey, ObjectName, ParentRef, PathMatch, PeerAuthentication, Pod,
-    Service, ServiceKind, ServicePort, SliceEndpoint, SlicePort, TargetPort, TcpRoute, TlsRoute,
+    Age, BackendRef, BackendTlsPolicy, Batch, ConfigMap, ContainerPort, EndpointSlice, GrpcRoute, HttpRoute,
+    HttpRouteMatch, HttpRouteRule, Kind, Meta, MethodMatch, MtlsMode, Node, Object, ObjectKey, ObjectName, ParentRef,
+    PathMatch, PeerAuthentication, Pod, Service, ServiceKind, ServicePort, SliceEndpoint, SlicePort, TargetPort,
+    TcpRoute, TlsRoute,
 };
 use crate::status::{Condition, RouteStatus};
 
@@ -205,7 +206,8 @@ macro_rules! into_object {
 }
 into_object! {
     Service(Service) Pod(Pod) EndpointSlice(EndpointSlice) Node(Node) HttpRoute(HttpRoute)
-    GrpcRoute(GrpcRoute) TlsRoute(TlsRoute) TcpRoute(TcpRoute) PeerAuthentication(PeerAuthentication)
+    GrpcRoute(GrpcRoute) TlsRoute(TlsRoute) TcpRoute(TcpRoute) BackendTlsPolicy(BackendTlsPolicy) ConfigMap(ConfigMap)
+    PeerAuthentication(PeerAuthentication)
 }
 
 /// A batch of upserts.

@@ -14,4 +14,5 @@ mod routes;
 mod shop;
 mod soak;
 mod tcp_routes;
+mod tls_routes;
 mod wire;

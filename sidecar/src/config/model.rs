@@ -15,6 +15,7 @@ use tokio::sync::watch;
 use weft_proto::{EndpointsName, ServiceName, SpiffeId};
 
 use super::subscriptions::LastUse;
+use crate::backend_tls::BackendTls;
 use crate::balance::{BalancePolicy, Balancer, EndpointKey, EndpointSpec, Health, Reach};
 use crate::resilience::{Budget, BudgetPolicy, Limiter, Limits, RetryPolicy};
 use crate::route::{ConnectionTable, RouteTable};
@@ -123,6 +124,8 @@ pub struct Backend {
     pub retry: RetryPolicy,
     /// One TCP connection attempt.
     pub connect_timeout: Duration,
+    /// How endpoints without mesh TLS are spoken to; `None`: in plain text.
+    pub tls: Option<Arc<BackendTls>>,
     pub(super) state: Arc<BackendState>,
     pub(super) balance: BalancePolicy,
 }
@@ -134,6 +137,7 @@ pub(super) struct Policy {
     pub(super) limits: Limits,
     pub(super) retry: RetryPolicy,
     pub(super) connect_timeout: Duration,
+    pub(super) tls: Option<Arc<BackendTls>>,
 }
 
 /// One TCP connection attempt (SEMANTICS.md §3).
@@ -146,6 +150,7 @@ impl Default for Policy {
             limits: Limits::default(),
             retry: RetryPolicy::default(),
             connect_timeout: CONNECT_TIMEOUT,
+            tls: None,
         }
     }
 }
@@ -183,6 +188,7 @@ impl Backend {
             limits: state.limits.with_limits(policy.limits),
             retry: policy.retry,
             connect_timeout: policy.connect_timeout,
+            tls: policy.tls,
             balance: policy.balance,
             state,
         }
@@ -195,6 +201,7 @@ impl Backend {
             && self.limits.limits() == policy.limits
             && self.retry == policy.retry
             && self.connect_timeout == policy.connect_timeout
+            && self.tls == policy.tls
     }
 
     /// Whether the control plane has said which endpoints there are (possibly none).

@@ -182,7 +182,7 @@ impl Outbound {
         client: SocketAddr,
         backend: &Arc<Backend>,
     ) -> First {
-        let dial = opaque::dial(self, backend, client);
+        let dial = opaque::dial(self, backend, client, opaque::brings_tls(backend, &[]));
         tokio::pin!(dial);
         let mut early = tokio::select! {
             read = stream.read_buf(buf) => return match read {
@@ -285,9 +285,10 @@ impl Outbound {
         early: Option<Early>,
     ) -> Carrying {
         Box::pin(async move {
-            let early = match early {
+            let own_tls = opaque::brings_tls(&backend, &buf);
+            let early = match early.filter(|early| early.own_tls == own_tls || backend.tls.is_none()) {
                 Some(early) => early,
-                None => match Box::pin(opaque::dial(&self, &backend, client)).await {
+                None => match Box::pin(opaque::dial(&self, &backend, client, own_tls)).await {
                     Ok(early) => early,
                     Err(own) => {
                         tracing::debug!(%client, backend = %backend.name, detail = %own.detail, "opaque connection refused");

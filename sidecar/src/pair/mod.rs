@@ -14,6 +14,7 @@
 //! Each other file is one row of the contract (SEMANTICS.md). Most tests run on the real clock and wait for nothing but
 //! loopback; those about time run paused.
 
+mod backend_tls;
 mod calls;
 mod control_plane;
 mod cost;

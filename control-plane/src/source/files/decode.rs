@@ -16,6 +16,7 @@ use super::values;
 use crate::model::{Age, Kind, Meta, Namespace, Node as NodeObject, Object, ObjectKey, ObjectName};
 use crate::source::{Severity, kind_name};
 
+mod backend_tls;
 mod connection_routes;
 mod core;
 mod filters;
@@ -129,6 +130,8 @@ fn read(kind: Kind, meta: Meta, document: &Field<'_>, origin: Origin) -> Option<
         Kind::HttpRoute => route::http_route(meta, document, origin).map(Object::HttpRoute),
         Kind::TlsRoute => connection_routes::tls_route(meta, document, origin).map(Object::TlsRoute),
         Kind::TcpRoute => connection_routes::tcp_route(meta, document, origin).map(Object::TcpRoute),
+        Kind::BackendTlsPolicy => backend_tls::policy(meta, document, origin).map(Object::BackendTlsPolicy),
+        Kind::ConfigMap => Some(Object::ConfigMap(backend_tls::config_map(meta, document))),
         Kind::PeerAuthentication => {
             peer_authentication::peer_authentication(meta, document).map(Object::PeerAuthentication)
         }
@@ -142,8 +145,14 @@ fn check_schema(kind: Kind, document: &Field<'_>) {
         Kind::Node => super::schema::check::<core_v1::Node>(document),
         Kind::Service => super::schema::check::<core_v1::Service>(document),
         Kind::Pod => super::schema::check::<core_v1::Pod>(document),
+        Kind::ConfigMap => super::schema::check::<core_v1::ConfigMap>(document),
         Kind::EndpointSlice => super::schema::check::<discovery_v1::EndpointSlice>(document),
-        Kind::GrpcRoute | Kind::HttpRoute | Kind::TlsRoute | Kind::TcpRoute | Kind::PeerAuthentication => {
+        Kind::GrpcRoute
+        | Kind::HttpRoute
+        | Kind::TlsRoute
+        | Kind::TcpRoute
+        | Kind::BackendTlsPolicy
+        | Kind::PeerAuthentication => {
             if let Some(metadata) = document.get("metadata") {
                 super::schema::check::<meta_v1::ObjectMeta>(&metadata);
             }
@@ -167,12 +176,12 @@ const GROUPS: &[(&str, &[&str])] = &[
     (
         "",
         &[
-            "Binding ComponentStatus ConfigMap Endpoints Event LimitRange PersistentVolume PersistentVolumeClaim",
+            "Binding ComponentStatus Endpoints Event LimitRange PersistentVolume PersistentVolumeClaim",
             "PodTemplate ReplicationController ResourceQuota Secret ServiceAccount",
         ],
     ),
     ("discovery.k8s.io", &[]),
-    ("gateway.networking.k8s.io", &["BackendTLSPolicy Gateway GatewayClass ListenerSet ReferenceGrant UDPRoute"]),
+    ("gateway.networking.k8s.io", &["Gateway GatewayClass ListenerSet ReferenceGrant UDPRoute"]),
     ("security.istio.io", &["AuthorizationPolicy RequestAuthentication"]),
 ];
 
@@ -187,6 +196,8 @@ const KINDS: &[(Kind, &str, &[&str])] = &[
     (Kind::HttpRoute, "gateway.networking.k8s.io", &["v1", "v1beta1"]),
     (Kind::TlsRoute, "gateway.networking.k8s.io", &["v1"]),
     (Kind::TcpRoute, "gateway.networking.k8s.io", &["v1"]),
+    (Kind::BackendTlsPolicy, "gateway.networking.k8s.io", &["v1"]),
+    (Kind::ConfigMap, "", &["v1"]),
     (Kind::PeerAuthentication, "security.istio.io", &["v1", "v1beta1"]),
 ];
 

@@ -331,6 +331,8 @@ fn touched_namespaces(before: &Objects, after: &Objects) -> BTreeSet<String> {
             | Kind::HttpRoute
             | Kind::TlsRoute
             | Kind::TcpRoute
+            | Kind::BackendTlsPolicy
+            | Kind::ConfigMap
             | Kind::PeerAuthentication => {}
         }
     }

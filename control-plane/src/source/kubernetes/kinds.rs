@@ -49,8 +49,8 @@ impl Row {
     }
 }
 
-/// The kinds that Weft reads.
-pub(super) const KINDS: [(Kind, Row); 10] = [
+/// The kinds that Weft reads, but for ConfigMaps, which are not watched (`config_maps.rs`).
+pub(super) const KINDS: [(Kind, Row); 11] = [
     (Kind::Namespace, Row::core("Namespace", "", "namespaces")),
     (Kind::Service, Row::core("Service", "", "services")),
     (Kind::EndpointSlice, Row::core("EndpointSlice", "discovery.k8s.io", "endpointslices")),
@@ -61,6 +61,7 @@ pub(super) const KINDS: [(Kind, Row); 10] = [
     (Kind::GrpcRoute, Row::promoted("GRPCRoute", "gateway.networking.k8s.io", "grpcroutes")),
     (Kind::TlsRoute, Row::promoted("TLSRoute", "gateway.networking.k8s.io", "tlsroutes")),
     (Kind::TcpRoute, Row::promoted("TCPRoute", "gateway.networking.k8s.io", "tcproutes")),
+    (Kind::BackendTlsPolicy, Row::promoted("BackendTLSPolicy", "gateway.networking.k8s.io", "backendtlspolicies")),
 ];
 
 /// Kinds that restrict traffic and that this version does not enforce: by metadata only, for a warning.

@@ -7,6 +7,7 @@
 //! | `state` | **pure**: events of all kinds in, edits out; a list is taken in one stroke |
 //! | `course` | **pure**: what a failure means, what to tell the operator, when and how to go on |
 //! | `follow` | one kind's watch, for ever |
+//! | `config_maps` | ConfigMaps that policies name, asked for by name |
 //! | `gather` | events into edits, as fast as whoever takes them |
 //! | `metrics` | what is counted |
 //!
@@ -25,6 +26,7 @@ use tokio::task::JoinSet;
 
 use super::Edit;
 
+mod config_maps;
 mod course;
 mod follow;
 mod follow_all;
@@ -91,7 +93,9 @@ pub fn watch(mut config: kube::Config, settings: WatchSettings, metrics: Metrics
     let (events, gathered) = mpsc::channel(EVENTS);
     let mut followers = JoinSet::new();
     follow_all::follow_all(&client, &events, &metrics, &mut followers);
-    let (gather, watch) = gather::Gather::new(settings, metrics, gathered, followers);
+    let (named, named_out) = watch::channel(BTreeSet::new());
+    followers.spawn(config_maps::follow(client, named_out, events));
+    let (gather, watch) = gather::Gather::new(settings, metrics, gathered, named, followers);
     tokio::spawn(gather.run());
     Ok(watch)
 }

@@ -153,7 +153,8 @@ impl Lead {
         let status = state.route_status(&key).map(|status| &**status);
         let current = status.filter(|status| generation_of(status) == Some(live.generation));
         self.programmed.on_route(&key, current, |parent| live.programmed(parent), now);
-        let wanted = Wanted { status, refused: self.refused.get(&key).map(String::as_str) };
+        let refused = self.refused.get(&key).map(String::as_str);
+        let wanted = Wanted { status, refused, reason: kinds::refusal(key.kind) };
         let programmed = |parent: &_| self.programmed.verdict(&key, parent, live.generation).cloned();
         let Plan::Write { entries, digest, refused } = plan(live, &wanted, programmed, SystemTime::now()) else {
             return None;
@@ -301,7 +302,7 @@ impl Write {
         let Some(resource) = kinds::resource(key.kind) else { return (key, Outcome::Gone) };
         let routes = Api::<Route>::namespaced_with(client, &key.name.namespace, &resource);
         // Named versions make it a replace of exactly what was read.
-        let patch = json!({"metadata": {"resourceVersion": version}, "status": {"parents": entries}});
+        let patch = json!({"metadata": {"resourceVersion": version}, "status": kinds::status_of(key.kind, entries)});
         let params = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
         let patch = Patch::Merge(&patch);
         let written = tokio::time::timeout(TIME_LIMIT, routes.patch_status(&key.name.name, &params, &patch)).await;

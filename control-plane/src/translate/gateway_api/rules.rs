@@ -286,7 +286,7 @@ pub(super) fn backend(reference: &BackendRef, undeclared: Protocol, model: &Mode
         service: ServiceName::new(name.namespace, name.name).to_string(),
         port: number.into(),
         protocol: protocol.into(),
-        policy: backend_policy(service),
+        policy: backend_policy(service, port, model),
     })
 }
 

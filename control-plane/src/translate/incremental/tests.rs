@@ -6,14 +6,15 @@ use weft_proto::v1::{MeshSettings, Protocol};
 use weft_proto::{MESH_SETTINGS, MESH_TLS_LABEL, type_url};
 
 use super::super::fixtures::{
-    aged, backend, call, decode, endpoint, grpc_route, ip, map, named, node, parent, peer_authentication, pod, port,
-    prefix, route, rule, service, slice, tcp_route, tls_route, upserts, view,
+    aged, backend, call, decode, endpoint, grpc_route, ip, map, meta, named, node, parent, peer_authentication, pod,
+    port, prefix, route, rule, service, slice, tcp_route, tls_route, upserts, view,
 };
 use super::super::{Lookup, MeshConfig, Translated, WorkloadIdentity};
 use super::{Touched, Translator};
 use crate::model::{
-    BackendRef, Batch, HttpRouteFilter, HttpRouteMatch, HttpRouteRule, Kind, Mirror, MtlsMode, Object, ObjectKey,
-    ParentRef, Pod, Service, ServiceKind, ServicePort, TargetPort,
+    BackendRef, BackendTlsPolicy, Batch, Certificate, ConfigMap, HttpRouteFilter, HttpRouteMatch, HttpRouteRule, Kind,
+    LocalRef, Mirror, MtlsMode, Object, ObjectKey, ParentRef, Pod, PolicyTarget, Service, ServiceKind, ServicePort,
+    TargetPort,
 };
 use crate::status::RouteStatus;
 
@@ -202,6 +203,41 @@ fn a_slice() -> impl Strategy<Value = Object> {
     })
 }
 
+/// A BackendTLSPolicy, or a ConfigMap that one may name.
+fn a_backend_tls_policy() -> impl Strategy<Value = Object> {
+    let target = (pick(&NAMES), prop::option::weighted(0.3, pick(&["http", "other"])));
+    let lists = (prop::collection::vec(target, 1..3), prop::collection::vec(pick(&NAMES), 0..3));
+    (name(), lists, 0..3_i64, prop::option::of(prop::result::maybe_ok(0..3_u8, Just(())))).prop_map(
+        |(name, (targets, refs), age, config_map)| {
+            if let Some(ca) = config_map {
+                let ca = ca.map(|byte| vec![Certificate(vec![byte])]).map_err(|()| "no key".to_owned());
+                return ConfigMap { meta: meta(&name), ca }.into();
+            }
+            let targets = targets.into_iter().map(|(name, section)| PolicyTarget {
+                group: String::new(),
+                kind: "Service".to_owned(),
+                name: name.to_owned(),
+                section_name: section.map(str::to_owned),
+            });
+            let refs = refs.into_iter().map(|name| LocalRef {
+                group: String::new(),
+                kind: "ConfigMap".to_owned(),
+                name: name.to_owned(),
+            });
+            let policy = BackendTlsPolicy {
+                meta: aged(meta(&name), age),
+                targets: targets.collect(),
+                hostname: "a.b".to_owned(),
+                ca_refs: refs.collect(),
+                well_known: None,
+                names: Vec::new(),
+                options: Vec::new(),
+            };
+            policy.into()
+        },
+    )
+}
+
 /// A TLSRoute or a TCPRoute.
 fn a_connection_route() -> impl Strategy<Value = Object> {
     let parents = (prop::option::of(pick(&NAMESPACES)), pick(&NAMES), prop::option::weighted(0.3, 80..82_u16));
@@ -298,6 +334,7 @@ fn an_object() -> impl Strategy<Value = Object> {
         3 => a_slice(),
         4 => a_route(),
         2 => a_connection_route(),
+        2 => a_backend_tls_policy(),
         2 => a_peer_authentication(),
         1 => (pick(&["n1", "n2"]), pick(&["z1", "z2"])).prop_map(|(name, zone)| node(name, zone).into()),
     ]
@@ -312,6 +349,8 @@ fn a_key() -> impl Strategy<Value = ObjectKey> {
         Kind::GrpcRoute,
         Kind::TlsRoute,
         Kind::TcpRoute,
+        Kind::BackendTlsPolicy,
+        Kind::ConfigMap,
         Kind::PeerAuthentication,
         Kind::Node,
     ];

@@ -16,9 +16,9 @@ use weft_proto::v1::{self, BackendPolicy, ConnectionRoutes, RouteEntry, RouteRul
 use weft_proto::{ServiceName, type_url};
 
 use super::super::translated::ServiceForms;
-use super::super::{MeshConfig, Resource};
+use super::super::{MeshConfig, Resource, backend_tls};
 use super::protocol;
-use crate::model::{Model, Service, ServiceKind};
+use crate::model::{Model, Service, ServiceKind, ServicePort};
 
 /// What routes make of one port for one view.
 #[derive(Debug, Clone, PartialEq)]
@@ -44,6 +44,7 @@ pub(in super::super) fn vip_owner(vip: IpAddr, model: &Model) -> Option<ServiceN
 /// `routed` gives what routes make of a port for clients of a namespace (`None`: no route is attached).
 pub(in super::super) fn service_forms(
     service: &Service,
+    model: &Model,
     config: &MeshConfig,
     owns: impl Fn(IpAddr) -> bool,
     namespaces: impl IntoIterator<Item = String>,
@@ -56,7 +57,7 @@ pub(in super::super) fn service_forms(
     };
     vips.sort_unstable();
     vips.dedup();
-    let form = |namespace: Option<&str>| Arc::new(form(service, config, &vips, namespace, &routed));
+    let form = |namespace: Option<&str>| Arc::new(form(service, model, config, &vips, namespace, &routed));
     let by_namespace: BTreeMap<_, _> =
         namespaces.into_iter().chain([own.clone()]).map(|view| (view.clone(), form(Some(&view)))).collect();
     ServiceForms { default: form(None), by_namespace }
@@ -64,6 +65,7 @@ pub(in super::super) fn service_forms(
 
 fn form(
     service: &Service,
+    model: &Model,
     config: &MeshConfig,
     vips: &[IpAddr],
     view: Option<&str>,
@@ -94,7 +96,7 @@ fn form(
             port: port.port.into(),
             name: port.name.clone(),
             protocol: protocol.into(),
-            policy: backend_policy(service),
+            policy: backend_policy(service, port, model),
             routed: is_routed,
             entries,
             rules,
@@ -141,8 +143,8 @@ pub(super) fn in_cluster(name: &str, config: &MeshConfig) -> bool {
     name.ends_with(".svc") || name.ends_with(&domain)
 }
 
-/// What the Service object itself says about reaching its endpoints; `None` when nothing.
-pub(in super::super) fn backend_policy(service: &Service) -> Option<BackendPolicy> {
+/// What the Service object itself, and a BackendTLSPolicy, say about reaching the endpoints of a port; `None` when nothing.
+pub(in super::super) fn backend_policy(service: &Service, port: &ServicePort, model: &Model) -> Option<BackendPolicy> {
     let policy = BackendPolicy {
         // Kubernetes allows 1 s to 1 day; less than a second still means "on".
         client_ip_affinity_seconds: service
@@ -150,6 +152,7 @@ pub(in super::super) fn backend_policy(service: &Service) -> Option<BackendPolic
             .map_or(0, |timeout| u32::try_from(timeout.as_secs()).unwrap_or(u32::MAX).max(1)),
         publish_not_ready: service.publish_not_ready,
         node_local: service.node_local,
+        tls: backend_tls::of_port(service, port, model).map(Box::new),
         ..BackendPolicy::default()
     };
     (policy != BackendPolicy::default()).then_some(policy)

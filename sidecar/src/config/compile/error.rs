@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use crate::backend_tls::InvalidBackendTls;
 use crate::route::{
     InvalidConnections, InvalidCors, InvalidFilter, InvalidMatch, InvalidSession, InvalidShare, InvalidUrl,
 };
@@ -60,6 +61,7 @@ reasons!(
     http::header::InvalidHeaderValue,
     http::method::InvalidMethod,
     http::status::InvalidStatusCode,
+    InvalidBackendTls,
     InvalidConnections,
     InvalidMatch,
     InvalidFilter,
