@@ -262,12 +262,14 @@ def notes_say_what_is_next(chart):
 
 @claim
 def what_is_watched_may_be(chart):
-    """The table of source/kubernetes/kinds.rs, no less and no more."""
+    """The table of source/kubernetes/kinds.rs and the kind of status/kubernetes/mesh.rs, no less and no more."""
     source = rendering.ROOT / "control-plane/src/source/kubernetes/kinds.rs"
     if not source.exists():
         return
     rows = re.findall(r'Row::\w+\("\w+", "([\w.]*)", "(\w+)"\)', source.read_text())
-    watched = set(rows)
+    mesh = (rendering.ROOT / "control-plane/src/status/kubernetes/mesh.rs").read_text()
+    written = re.search(r'group: "([\w.-]+)".*?plural: "(\w+)"', mesh, re.DOTALL)
+    watched = {*rows, written.groups()}
     rules = [r for r in the(chart, {}, "ClusterRole")["rules"] if "watch" in r["verbs"] and "resourceNames" not in r]
     may = {(group, resource) for r in rules for group in r["apiGroups"] for resource in r["resources"]}
     yield from (f"{resource}.{group} is watched, and may not be" for group, resource in sorted(watched - may))

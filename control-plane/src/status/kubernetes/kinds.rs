@@ -75,7 +75,7 @@ pub(super) fn watch(
     kind: Kind,
 ) -> Option<BoxStream<'static, (Kind, watcher::Result<watcher::Event<Route>>)>> {
     let routes = Api::<Route>::all_with(client.clone(), &resource(kind)?);
-    let events = watcher(routes, watcher::Config::default()).backoff(Pauses(FIRST_PAUSE));
+    let events = watcher(routes, watcher::Config::default()).backoff(Pauses::default());
     Some(events.map(move |event| (kind, event)).boxed())
 }
 
@@ -144,7 +144,13 @@ fn ancestor(mut target: Value, namespace: &str) -> Value {
 }
 
 /// Doubling pauses.
-struct Pauses(Duration);
+pub(super) struct Pauses(Duration);
+
+impl Default for Pauses {
+    fn default() -> Self {
+        Self(FIRST_PAUSE)
+    }
+}
 
 impl Iterator for Pauses {
     type Item = Duration;
