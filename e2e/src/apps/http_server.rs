@@ -23,7 +23,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderValue, Method, Request, Response, StatusCode};
+use http::{HeaderValue, Request, Response, StatusCode};
 use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
@@ -210,9 +210,7 @@ async fn respond(options: &HttpServer, request: Request<Incoming>) -> Result<Res
 
 /// A body that is not read would close the connection.
 async fn read(request: Request<Incoming>) -> Result<(), AppError> {
-    if request.method() != Method::GET {
-        request.into_body().collect().await?;
-    }
+    request.into_body().collect().await?;
     Ok(())
 }
 
