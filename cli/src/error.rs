@@ -73,6 +73,20 @@ pub(crate) enum Error {
         /// Where.
         namespace: String,
     },
+    /// Nobody answers in a pod.
+    #[error("{what} in pod {pod} cannot be asked on its port {port}: {why}; is it running? {look}")]
+    Silent {
+        /// Who should answer, as `the sidecar`.
+        what: String,
+        /// `namespace/name`.
+        pod: String,
+        /// Where.
+        port: u16,
+        /// What happened.
+        why: String,
+        /// A command that tells more.
+        look: String,
+    },
     /// helm is not there.
     #[error(
         "`{program}` was not found. weft installs its chart through helm 3.14 or later: see \

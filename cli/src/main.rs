@@ -5,6 +5,7 @@
 //! |---|---|
 //! | `args.rs` | the commands and their flags; `docs/reference/cli.md` is made from it (`reference.rs`) |
 //! | `cluster.rs` | the way to the API server, and what to say when there is none |
+//! | `reach.rs` | the way to a port in a pod |
 //! | `check/` | facts gathered, then judged: each check is a function from [facts](check::facts) to findings |
 //! | `install/` | the embedded chart, through helm |
 //! | `identity/` | the root's state and rotation, without ever reading a key |
@@ -30,6 +31,7 @@ mod inject;
 mod install;
 mod names;
 mod output;
+mod reach;
 #[cfg(test)]
 mod reference;
 mod roots;

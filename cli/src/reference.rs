@@ -35,7 +35,8 @@ fn section(text: &mut String, parent: &str, command: &Command) {
     }
     let name = format!("{parent} {}", command.get_name());
     let nested: Vec<&Command> = command.get_subcommands().filter(|command| command.get_name() != "help").collect();
-    if nested.is_empty() {
+    // Some commands do something by themselves as well.
+    if nested.is_empty() || !command.is_subcommand_required_set() {
         write(text, &format!("\n## `{name}`\n\n"));
         let about = command.get_long_about().or(command.get_about());
         write(text, &format!("{}\n", about.map(ToString::to_string).unwrap_or_default().trim()));
