@@ -37,7 +37,8 @@ trap 'rm -f "$now"' EXIT
 failed=0 unknown=0
 printf '%-34s %14s %14s %8s\n' 'once' recorded now change
 for test in cost::reading_a_request_head cost::writing_a_response_head cost::finding_a_rule_among_twenty \
-  cost::picking_one_of_ten_endpoints pair::cost::one_hop pair::cost::two_sidecars; do
+  cost::finding_the_only_rule cost::finding_a_rule_among_500 cost::finding_a_rule_by_one_of_100_headers \
+  cost::finding_a_rule_by_one_of_100_values cost::picking_one_of_ten_endpoints pair::cost::one_hop pair::cost::two_sidecars; do
   # Apart: in an arithmetic expansion a failure would be lost.
   less=$(count "$test" "$few")
   more=$(count "$test" "$many")

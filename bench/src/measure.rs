@@ -25,11 +25,28 @@ pub(crate) struct Effort {
     pub(crate) warm_up: f64,
 }
 
+impl Effort {
+    /// What one case gets. Percentiles of latency are the machine's as much as the subject's: a moment in which it does
+    /// something else is a p99. So those cases take turns twice as often, and once more, for a middle one.
+    fn for_case(self, case: Case) -> Self {
+        match case.plan().load {
+            Load::OpenLoop(_) => Self { repeats: self.latency_repeats(), ..self },
+            _ => self,
+        }
+    }
+
+    /// How many turns each subject gets where latency is measured.
+    pub(crate) fn latency_repeats(self) -> u32 {
+        self.repeats * 2 + 1
+    }
+}
+
 /// Measures `case` for `subjects`.
 ///
 /// # Errors
 /// When anything fails, a single request included.
 pub(crate) fn case(case: Case, subjects: &[Subject], effort: Effort, envoy: &Path) -> Result<Runs> {
+    let effort = effort.for_case(case);
     let world = World::start(case, subjects, envoy, load::probe)?;
     for stage in &world.stages {
         turn(case, stage, effort.warm_up)?;

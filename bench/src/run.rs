@@ -22,10 +22,10 @@ pub(crate) struct RunArgs {
     #[arg(long, value_delimiter = ',')]
     subjects: Vec<Family>,
     /// How long each turn takes, in s.
-    #[arg(long, default_value_t = 10.0)]
+    #[arg(long, default_value_t = 4.0)]
     seconds: f64,
     /// How many turns each subject gets; the median counts.
-    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=99))]
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=99))]
     repeats: u32,
     /// How long each subject is warmed up before its first turn, in s.
     #[arg(long, default_value_t = 2.0)]

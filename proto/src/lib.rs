@@ -5,11 +5,13 @@
 //! their listeners take in.
 
 mod names;
+mod origin;
 pub mod places;
 mod probe;
 mod spiffe;
 
 pub use names::{EndpointsName, InvalidName, MESH_SETTINGS, SELF, ServiceName};
+pub use origin::{InvalidOrigin, OriginPattern};
 pub use probe::ProbeSecret;
 pub use spiffe::{InvalidSpiffeId, SpiffeId};
 

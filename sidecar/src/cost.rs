@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
-use http::{HeaderMap, Method};
+use http::{HeaderMap, HeaderName, Method};
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
 
@@ -16,7 +16,10 @@ use crate::balance::{BalancePolicy, Balancer, EndpointKey, EndpointSpec, Health,
 use crate::http::h1::HeadLimits;
 use crate::http::h1::encode::{Connection, Framing, encode_response};
 use crate::http::h1::head::read_request;
-use crate::route::{Filters, Match, PathMatch, RequestView, RouteTable, Rule, Target, WeightedTarget, WeightedTargets};
+use crate::route::{
+    Filters, KeyMatch, Match, PathMatch, RequestView, RouteTable, Rule, Target, ValueMatch, WeightedTarget,
+    WeightedTargets,
+};
 
 /// As a browser sends it.
 const HEAD: &[u8] = b"GET /reviews/1?full=true HTTP/1.1\r\nhost: reviews.shop.svc.cluster.local\r\n\
@@ -56,10 +59,8 @@ fn writing_a_response_head() {
     }
 }
 
-/// The last of twenty rules, by its prefix; then its target, by weight.
-#[test]
-fn finding_a_rule_among_twenty() {
-    let entry = |n| (Match::new(Some(PathMatch::Prefix(format!("/service-{n}"))), None, vec![], vec![]).unwrap(), n);
+/// A table whose rules split their requests in two.
+fn table(entries: impl Iterator<Item = Match>) -> RouteTable<u32> {
     let share =
         |weight, backend| WeightedTarget { weight, target: Target::Backend(backend), filters: Filters::default() };
     let rule = |n: usize| Rule {
@@ -70,15 +71,69 @@ fn finding_a_rule_among_twenty() {
         request_timeout: None,
         backend_request_timeout: None,
         retry: None,
+        session: None,
     };
-    let table = RouteTable::new((0..20).map(entry).collect(), (0..20).map(rule).collect()).unwrap();
-    let headers = HeaderMap::new();
+    let entries: Vec<_> = entries.enumerate().map(|(n, entry)| (entry, n)).collect();
+    let rules = (0..entries.len()).map(rule).collect();
+    RouteTable::new(entries, rules).unwrap()
+}
+
+fn paths(count: usize) -> RouteTable<u32> {
+    table(
+        (0..count)
+            .map(|n| Match::new(Some(PathMatch::Prefix(format!("/service-{n}/items"))), None, vec![], vec![]).unwrap()),
+    )
+}
+
+/// Finds a rule, then its target, by weight.
+fn finding(table: &RouteTable<u32>, path: &str, headers: &[(&'static str, &str)]) {
+    let headers: HeaderMap =
+        headers.iter().map(|(name, value)| (HeaderName::from_static(name), value.parse().unwrap())).collect();
     let mut rng = SmallRng::seed_from_u64(7);
     for _ in 0..times() {
-        let request = RequestView { method: &Method::GET, path: "/service-19/item", query: None, headers: &headers };
+        let request = RequestView { method: &Method::GET, path, query: None, headers: &headers };
         let rule = table.find(black_box(&request)).unwrap();
         black_box(rule.choose(&mut rng));
     }
+}
+
+/// The last of twenty rules, by its prefix.
+#[test]
+fn finding_a_rule_among_twenty() {
+    finding(&paths(20), "/service-19/items/7", &[]);
+}
+
+/// What the next is held against.
+#[test]
+fn finding_the_only_rule() {
+    finding(&paths(1), "/service-0/items/7", &[]);
+}
+
+#[test]
+fn finding_a_rule_among_500() {
+    finding(&paths(500), "/service-499/items/7", &[]);
+}
+
+/// The last of a hundred that look at nothing but a header, each at one of its own.
+#[test]
+fn finding_a_rule_by_one_of_100_headers() {
+    let entry = |n: usize| {
+        let header = KeyMatch { name: format!("x-canary-{n}"), value: ValueMatch::Exact("always".to_owned()) };
+        Match::new(None, None, vec![header], vec![]).unwrap()
+    };
+    let sent = [("host", "reviews"), ("user-agent", "a"), ("accept", "*/*"), ("x-canary-99", "always")];
+    finding(&table((0..100).map(entry)), "/", &sent);
+}
+
+/// The last of a hundred values of one header.
+#[test]
+fn finding_a_rule_by_one_of_100_values() {
+    let entry = |n: usize| {
+        let header = KeyMatch { name: "x-user".to_owned(), value: ValueMatch::Exact(format!("user-{n}")) };
+        Match::new(None, None, vec![header], vec![]).unwrap()
+    };
+    let sent = [("host", "reviews"), ("user-agent", "a"), ("accept", "*/*"), ("x-user", "user-99")];
+    finding(&table((0..100).map(entry)), "/", &sent);
 }
 
 #[test]

@@ -8,6 +8,10 @@ use http::StatusCode;
 pub enum Reason {
     /// Routes are attached and none matched.
     NoRoute,
+    /// The rule redirects: it was meant.
+    Redirect,
+    /// A browser's question whether it may ask, answered by the rule's CORS filter: it was meant.
+    Preflight,
     /// The chosen rule's backendRef is not valid, or all its weights are zero.
     InvalidBackend,
     /// The backend has no endpoint to use.
@@ -50,8 +54,10 @@ pub enum Reason {
 
 impl Reason {
     /// Every reason, for documentation and tests.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 22] = [
         Self::NoRoute,
+        Self::Redirect,
+        Self::Preflight,
         Self::InvalidBackend,
         Self::NoEndpoints,
         Self::NoPort,
@@ -77,6 +83,8 @@ impl Reason {
     pub const fn code(self) -> &'static str {
         match self {
             Self::NoRoute => "no-route",
+            Self::Redirect => "redirect",
+            Self::Preflight => "preflight",
             Self::InvalidBackend => "invalid-backend",
             Self::NoEndpoints => "no-endpoints",
             Self::NoPort => "no-port",
@@ -103,6 +111,9 @@ impl Reason {
     pub const fn status(self) -> StatusCode {
         match self {
             Self::NoRoute => StatusCode::NOT_FOUND,
+            // Or what the rule says.
+            Self::Redirect => StatusCode::FOUND,
+            Self::Preflight => StatusCode::NO_CONTENT,
             Self::InvalidBackend | Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
             Self::NoEndpoints
             | Self::NoPort
@@ -134,7 +145,10 @@ impl Reason {
             Self::Timeout | Self::PerTryTimeout => DEADLINE_EXCEEDED,
             Self::MtlsRequired => PERMISSION_DENIED,
             Self::BadRequest | Self::HeadTooLarge | Self::HeadTimeout | Self::Internal => INTERNAL,
-            Self::InvalidBackend
+            // gRPC knows neither: its clients do not follow, and no browser asks for them.
+            Self::Redirect
+            | Self::Preflight
+            | Self::InvalidBackend
             | Self::NoEndpoints
             | Self::NoPort
             | Self::ConnectFailed

@@ -38,7 +38,7 @@ use crate::http::server::ServerSettings;
 use crate::identity::{ControlPlane, IdentityManager, IdentitySettings, InvalidAddress, TcpDial};
 use crate::inbound::Inbound;
 use crate::listen::drain;
-use crate::outbound::{Outbound, Upstreams};
+use crate::outbound::{Mirrors, Outbound, Upstreams};
 use crate::settings::Settings;
 use crate::telemetry::spans::{self, ExportError};
 use crate::telemetry::{AccessLog, Local, Metrics, Parts, Telemetry};
@@ -111,6 +111,7 @@ pub(crate) fn directions(
         telemetry: telemetry.clone(),
         server: ServerSettings { explain: true, ..ServerSettings::default() },
         drain: outbound_watch,
+        mirrors: Mirrors::default(),
     });
     (inbound, outbound, Drains::new(inbound_drain, outbound_drain))
 }

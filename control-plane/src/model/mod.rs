@@ -1,12 +1,17 @@
 //! The indexed store of objects: what `source/` yields goes in, `translate/` asks.
 //!
-//! `objects` and `grpc_route` have the objects, `store` the [`Model`] that holds them and answers "which routes name this Service?" without a
-//! scan. It decides nothing: what the objects mean is `translate/`'s. Bound: proportional to the objects held.
+//! `objects`, `http_route` and `grpc_route` have the objects, `filters` what a route's filters say, `store` the [`Model`] that holds them and
+//! answers "which routes name this Service?" without a scan. It decides nothing: what the objects mean is `translate/`'s. Bound:
+//! proportional to the objects held.
 
+mod filters;
 mod grpc_route;
+mod http_route;
 mod objects;
 mod store;
 
+pub use filters::*;
 pub use grpc_route::{GrpcRoute, MethodMatch, Route};
+pub use http_route::*;
 pub use objects::*;
 pub use store::{Batch, Change, Model, ObjectKey, selects};

@@ -8,8 +8,8 @@ use std::hash::Hash;
 use std::net::IpAddr;
 
 use super::{
-    EndpointSlice, GrpcRoute, HttpRoute, Kind, Namespace, Node, Object, ObjectName, ParentRef, PeerAuthentication, Pod,
-    Route, Service,
+    EndpointSlice, GrpcRoute, HttpRoute, HttpRouteRule, Kind, Namespace, Node, Object, ObjectName, ParentRef,
+    PeerAuthentication, Pod, Route, Service,
 };
 
 /// The key of an object.
@@ -335,7 +335,7 @@ fn index_route(route: Route<'_>, by_parent: &mut Index<ObjectName>, by_backend: 
     for parent in route.parents {
         by_parent.set(parent_name(parent, name), name, present);
     }
-    for backend in route.rules.iter().flat_map(|rule| &rule.backends) {
+    for backend in route.rules.iter().flat_map(HttpRouteRule::backend_refs) {
         let backend = ObjectName::new(&*backend.namespace, &*backend.name);
         by_backend.set(backend, name, present);
     }

@@ -159,6 +159,8 @@ pub(super) fn rule(backends: Vec<BackendRef>) -> HttpRouteRule {
         backends,
         request_timeout: None,
         backend_request_timeout: None,
+        retry: None,
+        session: None,
     }
 }
 

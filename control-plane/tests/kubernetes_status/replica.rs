@@ -154,6 +154,8 @@ fn model(route: &DynamicObject) -> HttpRoute {
             backends: vec![backend],
             request_timeout: None,
             backend_request_timeout: None,
+            retry: None,
+            session: None,
         }],
     }
 }

@@ -57,13 +57,19 @@ fn main() -> ExitCode {
                 probes::probes_and_hooks_work_under_strict,
                 install::helm_test_makes_one_mesh_tls_call,
                 identity::whoever_claims_to_be_somebody_else_is_refused,
-                semantics::a_terminating_pod_gets_no_new_requests,
+            ],
+        },
+        Phase {
+            name: "what a Service promises",
+            tests: tests![
                 semantics::addresses_that_are_not_ready_are_used_where_a_service_publishes_them,
                 semantics::a_client_keeps_its_endpoint_by_session_affinity,
                 semantics::internal_traffic_stays_on_the_node_where_a_service_says_so,
                 semantics::a_named_target_port_may_differ_from_pod_to_pod,
             ],
         },
+        // Alone: it sends fifty requests a second, none of which may fail, and pods that start take all there is of two cores.
+        Phase { name: "a pod's end", tests: tests![semantics::a_terminating_pod_gets_no_new_requests] },
         Phase { name: "canary", tests: tests![canary::weights_shift_by_kubectl_apply_without_a_failure] },
         // Two at a time: each starts ten pods at once, and two cores must not be what fails.
         Phase {

@@ -10,6 +10,7 @@ mod pods;
 mod protocols;
 mod redirect;
 mod rollouts;
+mod routes;
 mod shop;
 mod soak;
 mod wire;

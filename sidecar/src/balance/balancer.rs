@@ -2,13 +2,14 @@
 //!
 //! A pick, in order (SEMANTICS.md §3):
 //! 1. nothing ready → the draining ones, drawn the same way and outside outlier detection; none → [`NoEndpoint`];
-//! 2. an ejected endpoint is due, and this is a first try → this request is its probe. With affinity only a request of
+//! 2. the endpoint that the client's session is at, if it is in the running and not to be avoided;
+//! 3. an ejected endpoint is due, and this is a first try → this request is its probe. With affinity only a request of
 //!    a client that belongs there;
-//! 3. more than half of the ready ones ejected → panic: all ready ones are in the running again;
-//! 4. among those in the running and not to be avoided: affinity's choice, or the draw;
+//! 4. more than half of the ready ones ejected → panic: all ready ones are in the running again;
+//! 5. among those in the running and not to be avoided: affinity's choice, or the draw;
 //!    one that is being connected to for the first time only if there is no other ([`Balancer::hold_back`]);
-//! 5. only endpoints to be avoided are left → among those;
-//! 6. even the one chosen has failed so often that only the cap keeps it in use → panic as well: an ejected one is no
+//! 6. only endpoints to be avoided are left → among those;
+//! 7. even the one chosen has failed so often that only the cap keeps it in use → panic as well: an ejected one is no
 //!    worse, and may have recovered. (Of two endpoints, the one that was out comes back just as the other one fails:
 //!    without this, nobody would ask the first until its time is over.)
 //!
@@ -178,6 +179,16 @@ impl Balancer {
                     },
                 }),
             };
+        }
+        if let Some(address) = request.session {
+            let stays = |endpoint: &&Arc<Endpoint>| {
+                endpoint.addr() == address
+                    && endpoint.state.standing.in_use()
+                    && !request.avoid.contains(endpoint.key())
+            };
+            if let Some(endpoint) = set.ready.iter().find(stays) {
+                return Ok(self.picked(endpoint, false, ms));
+            }
         }
         let first_try = request.avoid.is_empty();
         if first_try

@@ -1,6 +1,6 @@
 //! The numbers, as configured, and the two small types a caller hands over with each request.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU32;
 use std::time::Duration;
 
@@ -65,6 +65,8 @@ pub struct PickRequest<'a> {
     pub avoid: &'a [EndpointKey],
     /// The client's address, for affinity.
     pub client: Option<IpAddr>,
+    /// Where the client's session is: that endpoint, as long as it is ready, not ejected and not to be avoided.
+    pub session: Option<SocketAddr>,
 }
 
 /// How one try went, for latency and outlier detection.

@@ -15,7 +15,7 @@ use super::compile::{
     compile_workload,
 };
 use super::model::{Backend, BackendState, Policy, Protocol};
-use crate::route::RequestView;
+use crate::route::{After, RequestView};
 
 #[derive(Default)]
 struct Backends(BTreeMap<String, Arc<Backend>>);
@@ -111,10 +111,16 @@ fn ask(port: &super::ServicePort, request: &[u8]) {
     for path in [path, "/", "/api/x"] {
         let Some(rule) = table.find(&RequestView { method: &method, path, query, headers: &headers }) else { continue };
         let (_, filters) = rule.choose(&mut rng);
-        let mut edited = headers.clone();
+        let Ok(request) = http::Request::builder().method(&method).uri(path).body(()) else { continue };
+        let (mut edited, ()) = request.into_parts();
+        edited.headers = headers.clone();
+        let mut after = After::default();
         for filters in [&rule.filters, filters] {
-            filters.apply_request(&mut edited);
-            filters.apply_response(&mut edited);
+            let _ = filters.apply_request(&mut edited, &mut rng, &mut after);
+            filters.apply_response(&mut edited.headers);
+        }
+        if let Some(shared) = after.shared {
+            shared.apply(&mut edited.headers);
         }
     }
 }

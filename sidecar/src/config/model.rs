@@ -77,7 +77,9 @@ pub(super) struct RuleView {
     pub(super) rule: String,
     /// One text per match, in the order they are tried among all rules: `entry: conditions`.
     pub(super) matches: Vec<String>,
-    /// `weight: backend or answer`.
+    /// What is done to requests and responses, one text per filter.
+    pub(super) filters: Vec<String>,
+    /// `weight: backend or answer`, and the target's own filters.
     pub(super) targets: Vec<String>,
 }
 

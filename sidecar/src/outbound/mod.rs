@@ -21,17 +21,19 @@
 //! | `connection.rs` | destination and protocol of a connection; whoever speaks first |
 //! | `host.rs` | a destination outside: the host that is asked for may lead somewhere (lookup 3) |
 //! | `request.rs` | one request: match, filters, answer, what is counted |
+//! | `mirror.rs` | copies of requests that nobody waits for |
 //! | `tries.rs` | one backend's tries: pick, send, judge, retry |
 //! | `upstream.rs` | connections to endpoints: dialling, mesh TLS, pools |
 //! | `warm.rs` | connections to new endpoints of busy backends, before their first request |
 //! | `opaque.rs` | bytes we do not understand |
 //!
 //! Decisions are in `route/`, `balance/` and `resilience/`; this room acts on them.
-//! Bounds: connections by the worker's file limit; pools by [`upstream::MAX_POOLS`].
+//! Bounds: connections by the worker's file limit; pools by [`upstream::MAX_POOLS`]; copies of requests by `mirror::MAX_COPIES`.
 
 mod collect;
 mod connection;
 mod host;
+mod mirror;
 mod opaque;
 mod request;
 mod tries;
@@ -48,6 +50,7 @@ use crate::listen::drain;
 use crate::settings::Settings;
 use crate::telemetry::Telemetry;
 
+pub use mirror::Mirrors;
 pub use upstream::Upstreams;
 
 /// Everything outbound traffic needs, shared by all workers.
@@ -66,6 +69,8 @@ pub struct Outbound {
     pub server: ServerSettings,
     /// Told when outbound connections must end.
     pub drain: drain::Watch,
+    /// Places for copies of requests.
+    pub mirrors: Mirrors,
 }
 
 impl Outbound {

@@ -50,7 +50,7 @@ pub(super) async fn dial(outbound: &Outbound, backend: &Arc<Backend>, client: So
     let mut tried: SmallVec<[EndpointKey; TRIES]> = SmallVec::new();
     loop {
         let now = tokio::time::Instant::now().into_std();
-        let request = PickRequest { avoid: &tried, client: Some(client.ip()) };
+        let request = PickRequest { avoid: &tried, client: Some(client.ip()), session: None };
         let pick = backend
             .balancer
             .pick(now, &mut rand::rng(), request)

@@ -6,23 +6,29 @@
 //!                                       └ own answer     └ none: 404 `no-route`       └─ backend: tries (`tries.rs`)
 //! response ◄─ filters ◄─ own headers off ◄─ the try that was kept
 //! ```
+//!
+//! Filters may answer by themselves (redirects, preflights), have the request copied (`mirror.rs`), and say what the
+//! response tells browsers, also one that we made.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
+use http::HeaderValue;
+use http::header::LOCATION;
 use http::request::Parts;
 use parking_lot::Mutex;
 use weft_proto::headers;
 
 use super::Outbound;
+use super::mirror;
 use super::tries::{Kept, Plan, Tries};
 use crate::answer::OwnAnswer;
 use crate::config::{Backend, Destination, LOOKUP_TIMEOUT, Protocol};
 use crate::http::{Answer, Body, Handler, Request, Response, h1, host, hygiene};
 use crate::reason::Reason;
 use crate::resilience::Deadline;
-use crate::route::{RequestView, RouteTable, Rule, Target};
+use crate::route::{After, Filters, Made, RequestView, RouteTable, Rule, Target, Token, Unsendable};
 use crate::telemetry::record::{Direction, Record, Riding};
 
 /// What says where a connection's requests go.
@@ -79,9 +85,10 @@ impl RequestHandler {
         self.outbound.settings.args.panic_if_asked(parts.uri.path());
         let per_10000 = || self.outbound.config.settings().tracing_sample_per_10000;
         let mut record = Record::of(&self.outbound.telemetry, Direction::Outbound, &mut parts, per_10000, now);
-        let forwarded = self.forward(&mut parts, body, &mut record).await;
+        let mut after = After::default();
+        let forwarded = self.forward(&mut parts, body, &mut record, &mut after).await;
         h1::give_map(parts.headers);
-        match forwarded {
+        let mut response = match forwarded {
             Ok(Kept { mut response, guards }) => {
                 record.status = response.status();
                 let body = response.body_mut();
@@ -97,10 +104,20 @@ impl RequestHandler {
                 let (parts, body) = response.into_parts();
                 Box::new(Response::from_parts(parts, body.observed(Riding { record, _guards: () })))
             }
+        };
+        if let Some(shared) = &after.shared {
+            shared.apply(response.headers_mut());
         }
+        response
     }
 
-    async fn forward(&self, request: &mut Parts, body: Body, record: &mut Record) -> Result<Kept, OwnAnswer> {
+    async fn forward(
+        &self,
+        request: &mut Parts,
+        body: Body,
+        record: &mut Record,
+        after: &mut After<Arc<Backend>>,
+    ) -> Result<Kept, OwnAnswer> {
         if let Some(own) = self.refused.as_ref().and_then(|refused| refused.lock().take()) {
             return Err(own);
         }
@@ -114,6 +131,7 @@ impl RequestHandler {
         let mut called = Protocol::Auto;
         // The rule that matched, and the filters of the target it chose.
         let mut chosen = None;
+        let mut token: Option<Token> = None;
         let mut now = record.started();
         let known = if host.is_none() { self.outbound.config.known_destination(address, now) } else { None };
         let destination = match known {
@@ -138,9 +156,16 @@ impl RequestHandler {
                             OwnAnswer::new(Reason::NoRoute, detail)
                         })?;
                         record.route = (&rule.route).into();
-                        rule.filters.apply_request(&mut request.headers);
-                        let (target, filters) = rule.choose(&mut rand::rng());
-                        filters.apply_request(&mut request.headers);
+                        // Before a filter takes its header or cookie away.
+                        token = rule.session.as_ref().and_then(|it| it.read(&request.headers, seconds()));
+                        if let Some(made) = apply(&rule.filters, rule, request, after)? {
+                            return made_by(made, rule, &[&rule.filters], record);
+                        }
+                        let stays = token.and_then(|token| rule.choose_for(|backend| holds(backend, token)));
+                        let (target, filters) = stays.unwrap_or_else(|| rule.choose(&mut rand::rng()));
+                        if let Some(made) = apply(filters, rule, request, after)? {
+                            return made_by(made, rule, &[filters, &rule.filters], record);
+                        }
                         chosen = Some((rule, filters));
                         match target {
                             Target::Backend(backend) => Arc::clone(backend),
@@ -177,6 +202,12 @@ impl RequestHandler {
             deadline: request_deadline(request, rule.and_then(|rule| rule.request_timeout), record.started())?,
             per_try: rule.and_then(|rule| rule.backend_request_timeout),
             retry: rule.and_then(|rule| rule.retry.as_ref()),
+            session: token,
+        };
+        let body = if after.copies.is_empty() {
+            body
+        } else {
+            mirror::with_copies(&self.outbound, std::mem::take(&mut after.copies), body, self.client, called)
         };
         let mut kept = match (self.try_backend(plan, request, body, record, now).await, rule) {
             (Ok(kept), _) => for_the_app(kept),
@@ -186,6 +217,12 @@ impl RequestHandler {
         if let Some((rule, filters)) = chosen {
             filters.apply_response(kept.response.headers_mut());
             rule.filters.apply_response(kept.response.headers_mut());
+            if let (Some(session), Some(endpoint)) = (&rule.session, record.endpoint) {
+                let here = |token: Token| token.is_of(&backend.label) && token.is_at(endpoint);
+                if !token.is_some_and(here) {
+                    session.write(Token::new(&backend.label, endpoint, seconds()), kept.response.headers_mut());
+                }
+            }
         }
         Ok(kept)
     }
@@ -221,6 +258,57 @@ impl RequestHandler {
         }
         Tries { outbound: &self.outbound, client: self.client, plan, now }.run(request, body, record).await
     }
+}
+
+/// What a rule's filters, or its target's, do to a request.
+fn apply(
+    filters: &Filters<Arc<Backend>>,
+    rule: &Rule<Arc<Backend>>,
+    request: &mut Parts,
+    after: &mut After<Arc<Backend>>,
+) -> Result<Option<Made>, OwnAnswer> {
+    filters
+        .apply_request(request, &mut rand::rng(), after)
+        .map_err(|error: Unsendable| OwnAnswer::new(Reason::BadRequest, error.to_string()).with_context(name_of(rule)))
+}
+
+/// The answer that a filter made. `filters` act on a redirect as on any response, in this order.
+fn made_by(
+    made: Made,
+    rule: &Rule<Arc<Backend>>,
+    filters: &[&Filters<Arc<Backend>>],
+    record: &mut Record,
+) -> Result<Kept, OwnAnswer> {
+    let (reason, mut response) = match made {
+        Made::Redirect(response) if record.is_grpc() => {
+            let to = response.headers().get(LOCATION).map(HeaderValue::as_bytes).unwrap_or_default();
+            let detail =
+                format!("the rule redirects to {}, and gRPC follows no redirects", String::from_utf8_lossy(to));
+            return Err(OwnAnswer::new(Reason::Redirect, detail).with_context(name_of(rule)));
+        }
+        Made::Redirect(mut response) => {
+            filters.iter().for_each(|filters| filters.apply_response(response.headers_mut()));
+            (Reason::Redirect, response)
+        }
+        Made::Preflight(response) => (Reason::Preflight, response),
+    };
+    record.reason = Some(reason);
+    if let Ok(value) = HeaderValue::try_from(format!("{reason}; {}", name_of(rule))) {
+        response.headers_mut().insert(headers::REASON, value);
+    }
+    Ok(Kept { response: Box::new(response.map(|()| Body::empty())), guards: None })
+}
+
+/// Whether the backend has a session's endpoint, as far as is known. One that is gone takes its sessions with it: they are
+/// balanced anew by weight.
+fn holds(backend: &Backend, token: Token) -> bool {
+    let has = || backend.balancer.endpoints().iter().any(|endpoint| token.is_at(endpoint.addr()));
+    token.is_of(&backend.label) && (!backend.is_known() || has())
+}
+
+/// Since 1970.
+fn seconds() -> u64 {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
 /// For `x-weft-reason`.

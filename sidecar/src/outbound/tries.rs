@@ -24,6 +24,7 @@ use crate::http::replay::Replay;
 use crate::http::{Body, Outgoing, Response, hygiene};
 use crate::reason::Reason;
 use crate::resilience::{ActiveGuard, Deadline, NextTry, Outcome, RequestGuard, Retry, RetryOverride, RetryPolicy};
+use crate::route::Token;
 use crate::telemetry::record::Record;
 
 /// What is asked of one backend.
@@ -35,6 +36,8 @@ pub(super) struct Plan<'a> {
     pub(super) per_try: Option<Duration>,
     /// What the rule says about retries.
     pub(super) retry: Option<&'a RetryOverride>,
+    /// Which endpoint the client's session is at.
+    pub(super) session: Option<Token>,
 }
 
 /// The tries of one request.
@@ -49,7 +52,8 @@ pub(super) struct Tries<'a> {
 /// The response that is passed on, and what must live until its last byte.
 pub(super) struct Kept {
     pub(super) response: Box<Response>,
-    pub(super) guards: Guards,
+    /// `None`: nobody was asked.
+    pub(super) guards: Option<Guards>,
 }
 
 /// Load and limits are counted until these are dropped. A retry's permit ends with its try.
@@ -105,9 +109,12 @@ impl Tries<'_> {
         }
         let mut replay = Some(Replay::new(body, if retry.may_retry() { settings.replay_limit } else { 0 }));
         let mut tried: SmallVec<[EndpointKey; 3]> = SmallVec::new();
+        let session = self.plan.session.and_then(|token| {
+            backend.balancer.endpoints().iter().map(|endpoint| endpoint.addr()).find(|addr| token.is_at(*addr))
+        });
         let mut now = self.now;
         loop {
-            let request = PickRequest { avoid: &tried, client: Some(self.client.ip()) };
+            let request = PickRequest { avoid: &tried, client: Some(self.client.ip()), session };
             let pick = backend
                 .balancer
                 .pick(now, &mut rand::rng(), request)
@@ -139,7 +146,7 @@ impl Tries<'_> {
                         metrics.of_backend(&metrics.retries_over_budget, &(&backend.label).into());
                     }
                     let guards = Guards { _pick: pick, _active: active, _request: request_guard };
-                    return judged.end.map(|response| Kept { response, guards });
+                    return judged.end.map(|response| Kept { response, guards: Some(guards) });
                 }
                 NextTry::At { when } => {
                     tracing::debug!(backend = %backend.name, endpoint = ?record.endpoint, outcome = ?judged.outcome, "retrying");

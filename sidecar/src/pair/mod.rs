@@ -20,6 +20,7 @@ mod cost;
 mod detection;
 mod drain;
 mod fairness;
+mod filters;
 mod grpc;
 mod hosts;
 mod http1;

@@ -194,8 +194,12 @@ async fn a_listed_status_is_retried_and_the_last_answer_kept() {
     let pair = Pair::new(app).await;
     pair.web.service(|port| {
         let mut rule = rule(&[("shop/reviews", 1)]);
-        rule.retry =
-            Some(v1::RetryPolicy { max_retries: 2, status_codes: vec![503], backoff: Some(v1::Millis { value: 1 }) });
+        rule.retry = Some(v1::RetryPolicy {
+            max_retries: 2,
+            status_codes: vec![503],
+            backoff: Some(v1::Millis { value: 1 }),
+            any_method: false,
+        });
         routed(port, rule);
     });
     let response = pair.connect().await.post("/", "x").await;

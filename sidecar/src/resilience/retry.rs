@@ -8,6 +8,7 @@
 //! | (b) the connection lost before the response head | GET, HEAD, OPTIONS, TRACE, PUT, DELETE (RFC 9110 §9.2.2), never gRPC |
 //! | the timeout of the try | as (b): the request may have run |
 //! | a status that the route lists | any method: the user said so |
+//! | as in (b), or the timeout of the try, where a route has a `retry` (GEP-1731) | any method: the user said so |
 //! | anything else, our own `overflow` included | no |
 //!
 //! In every case only while the body can be sent again. (b) and what follows it also need the budget: it bounds repeated
@@ -43,6 +44,8 @@ pub struct RetryPolicy {
     /// Largest part of a request's body kept for a retry, in bytes. Worst-case memory: this times the requests in
     /// flight. Default 64 KiB.
     pub replay_limit: usize,
+    /// A lost connection and the timeout of a try are retried whatever the method. Default off.
+    pub any_method: bool,
 }
 
 impl Default for RetryPolicy {
@@ -54,6 +57,7 @@ impl Default for RetryPolicy {
             backoff_max: Duration::from_millis(250),
             backoff_floor: Duration::ZERO,
             replay_limit: 64 * 1024,
+            any_method: false,
         }
     }
 }
@@ -67,6 +71,8 @@ pub struct RetryOverride {
     pub status_codes: Arc<[StatusCode]>,
     /// The least back-off.
     pub backoff: Option<Duration>,
+    /// See [`RetryPolicy::any_method`]; it can only be switched on.
+    pub any_method: bool,
 }
 
 impl RetryPolicy {
@@ -78,6 +84,7 @@ impl RetryPolicy {
             max_retries: route.max_retries.unwrap_or(self.max_retries),
             status_codes: Arc::clone(codes),
             backoff_floor: route.backoff.unwrap_or(self.backoff_floor),
+            any_method: self.any_method || route.any_method,
             ..self.clone()
         }
     }
@@ -178,7 +185,7 @@ impl<P: Borrow<RetryPolicy>> Retry<P> {
     fn may_repeat(&self, outcome: &Outcome) -> bool {
         match outcome {
             Outcome::NotProcessed => true,
-            Outcome::LostBeforeHead | Outcome::PerTryTimeout => self.idempotent,
+            Outcome::LostBeforeHead | Outcome::PerTryTimeout => self.idempotent || self.policy.borrow().any_method,
             Outcome::Response(status) => self.policy.borrow().status_codes.contains(status),
             Outcome::Overflow | Outcome::Other => false,
         }
@@ -254,6 +261,18 @@ mod tests {
     }
 
     #[test]
+    fn a_route_with_a_retry_repeats_what_may_have_run() {
+        let policy = RetryPolicy::default().with(&RetryOverride { any_method: true, ..RetryOverride::default() });
+        for (method, is_grpc) in [(Method::POST, false), (Method::PATCH, false), (Method::POST, true)] {
+            for outcome in [LostBeforeHead, PerTryTimeout, NotProcessed] {
+                assert!(retried(&policy, &method, is_grpc, outcome, true), "{method} {outcome:?}");
+                assert!(!retried(&policy, &method, is_grpc, outcome, false), "{method} {outcome:?}: the body is gone");
+            }
+            assert!(!retried(&policy, &method, is_grpc, Outcome::Overflow, true), "{method}: overflow");
+        }
+    }
+
+    #[test]
     fn zero_switches_retries_off() {
         let policy = RetryPolicy { max_retries: 0, ..RetryPolicy::default() };
         assert!(!retried(&policy, &Method::GET, false, NotProcessed, true));
@@ -269,9 +288,10 @@ mod tests {
             max_retries: Some(1),
             status_codes: Arc::new([StatusCode::GATEWAY_TIMEOUT]),
             backoff: Some(Duration::from_millis(100)),
+            any_method: true,
         };
         let both = backend.with(&route);
-        assert_eq!((both.max_retries, &both.status_codes), (1, &route.status_codes));
+        assert_eq!((both.max_retries, &both.status_codes, both.any_method), (1, &route.status_codes, true));
         assert_eq!((both.backoff_floor, both.backoff_base), (Duration::from_millis(100), backend.backoff_base));
     }
 

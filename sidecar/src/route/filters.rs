@@ -1,15 +1,28 @@
-//! What filters may do to headers, and doing it (Gateway API `HTTPHeaderFilter`: remove, set, add).
+//! The filters of a rule or of one of its targets, and doing what they say (Gateway API `HTTPRouteFilter`), in the order listed.
 //!
-//! Refused when compiled: headers that frame the message or belong to one connection, and ours. A filter that could
+//! | filter | where |
+//! |---|---|
+//! | header modifiers (`HTTPHeaderFilter`: remove, set, add) | here |
+//! | redirect, rewrite | `url.rs` |
+//! | CORS | `cors.rs`; whatever its place it is asked first, or a redirect would answer preflights |
+//! | mirror | here it is decided whether this request is copied, and its head is, as it is at that place in the list |
+//!
+//! Refused when compiled: changing headers that frame the message or belong to one connection, and ours. A filter that could
 //! write `transfer-encoding` could smuggle a request past the next proxy.
 //!
-//! `host` may be set. It is written as a header like any other: a caller that keeps the authority elsewhere (HTTP/2)
-//! takes it from there afterwards.
+//! `host` may be set. It is written as a header like any other, and where the host is in the target as well (HTTP/2), it
+//! becomes the same there.
 //!
-//! Not here: redirects, rewrites, mirrors, CORS (later, beside this).
+//! A rule without filters costs a look at two empty lists.
 
-use http::header::{HeaderMap, HeaderName, HeaderValue};
+use http::Response;
+use http::header::{HOST, HeaderMap, HeaderName, HeaderValue, LOCATION};
+use http::request::Parts;
+use rand::Rng;
 use weft_proto::headers::is_out_of_bounds;
+
+use super::cors::{Cors, Shared};
+use super::url::{Redirect, Rewrite, Unsendable, host_edited};
 
 /// One filter's edits, in this order: remove, set, add.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -17,6 +30,8 @@ pub struct HeaderEdit {
     remove: Box<[HeaderName]>,
     set: Box<[(HeaderName, HeaderValue)]>,
     add: Box<[(HeaderName, HeaderValue)]>,
+    /// It may change which host a request names.
+    host: bool,
 }
 
 /// A filter cannot be compiled.
@@ -43,11 +58,11 @@ impl HeaderEdit {
         set: impl IntoIterator<Item = (&'a str, &'a str)>,
         add: impl IntoIterator<Item = (&'a str, &'a str)>,
     ) -> Result<Self, InvalidFilter> {
-        Ok(Self {
-            remove: remove.into_iter().map(name).collect::<Result<_, _>>()?,
-            set: set.into_iter().map(pair).collect::<Result<_, _>>()?,
-            add: add.into_iter().map(pair).collect::<Result<_, _>>()?,
-        })
+        let remove = remove.into_iter().map(name).collect::<Result<_, _>>()?;
+        let set: Box<[_]> = set.into_iter().map(pair).collect::<Result<_, _>>()?;
+        let add: Box<[_]> = add.into_iter().map(pair).collect::<Result<_, _>>()?;
+        let host = set.iter().chain(&add).any(|(name, _)| name == HOST);
+        Ok(Self { remove, set, add, host })
     }
 
     fn apply(&self, headers: &mut HeaderMap) {
@@ -79,32 +94,134 @@ fn pair((key, value): (&str, &str)) -> Result<(HeaderName, HeaderValue), Invalid
     }
 }
 
+/// Copies some requests to another backend. `B` is the handle of a backend.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mirror<B> {
+    backend: B,
+    numerator: u32,
+    denominator: u32,
+}
+
+/// A share that is none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("{0} of {1} is no share of requests")]
+pub struct InvalidShare(u32, u32);
+
+impl<B> Mirror<B> {
+    /// `numerator` of `denominator` requests.
+    ///
+    /// # Errors
+    /// When that is more than all, or a part of nothing.
+    pub fn new(backend: B, numerator: u32, denominator: u32) -> Result<Self, InvalidShare> {
+        if denominator == 0 || numerator > denominator {
+            return Err(InvalidShare(numerator, denominator));
+        }
+        Ok(Self { backend, numerator, denominator })
+    }
+
+    fn draws(&self, rng: &mut (impl Rng + ?Sized)) -> bool {
+        self.numerator == self.denominator || rng.random_range(0..self.denominator) < self.numerator
+    }
+}
+
+/// One thing to do to a request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RequestFilter<B> {
+    /// RequestHeaderModifier
+    Headers(HeaderEdit),
+    /// RequestRedirect
+    Redirect(Redirect),
+    /// URLRewrite
+    Rewrite(Rewrite),
+    /// RequestMirror
+    Mirror(Mirror<B>),
+    /// CORS
+    Cors(Box<Cors>),
+}
+
 /// The filters of a rule or of one of its targets, in the order listed.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Filters {
-    request: Box<[HeaderEdit]>,
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Filters<B> {
+    request: Box<[RequestFilter<B>]>,
     response: Box<[HeaderEdit]>,
 }
 
-impl Filters {
-    /// `request` and `response` edits, each in the order listed.
-    pub fn new(request: Vec<HeaderEdit>, response: Vec<HeaderEdit>) -> Self {
+impl<B> Default for Filters<B> {
+    fn default() -> Self {
+        Self { request: Box::default(), response: Box::default() }
+    }
+}
+
+/// What filters leave to be done when they have seen a request.
+#[derive(Debug)]
+pub struct After<B> {
+    /// Heads of copies, and who gets them.
+    pub copies: Vec<(B, Parts)>,
+    /// What the response says of who may read it, whoever makes it.
+    pub shared: Option<Box<Shared>>,
+}
+
+impl<B> Default for After<B> {
+    fn default() -> Self {
+        Self { copies: Vec::new(), shared: None }
+    }
+}
+
+/// An answer that a filter makes.
+#[derive(Debug)]
+pub enum Made {
+    /// Another place to ask.
+    Redirect(Response<()>),
+    /// To a browser that asks whether it may ask. Complete: nothing is to be added.
+    Preflight(Response<()>),
+}
+
+impl<B: Clone> Filters<B> {
+    /// Each in the order listed.
+    pub fn new(mut request: Vec<RequestFilter<B>>, response: Vec<HeaderEdit>) -> Self {
+        request.sort_by_key(|filter| !matches!(filter, RequestFilter::Cors(_)));
         Self { request: request.into(), response: response.into() }
     }
 
-    /// Whether there is nothing to do to a request.
-    pub fn keeps_request(&self) -> bool {
-        self.request.is_empty()
-    }
-
-    /// Whether there is nothing to do to a response.
-    pub fn keeps_response(&self) -> bool {
-        self.response.is_empty()
-    }
-
-    /// Edits a request's headers. A rule's filters come before its target's.
-    pub fn apply_request(&self, headers: &mut HeaderMap) {
-        self.request.iter().for_each(|edit| edit.apply(headers));
+    /// Does to a request what they say. A rule's filters come before its target's. `Some`: the answer, and the request goes
+    /// no further.
+    ///
+    /// # Errors
+    /// [`Unsendable`]: answer 400.
+    pub fn apply_request(
+        &self,
+        request: &mut Parts,
+        rng: &mut (impl Rng + ?Sized),
+        after: &mut After<B>,
+    ) -> Result<Option<Made>, Unsendable> {
+        for filter in &self.request {
+            match filter {
+                RequestFilter::Headers(edit) => {
+                    edit.apply(&mut request.headers);
+                    if edit.host {
+                        host_edited(request);
+                    }
+                }
+                RequestFilter::Redirect(redirect) => {
+                    let mut response = Response::new(());
+                    *response.status_mut() = redirect.status();
+                    response.headers_mut().insert(LOCATION, redirect.location(request)?);
+                    return Ok(Some(Made::Redirect(response)));
+                }
+                RequestFilter::Rewrite(rewrite) => rewrite.apply(request)?,
+                RequestFilter::Mirror(mirror) if mirror.draws(rng) => {
+                    after.copies.push((mirror.backend.clone(), head_of(request)));
+                }
+                RequestFilter::Mirror(_) => {}
+                RequestFilter::Cors(cors) => {
+                    if let Some(response) = cors.preflight(request) {
+                        return Ok(Some(Made::Preflight(response)));
+                    }
+                    after.shared = Some(Box::new(cors.share(&request.headers)));
+                }
+            }
+        }
+        Ok(None)
     }
 
     /// Edits a response's headers. The target's filters come before its rule's: the way back.
@@ -113,70 +230,15 @@ impl Filters {
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn headers(rows: &[(&str, &str)]) -> HeaderMap {
-        let parse = |(key, value): &(&str, &str)| -> Option<(HeaderName, HeaderValue)> {
-            Some((key.parse().ok()?, value.parse().ok()?))
-        };
-        rows.iter().filter_map(parse).collect()
-    }
-
-    #[test]
-    fn edits_row_by_row() {
-        type Rows<'a> = &'a [(&'a str, &'a str)];
-        let rows: [(&str, &[&str], Rows<'_>, Rows<'_>, Rows<'_>); 7] = [
-            ("nothing to do", &[], &[], &[], &[("a", "1"), ("a", "2"), ("b", "3")]),
-            ("removes every line, in any case", &["A"], &[], &[], &[("b", "3")]),
-            ("removing what is not there is fine", &["z"], &[], &[], &[("a", "1"), ("a", "2"), ("b", "3")]),
-            ("set replaces every line", &[], &[("a", "9")], &[], &[("a", "9"), ("b", "3")]),
-            ("set makes what is not there", &[], &[("c", "9")], &[], &[("a", "1"), ("a", "2"), ("b", "3"), ("c", "9")]),
-            ("add keeps what is there", &[], &[], &[("b", "4")], &[("a", "1"), ("a", "2"), ("b", "3"), ("b", "4")]),
-            (
-                "remove, then set, then add",
-                &["b"],
-                &[("b", "5")],
-                &[("b", "6")],
-                &[("a", "1"), ("a", "2"), ("b", "5"), ("b", "6")],
-            ),
-        ];
-        for (row, remove, set, add, want) in rows {
-            let edit = HeaderEdit::new(remove.iter().copied(), set.iter().copied(), add.iter().copied());
-            let filters = Filters::new(edit.into_iter().collect(), vec![]);
-            let mut got = headers(&[("a", "1"), ("a", "2"), ("b", "3")]);
-            filters.apply_request(&mut got);
-            assert_eq!(got, headers(want), "{row}");
-            filters.apply_response(&mut got);
-            assert_eq!(got, headers(want), "{row}: the response is left alone");
-        }
-    }
-
-    #[test]
-    fn filters_apply_in_the_order_listed() {
-        let set = |value| HeaderEdit::new([], [("a", value)], []).unwrap();
-        let filters = Filters::new(vec![], vec![set("1"), set("2")]);
-        let mut got = HeaderMap::new();
-        filters.apply_response(&mut got);
-        assert_eq!(got, headers(&[("a", "2")]));
-    }
-
-    #[test]
-    fn framing_and_the_meshs_own_headers_are_refused() {
-        for header in ["connection", "content-length", "te", "upgrade", "X-Weft-Not-Processed", "Transfer-Encoding"] {
-            let want = Err(InvalidFilter::Refused(header.parse().unwrap()));
-            assert_eq!(HeaderEdit::new([header], [], []), want, "remove {header}");
-            assert_eq!(HeaderEdit::new([], [(header, "1")], []), want, "set {header}");
-            assert_eq!(HeaderEdit::new([], [], [(header, "1")]), want, "add {header}");
-        }
-    }
-
-    #[test]
-    fn what_no_header_can_be_is_refused_by_name() {
-        assert_eq!(HeaderEdit::new(["a b"], [], []), Err(InvalidFilter::Name("a b".to_owned())));
-        assert_eq!(HeaderEdit::new([], [("", "x")], []), Err(InvalidFilter::Name(String::new())));
-        let injected = HeaderEdit::new([], [("a", "1\r\nhost: evil")], []);
-        assert_eq!(injected, Err(InvalidFilter::Value(HeaderName::from_static("a"))));
-    }
+/// A copy of a request's head, without what belongs to its connection's server.
+fn head_of(request: &Parts) -> Parts {
+    let (mut head, ()) = http::Request::new(()).into_parts();
+    head.method.clone_from(&request.method);
+    head.uri.clone_from(&request.uri);
+    head.version = request.version;
+    head.headers.clone_from(&request.headers);
+    head
 }
+
+#[cfg(test)]
+mod tests;

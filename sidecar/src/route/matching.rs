@@ -164,11 +164,35 @@ impl Match {
 
     /// Whether all conditions hold.
     pub fn matches(&self, request: &RequestView<'_>) -> bool {
+        self.path.matches(request.path) && self.matches_but_path(request)
+    }
+
+    /// Where an index files it.
+    pub(super) fn path_kind(&self) -> PathKind<'_> {
+        match &self.path {
+            Path::Exact(path) => PathKind::Exact(path),
+            Path::Prefix(path) => PathKind::Prefix(path),
+            Path::Any | Path::Regex(_) | Path::Call { .. } => PathKind::Other,
+        }
+    }
+
+    /// Whether all conditions but the path's hold.
+    pub(super) fn matches_but_path(&self, request: &RequestView<'_>) -> bool {
         self.method.as_ref().is_none_or(|method| method == request.method)
-            && self.path.matches(request.path)
             && self.headers.iter().all(|(name, value)| header_matches(request.headers, name, value))
             && self.query.iter().all(|(name, value)| query_matches(request.query, name, value))
     }
+}
+
+/// What an index can know of a path condition.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum PathKind<'a> {
+    /// This one.
+    Exact(&'a str),
+    /// This one, and all that go on with a slash after it.
+    Prefix(&'a str),
+    /// Any, or whatever an expression says.
+    Other,
 }
 
 impl Path {

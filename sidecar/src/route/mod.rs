@@ -1,11 +1,15 @@
-//! Routing: which rule a request matches, which of its targets it gets, and what filters do to its headers
+//! Routing: which rule a request matches, which of its targets it gets, and what filters do to it
 //! (Gateway API HTTPRoute and GRPCRoute; SEMANTICS.md §2).
 //!
 //! | file | decides |
 //! |---|---|
 //! | `matching.rs` | whether a request fulfils one match |
+//! | `index.rs` | which of a port's matches are worth a look for a path |
 //! | `table.rs` | which rule that makes it, and which of its targets |
-//! | `filters.rs` | what filters may do to headers, and does it |
+//! | `filters.rs` | what filters do to requests and responses, in which order |
+//! | `url.rs` | where a redirect leads, and what a request is rewritten to |
+//! | `cors.rs` | what browsers are told |
+//! | `session.rs` | which backend and endpoint a session is at |
 //!
 //! Everything that can be wrong with a route is refused when it is compiled: after that a request meets only sums of
 //! weights above zero, regular expressions that compiled, and rules that exist.
@@ -15,16 +19,24 @@
 //!
 //! Not here: what a backend is (`config/`, as the type parameter `B`), timeouts and retries (`resilience/`).
 //!
-//! Bound: a lookup is one pass over the port's entries; regular expressions run in time linear in the request (their
+//! Bound: a lookup is at most one pass over the port's entries, and one over those that share the request's path or ask for none
+//! (`index.rs`); regular expressions run in time linear in the request (their
 //! automata are limited in size, see `matching.rs`).
 
+mod cors;
 mod filters;
+mod index;
 mod matching;
+mod session;
 mod table;
+mod url;
 
 #[cfg(test)]
 mod tests;
 
-pub use filters::{Filters, HeaderEdit, InvalidFilter};
+pub use cors::{Cors, CorsConfig, InvalidCors, Shared};
+pub use filters::{After, Filters, HeaderEdit, InvalidFilter, InvalidShare, Made, Mirror, RequestFilter};
 pub use matching::{InvalidMatch, KeyMatch, Match, PathMatch, RequestView, ValueMatch};
+pub use session::{InvalidSession, Session, Token};
 pub use table::{FixedAnswer, InvalidTable, RouteTable, Rule, Target, WeightedTarget, WeightedTargets};
+pub use url::{InvalidUrl, PathEdit, Redirect, Rewrite, Unsendable};

@@ -12,13 +12,16 @@ use http::StatusCode;
 use rand::Rng;
 
 use super::filters::Filters;
+use super::index::Index;
 use super::matching::{Match, RequestView};
+use super::session::Session;
 use crate::resilience::RetryOverride;
 
 /// A service port's routes. Immutable; made anew when they change. `B` is the handle of a backend.
 #[derive(Debug)]
 pub struct RouteTable<B> {
     entries: Box<[(Match, usize)]>,
+    index: Index,
     rules: Box<[Rule<B>]>,
 }
 
@@ -47,12 +50,14 @@ impl<B> RouteTable<B> {
         if let Some((entry, (_, rule))) = out {
             return Err(InvalidTable::NoSuchRule { entry, rule: *rule, rules: rules.len() });
         }
-        Ok(Self { entries: entries.into(), rules: rules.into() })
+        let index = Index::new(entries.iter().map(|(entry, _)| entry));
+        Ok(Self { entries: entries.into(), index, rules: rules.into() })
     }
 
     /// The rule of the first entry that matches. `None` where routes are attached is a 404, of gRPC UNIMPLEMENTED.
     pub fn find(&self, request: &RequestView<'_>) -> Option<&Rule<B>> {
-        let (_, rule) = self.entries.iter().find(|(entry, _)| entry.matches(request))?;
+        let position = self.index.find(request, |position| self.entries.get(position).map(|(entry, _)| entry))?;
+        let (_, rule) = self.entries.get(position)?;
         self.rules.get(*rule)
     }
 
@@ -70,7 +75,7 @@ pub struct Rule<B> {
     /// Its own name, or its index in the route.
     pub name: Box<str>,
     /// For every target.
-    pub filters: Filters,
+    pub filters: Filters<B>,
     /// Where requests go.
     pub targets: WeightedTargets<B>,
     /// All tries and the back-off between them. `None` is off.
@@ -79,12 +84,22 @@ pub struct Rule<B> {
     pub backend_request_timeout: Option<Duration>,
     /// What it says about retries.
     pub retry: Option<RetryOverride>,
+    /// How sessions are kept with one endpoint; `None`: there are none.
+    pub session: Option<Box<Session>>,
 }
 
 impl<B> Rule<B> {
     /// One request's target, by weight, and that target's own filters. Chosen once per request: retries stay.
-    pub fn choose<R: Rng + ?Sized>(&self, rng: &mut R) -> (&Target<B>, &Filters) {
+    pub fn choose<R: Rng + ?Sized>(&self, rng: &mut R) -> (&Target<B>, &Filters<B>) {
         self.targets.choose(rng)
+    }
+
+    /// The target of a session: the one whose backend `is` it, even if its weight is zero.
+    pub fn choose_for(&self, is: impl Fn(&B) -> bool) -> Option<(&Target<B>, &Filters<B>)> {
+        let WeightedTargets { first, rest, resting, .. } = &self.targets;
+        let mut shares = std::iter::once(first).chain(rest).chain(resting);
+        let found = shares.find(|share| matches!(&share.target, Target::Backend(backend) if is(backend)))?;
+        Some((&found.target, &found.filters))
     }
 }
 
@@ -114,7 +129,7 @@ pub struct WeightedTarget<B> {
     /// Where this share goes.
     pub target: Target<B>,
     /// For this share only, after the rule's.
-    pub filters: Filters,
+    pub filters: Filters<B>,
 }
 
 /// A rule's shares: at least one, and all above zero.
@@ -122,6 +137,8 @@ pub struct WeightedTarget<B> {
 pub struct WeightedTargets<B> {
     first: Share<B>,
     rest: Box<[Share<B>]>,
+    /// Those with a weight of zero: they keep the sessions they have.
+    resting: Box<[Share<B>]>,
     sum: u64,
 }
 
@@ -130,7 +147,7 @@ struct Share<B> {
     /// The sum of the weights up to and including this one.
     up_to: u64,
     target: Target<B>,
-    filters: Filters,
+    filters: Filters<B>,
 }
 
 impl<B> WeightedTargets<B> {
@@ -138,7 +155,10 @@ impl<B> WeightedTargets<B> {
     pub fn new(targets: Vec<WeightedTarget<B>>) -> Self {
         let detail = if targets.is_empty() { "the rule has no backendRefs" } else { "all weights are zero" };
         let mut sum = 0;
-        let mut shares = targets.into_iter().filter(|target| target.weight > 0).map(|share| {
+        let (targets, resting): (Vec<_>, Vec<_>) = targets.into_iter().partition(|target| target.weight > 0);
+        let resting = resting.into_iter().map(|share| Share { up_to: 0, target: share.target, filters: share.filters });
+        let resting = resting.collect();
+        let mut shares = targets.into_iter().map(|share| {
             sum += u64::from(share.weight);
             Share { up_to: sum, target: share.target, filters: share.filters }
         });
@@ -149,7 +169,7 @@ impl<B> WeightedTargets<B> {
             let target = Target::Answer(FixedAnswer { status, detail: detail.into() });
             Share { up_to: 0, target, filters: Filters::default() }
         });
-        Self { first, rest, sum }
+        Self { first, rest, resting, sum }
     }
 
     /// Every target that gets requests, with its weight, in the order listed.
@@ -160,7 +180,7 @@ impl<B> WeightedTargets<B> {
             .map(move |share| (share.up_to - std::mem::replace(&mut before, share.up_to), &share.target))
     }
 
-    fn choose<R: Rng + ?Sized>(&self, rng: &mut R) -> (&Target<B>, &Filters) {
+    fn choose<R: Rng + ?Sized>(&self, rng: &mut R) -> (&Target<B>, &Filters<B>) {
         let share = if self.rest.is_empty() {
             &self.first
         } else {

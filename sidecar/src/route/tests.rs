@@ -187,6 +187,7 @@ fn rule(name: &str, targets: Vec<WeightedTarget<usize>>) -> Rule<usize> {
         request_timeout: None,
         backend_request_timeout: None,
         retry: None,
+        session: None,
     }
 }
 
@@ -227,9 +228,20 @@ fn without_a_weight_above_zero_the_answer_is_500() {
 }
 
 #[test]
+fn a_session_finds_its_backend_whatever_the_weight() {
+    let rule = rule("r", vec![share(0, 1), share(3, 2), share(1, 3)]);
+    for (backend, found) in [(1, true), (2, true), (3, true), (4, false)] {
+        let got = rule.choose_for(|known| *known == backend).map(|(target, _)| target);
+        assert_eq!(got, found.then_some(&Target::Backend(backend)), "{backend}");
+    }
+    let none = self::rule("r", vec![share(0, 1)]);
+    assert!(none.choose_for(|backend| *backend == 1).is_some());
+}
+
+#[test]
 fn a_target_comes_with_its_own_filters() {
     let edit = HeaderEdit::new([], [("v", "2")], []).unwrap();
-    let filters = Filters::new(vec![edit], vec![]);
+    let filters = Filters::new(vec![RequestFilter::Headers(edit)], vec![]);
     let filtered = WeightedTarget { filters: filters.clone(), ..share(1, 2) };
     let rule = rule("r", vec![share(0, 1), filtered]);
     assert_eq!(rule.choose(&mut SmallRng::seed_from_u64(1)), (&Target::Backend(2), &filters));

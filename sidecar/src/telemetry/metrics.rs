@@ -152,6 +152,10 @@ pub struct Metrics {
     pub retries_over_budget: Series<BackendLabels>,
     /// Endpoints ejected, by backend.
     pub ejections: Series<BackendLabels>,
+    /// Copies of requests sent, by the backend that got them.
+    pub mirrors: Series<BackendLabels>,
+    /// Copies that were not sent.
+    pub mirrors_dropped: Series<BackendLabels>,
     refused: Family<RefusedLabels, Counter>,
     connections: Family<DirectionLabels, Counter>,
     /// Connections open now, by direction.
@@ -187,6 +191,8 @@ impl Default for Metrics {
             retries: Series::default(),
             retries_over_budget: Series::default(),
             ejections: Series::default(),
+            mirrors: Series::default(),
+            mirrors_dropped: Series::default(),
             refused: Family::default(),
             connections: Family::default(),
             connections_open: Gauge::default(),
@@ -214,6 +220,8 @@ impl Default for Metrics {
             metrics.retries_over_budget.family(),
         );
         registry.register("weft_ejections", "Endpoints ejected by outlier detection", metrics.ejections.family());
+        registry.register("weft_mirrors", "Copies of requests sent", metrics.mirrors.family());
+        registry.register("weft_mirrors_dropped", "Copies not sent", metrics.mirrors_dropped.family());
         registry.register("weft_refused", "Connections and requests we ended ourselves", metrics.refused.clone());
         registry.register("weft_connections", "Connections accepted", metrics.connections.clone());
         registry.register("weft_connections_open", "Connections open now", metrics.connections_open.clone());
@@ -308,7 +316,9 @@ impl Metrics {
         let known = |backend: &str| backend == OTHER || known(backend);
         // Without a backend it is one of our own answers; there are few, and routes and services come and go.
         self.outbound.expire(now, |labels| !labels.backend.is_empty() && known(labels.backend.as_str()));
-        for series in [&self.retries, &self.retries_over_budget, &self.ejections] {
+        let of_backends =
+            [&self.retries, &self.retries_over_budget, &self.ejections, &self.mirrors, &self.mirrors_dropped];
+        for series in of_backends {
             series.expire(now, |labels| known(labels.backend.as_str()));
         }
     }

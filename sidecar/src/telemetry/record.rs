@@ -129,6 +129,14 @@ impl Record {
         record
     }
 
+    /// The record of a request that nobody waits for: it is never reported.
+    pub(crate) fn unreported(telemetry: &Telemetry, request: &Parts, now: Instant) -> Self {
+        let protocol = protocol_label(request.version, hygiene::is_grpc(&request.headers));
+        let mut record = Self::new(telemetry, Direction::Outbound, protocol, None, now);
+        record.done = true;
+        record
+    }
+
     /// Whether it is gRPC.
     pub(crate) fn is_grpc(&self) -> bool {
         self.protocol == GRPC

@@ -17,6 +17,7 @@ use crate::model::{Age, Kind, Meta, Namespace, Node as NodeObject, Object, Objec
 use crate::source::{Severity, kind_name};
 
 mod core;
+mod filters;
 mod grpc_route;
 mod peer_authentication;
 mod route;
@@ -123,8 +124,8 @@ fn read(kind: Kind, meta: Meta, document: &Field<'_>, origin: Origin) -> Option<
         Kind::Service => core::service(meta, document).map(Object::Service),
         Kind::Pod => core::pod(meta, document, origin).map(Object::Pod),
         Kind::EndpointSlice => core::endpoint_slice(meta, document).map(Object::EndpointSlice),
-        Kind::GrpcRoute => grpc_route::grpc_route(meta, document).map(Object::GrpcRoute),
-        Kind::HttpRoute => route::http_route(meta, document).map(Object::HttpRoute),
+        Kind::GrpcRoute => grpc_route::grpc_route(meta, document, origin).map(Object::GrpcRoute),
+        Kind::HttpRoute => route::http_route(meta, document, origin).map(Object::HttpRoute),
         Kind::PeerAuthentication => {
             peer_authentication::peer_authentication(meta, document).map(Object::PeerAuthentication)
         }

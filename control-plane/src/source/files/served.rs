@@ -296,9 +296,11 @@ mod tests {
             ),
             (
                 "not done yet",
-                json!({"retry": {"attempts": 2}}),
+                json!({"filters": [{"type": "ExtensionRef", "extensionRef": {"name": "x"}}]}),
                 true,
-                &["HTTPRoute shop/web: spec.rules[0].retry: is not done by this version and has no effect"],
+                &[
+                    "HTTPRoute shop/web: spec.rules[0].filters[0].type: ExtensionRef is not done by this version: requests it applies to answer 500",
+                ],
             ),
         ];
         for (row, rule, usable, expected) in rows {

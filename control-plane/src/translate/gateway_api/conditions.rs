@@ -36,29 +36,41 @@ pub(super) fn status(
             Ok(_) if !compiled.usable() => condition(
                 "Accepted",
                 false,
-                "UnsupportedValue",
+                reason_of(compiled),
                 format!("no rule can be used, so the route is not in effect. {invalid}"),
             ),
             Ok(to) => condition("Accepted", true, "Accepted", format!("attached to {}", attached(to, route.kind))),
         };
         let resolved_refs = match compiled.bad_refs.first() {
             None => condition("ResolvedRefs", true, "ResolvedRefs", "every backendRef is valid".to_owned()),
-            Some(first) => {
-                let messages = list(compiled.bad_refs.iter().map(|bad| &*bad.message));
-                condition(
-                    "ResolvedRefs",
-                    false,
-                    first.reason,
-                    format!("{messages} (their share of requests gets {failure})"),
-                )
-            }
+            Some(first) => condition("ResolvedRefs", false, first.reason, bad_refs(compiled, failure)),
         };
         let partially_invalid = (accepted.status && !invalid.is_empty())
-            .then(|| condition("PartiallyInvalid", true, "UnsupportedValue", invalid.clone()));
+            .then(|| condition("PartiallyInvalid", true, reason_of(compiled), invalid.clone()));
         let conditions = [accepted, resolved_refs].into_iter().chain(partially_invalid).collect();
         ParentStatus { parent_ref: (*parent).clone(), conditions }
     });
     RouteStatus { parents: parents.collect() }
+}
+
+/// Names what is not valid, and what becomes of it.
+fn bad_refs(compiled: &Compiled, failure: &str) -> String {
+    let (mirrors, shares): (Vec<_>, Vec<_>) = compiled.bad_refs.iter().partition(|bad| bad.mirror);
+    let share = format!("their share of requests gets {failure}");
+    let parts = [(shares, &*share), (mirrors, "nothing is mirrored there")];
+    let parts = parts.iter().filter(|(bad, _)| !bad.is_empty());
+    let parts = parts.map(|(bad, what)| format!("{} ({what})", list(bad.iter().map(|bad| &*bad.message))));
+    parts.collect::<Vec<_>>().join(". ")
+}
+
+/// Incompatible filters are named as such where nothing else is wrong.
+fn reason_of(compiled: &Compiled) -> &'static str {
+    match compiled.answering.first() {
+        Some(first) if compiled.dropped.is_empty() && compiled.answering.iter().all(|it| it.reason == first.reason) => {
+            first.reason
+        }
+        _ => "UnsupportedValue",
+    }
 }
 
 /// The prefix "Dropped Rule" is the specification's.
@@ -68,7 +80,8 @@ fn invalid(compiled: &Compiled, failure: &str) -> String {
         parts.push(format!("Dropped Rule {}", list(compiled.dropped.iter().map(String::as_str))));
     }
     if !compiled.answering.is_empty() {
-        parts.push(format!("Answering {failure}: rule {}", list(compiled.answering.iter().map(String::as_str))));
+        let wrong = list(compiled.answering.iter().map(|wrong| &*wrong.message));
+        parts.push(format!("Answering {failure}: rule {wrong}"));
     }
     parts.join(". ")
 }

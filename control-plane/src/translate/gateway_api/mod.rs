@@ -18,8 +18,10 @@ mod matches;
 mod parents;
 mod precedence;
 mod rules;
+mod session;
 #[cfg(test)]
 mod tests;
+mod url;
 
 use std::collections::BTreeSet;
 

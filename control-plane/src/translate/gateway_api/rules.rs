@@ -4,8 +4,9 @@
 //!
 //! A rule whose match cannot be evaluated (a bad regular expression, say) is dropped: it would match nothing. A rule with a
 //! filter this version does not do is kept and answers 500, because skipping a filter would let requests through that
-//! it was meant to change. A backendRef that is not valid keeps its share and answers 500 (HTTPRoute `backendRefs`). A call of
-//! gRPC gets UNAVAILABLE instead of every such 500: the proxy sees what it is.
+//! it was meant to change; so is one with timeouts or retries that cannot be as written. A backendRef that is not valid keeps
+//! its share and answers 500 (HTTPRoute `backendRefs`). A call of gRPC gets UNAVAILABLE instead of every such 500: the proxy sees
+//! what it is.
 
 use std::time::Duration;
 
@@ -14,15 +15,23 @@ use weft_proto::v1::weighted_target::Target;
 use weft_proto::v1::{self, FixedAnswer, HttpMatch, Millis, Protocol, RouteRule, WeightedTarget};
 
 use super::super::kubernetes::{backend_policy, declared, may_carry_http};
-use super::filters::wire_filters;
+use super::filters;
 use super::matches::{match_all, wire_match};
 use super::parents::ports_of;
 use super::precedence::Precedence;
-use crate::model::{BackendRef, HttpRouteRule, Kind, Model, ObjectName, Route, ServiceKind};
+use super::session::wire_session;
+use crate::model::{
+    BackendRef, HttpRouteFilter, HttpRouteRule, Kind, Model, ObjectName, Route, RouteRetry, ServiceKind,
+};
 use crate::source::kind_name;
 
 /// Nobody waits longer, and proxies take no longer time span. The Gateway API's own limit is eleven years.
 const LONGEST: Duration = Duration::from_secs(366 * 24 * 3600);
+
+/// Most tries after the first that a route may ask for. Beyond lies a typing error: even the shortest waits add up to seconds.
+const MOST_RETRIES: u32 = 100;
+/// Where `retry` does not say (SEMANTICS.md §3).
+const RETRIES: u32 = 2;
 
 /// A rule that attaches.
 #[derive(Debug, Clone, PartialEq)]
@@ -37,6 +46,34 @@ pub(super) struct BadRef {
     /// A reason of the ResolvedRefs condition.
     pub(super) reason: &'static str,
     pub(super) message: String,
+    /// It was to get copies of requests, not requests.
+    pub(super) mirror: bool,
+}
+
+/// Why a rule, or a share of one, cannot be done as written.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Wrong {
+    /// A reason of the Accepted condition.
+    pub(super) reason: &'static str,
+    pub(super) message: String,
+}
+
+impl Wrong {
+    /// Filters that exclude each other.
+    pub(super) fn incompatible(message: String) -> Self {
+        Self { reason: "IncompatibleFilters", message }
+    }
+
+    /// Says where.
+    fn at(self, place: &str) -> Self {
+        Self { message: format!("{place}: {}", self.message), ..self }
+    }
+}
+
+impl From<String> for Wrong {
+    fn from(message: String) -> Self {
+        Self { reason: "UnsupportedValue", message }
+    }
 }
 
 /// All rules of a route, and what is wrong with some.
@@ -46,7 +83,7 @@ pub(super) struct Compiled {
     /// Rules that are not there, and why.
     pub(super) dropped: Vec<String>,
     /// Rules, or shares of rules, that answer 500 for something this version does not do, and why.
-    pub(super) answering: Vec<String>,
+    pub(super) answering: Vec<Wrong>,
     pub(super) bad_refs: Vec<BadRef>,
     /// Rules that do what they say.
     implemented: usize,
@@ -75,26 +112,20 @@ pub(super) fn compile(route: Route<'_>, model: &Model) -> Compiled {
                 continue;
             }
         };
-        let (filters, targets) = match wire_filters(&rule.filters) {
-            Ok(filters) => {
+        let name = rule.name.clone().unwrap_or_else(|| index.to_string());
+        let full_name = format!("{}/{name}", route.meta.name);
+        let wire = match wire_rule(rule, &label, &full_name, undeclared, model, &mut out) {
+            Ok(wire) => {
                 out.implemented += 1;
-                (filters, targets(rule, &label, undeclared, model, &mut out))
+                wire
             }
-            Err(why) => {
-                let target = answer(1, format!("rule {label}: {why}"));
-                out.answering.push(format!("{label}: {why}"));
-                (Vec::new(), vec![target])
+            Err(wrong) => {
+                let target = answer(1, format!("rule {label}: {}", wrong.message));
+                out.answering.push(wrong.at(&label));
+                RouteRule { targets: vec![target], ..RouteRule::default() }
             }
         };
-        let wire = RouteRule {
-            route: format!("{}/{}", kind_name(route.kind), route.meta.name),
-            rule: rule.name.clone().unwrap_or_else(|| index.to_string()),
-            filters,
-            targets,
-            request_timeout: rule.request_timeout.map(millis),
-            backend_request_timeout: rule.backend_request_timeout.map(millis),
-            retry: None,
-        };
+        let wire = RouteRule { route: format!("{}/{}", kind_name(route.kind), route.meta.name), rule: name, ..wire };
         out.rules.push(Rule { wire, matches });
     }
     out
@@ -110,6 +141,51 @@ pub(super) fn declaration(undeclared: Protocol) -> (&'static str, &'static str) 
     if undeclared == Protocol::Grpc { ("gRPC", "grpc") } else { ("HTTP", "http") }
 }
 
+/// What a rule does, without its name.
+///
+/// # Errors
+/// Says why it can do nothing.
+fn wire_rule(
+    rule: &HttpRouteRule,
+    label: &str,
+    name: &str,
+    undeclared: Protocol,
+    model: &Model,
+    out: &mut Compiled,
+) -> Result<RouteRule, Wrong> {
+    let filters = filters::of_rule(rule, undeclared, model, &mut out.bad_refs)?;
+    if let (Some(whole), Some(one)) = (rule.request_timeout, rule.backend_request_timeout)
+        && !whole.is_zero()
+        && one > whole
+    {
+        return Err(format!("timeouts.backendRequest ({one:?}) is longer than timeouts.request ({whole:?})").into());
+    }
+    Ok(RouteRule {
+        filters,
+        retry: rule.retry.as_ref().map(retry).transpose()?,
+        session: rule.session.as_ref().map(|session| wire_session(session, rule, name)).transpose()?,
+        targets: targets(rule, label, undeclared, model, out),
+        request_timeout: rule.request_timeout.map(millis),
+        backend_request_timeout: rule.backend_request_timeout.map(millis),
+        ..RouteRule::default()
+    })
+}
+
+/// Where it stands, lost connections are retried as well, whatever the method (GEP-1731).
+fn retry(retry: &RouteRetry) -> Result<v1::RetryPolicy, String> {
+    let max_retries = retry.attempts.unwrap_or(RETRIES);
+    if max_retries > MOST_RETRIES {
+        return Err(format!("retry.attempts is {max_retries}; at most {MOST_RETRIES} are made"));
+    }
+    if let Some(code) = retry.codes.iter().find(|code| !(400..600).contains(*code)) {
+        return Err(format!("retry.codes has {code}, which is not an error status (400 to 599)"));
+    }
+    let mut status_codes: Vec<u32> = retry.codes.iter().map(|code| u32::from(*code)).collect();
+    status_codes.sort_unstable();
+    status_codes.dedup();
+    Ok(v1::RetryPolicy { max_retries, status_codes, backoff: retry.backoff.map(millis), any_method: true })
+}
+
 fn targets(
     rule: &HttpRouteRule,
     label: &str,
@@ -117,6 +193,9 @@ fn targets(
     model: &Model,
     out: &mut Compiled,
 ) -> Vec<WeightedTarget> {
+    if rule.filters.iter().any(|filter| matches!(filter, HttpRouteFilter::Redirect(_))) {
+        return Vec::new();
+    }
     if rule.backends.is_empty() {
         return vec![answer(1, format!("rule {label} has no backendRefs"))];
     }
@@ -124,11 +203,12 @@ fn targets(
         .backends
         .iter()
         .map(|reference| {
-            let filters = match wire_filters(&reference.filters) {
+            let filters = match filters::of_backend(reference, rule, undeclared, model, &mut out.bad_refs) {
                 Ok(filters) => filters,
-                Err(why) => {
-                    let why = format!("{label}, backend {}: {why}", reference.name);
-                    out.answering.push(why.clone());
+                Err(wrong) => {
+                    let wrong = wrong.at(&format!("{label}, backend {}", reference.name));
+                    let why = wrong.message.clone();
+                    out.answering.push(wrong);
                     // The reference itself is still checked, so that status names everything at once.
                     if let Err(bad) = backend(reference, undeclared, model) {
                         out.bad_refs.push(bad);
@@ -159,8 +239,8 @@ fn answer(weight: u32, detail: String) -> WeightedTarget {
 }
 
 /// A backend that exists; whether it has endpoints is the proxy's to see (503).
-fn backend(reference: &BackendRef, undeclared: Protocol, model: &Model) -> Result<v1::Backend, BadRef> {
-    let bad = |reason, message| Err(BadRef { reason, message });
+pub(super) fn backend(reference: &BackendRef, undeclared: Protocol, model: &Model) -> Result<v1::Backend, BadRef> {
+    let bad = |reason, message| Err(BadRef { reason, message, mirror: false });
     let name = ObjectName::new(&*reference.namespace, &*reference.name);
     if !matches!(&*reference.group, "" | "core") || reference.kind != "Service" {
         let group = if reference.group.is_empty() { "core" } else { &reference.group };
@@ -201,6 +281,6 @@ fn backend(reference: &BackendRef, undeclared: Protocol, model: &Model) -> Resul
 }
 
 /// Rounded up: a timeout that is set must not become zero, which is off.
-fn millis(timeout: Duration) -> Millis {
+pub(super) fn millis(timeout: Duration) -> Millis {
     Millis { value: u64::try_from(timeout.min(LONGEST).as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX) }
 }

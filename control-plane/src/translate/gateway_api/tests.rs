@@ -1,3 +1,5 @@
+mod filters;
+
 use std::time::Duration;
 
 use weft_proto::v1::path_match::Kind as PathKind;
@@ -282,7 +284,7 @@ fn a_rule_without_anyone_to_send_to_answers_500() {
 #[test]
 fn a_rule_with_an_unsupported_filter_answers_500_and_status_names_it() {
     let filtered = HttpRouteRule {
-        filters: vec![HttpRouteFilter::Unsupported("URLRewrite".to_owned())],
+        filters: vec![HttpRouteFilter::Unsupported("ExternalAuth".to_owned())],
         matches: vec![prefix("/rewritten")],
         ..rule(vec![backend("shop/reviews")])
     };
@@ -294,12 +296,12 @@ fn a_rule_with_an_unsupported_filter_answers_500_and_status_names_it() {
     let status = partly.status_of("shop/r");
     assert!(condition(&status, "Accepted").unwrap().status);
     let partial = condition(&status, "PartiallyInvalid").unwrap();
-    assert!(partial.status && partial.message.contains("URLRewrite"), "{partial:?}");
+    assert!(partial.status && partial.message.contains("ExternalAuth"), "{partial:?}");
 
     let wholly = world(upserts![reviews(), route("shop/r", vec![parent("reviews")], vec![filtered])]);
     let accepted = condition(&wholly.status_of("shop/r"), "Accepted").unwrap();
     assert_eq!((accepted.status, &*accepted.reason), (false, "UnsupportedValue"));
-    assert!(accepted.message.contains("URLRewrite"), "{}", accepted.message);
+    assert!(accepted.message.contains("ExternalAuth"), "{}", accepted.message);
     assert!(condition(&wholly.status_of("shop/r"), "PartiallyInvalid").is_none());
     assert!(!port_80(&wholly).routed, "only accepted routes attach");
 }
@@ -400,7 +402,7 @@ fn a_timeout_that_is_set_never_rounds_to_off_and_has_an_end() {
     };
     assert_eq!(timeouts(None, Some(Duration::ZERO)), (None, Some(0)));
     assert_eq!(timeouts(Some(Duration::MAX), None), (Some(366 * 24 * 3600 * 1000), None));
-    assert_eq!(timeouts(Some(Duration::from_micros(1)), Some(Duration::from_millis(1500))), (Some(1), Some(1500)));
+    assert_eq!(timeouts(Some(Duration::from_millis(1500)), Some(Duration::from_micros(1))), (Some(1500), Some(1)));
 }
 
 #[test]

@@ -12,8 +12,8 @@ use super::super::fixtures::{
 use super::super::{Lookup, MeshConfig, Translated, WorkloadIdentity};
 use super::{Touched, Translator};
 use crate::model::{
-    BackendRef, Batch, HttpRouteFilter, HttpRouteMatch, HttpRouteRule, Kind, MtlsMode, Object, ObjectKey, ParentRef,
-    Pod, Service, ServiceKind, ServicePort, TargetPort,
+    BackendRef, Batch, HttpRouteFilter, HttpRouteMatch, HttpRouteRule, Kind, Mirror, MtlsMode, Object, ObjectKey,
+    ParentRef, Pod, Service, ServiceKind, ServicePort, TargetPort,
 };
 use crate::status::RouteStatus;
 
@@ -212,6 +212,7 @@ fn a_route() -> impl Strategy<Value = Object> {
         prop::bool::weighted(0.2),
         prop::bool::weighted(0.1),
         prop::collection::vec(backends, 0..3),
+        prop::option::weighted(0.2, (name(), 0..3_u32)),
     );
     let kind = (0..3_i64, prop::bool::weighted(0.4));
     (name(), prop::collection::vec(parents, 0..3), prop::collection::vec(rules, 0..3), kind).prop_map(
@@ -221,7 +222,7 @@ fn a_route() -> impl Strategy<Value = Object> {
                 port,
                 ..parent(name)
             });
-            let rules = rules.into_iter().map(|(path, method, unsupported, bad, backends)| {
+            let rules = rules.into_iter().map(|(path, method, unsupported, bad, backends, mirror)| {
                 let backends = backends
                     .into_iter()
                     .map(|(name, port, weight)| BackendRef { port, weight, ..backend(&name) })
@@ -230,7 +231,11 @@ fn a_route() -> impl Strategy<Value = Object> {
                 let method = method.then(|| if bad { "G ET" } else { "GET" }.to_owned());
                 rule.matches = vec![HttpRouteMatch { method, ..prefix(path) }];
                 if unsupported {
-                    rule.filters = vec![HttpRouteFilter::Unsupported("URLRewrite".to_owned())];
+                    rule.filters = vec![HttpRouteFilter::Unsupported("ExternalAuth".to_owned())];
+                }
+                if let Some((name, numerator)) = mirror {
+                    let mirror = Mirror { backend: backend(&name), numerator, denominator: 2 };
+                    rule.filters.push(HttpRouteFilter::Mirror(Box::new(mirror)));
                 }
                 rule
             });

@@ -8,7 +8,7 @@ fn sticky(specs: impl IntoIterator<Item = EndpointSpec>) -> World {
 }
 
 fn homes(world: &mut World, avoid: &[EndpointKey]) -> Vec<u8> {
-    (0..1_000).map(|n| id(&world.pick_for(PickRequest { avoid, client: client(n) }).unwrap())).collect()
+    (0..1_000).map(|n| id(&world.pick_for(PickRequest { avoid, client: client(n), session: None }).unwrap())).collect()
 }
 
 #[test]
@@ -39,7 +39,11 @@ fn only_a_client_that_belongs_there_probes() {
     let mut world = sticky((1..=3).map(spec));
     let before = homes(&mut world, &[]);
     let of = |home: u8| {
-        before.iter().zip(0..).find(|(h, _)| **h == home).map(|(_, n)| PickRequest { avoid: &[], client: client(n) })
+        before
+            .iter()
+            .zip(0..)
+            .find(|(h, _)| **h == home)
+            .map(|(_, n)| PickRequest { client: client(n), ..PickRequest::default() })
     };
     let (belongs, other) = (of(1).unwrap(), of(2).unwrap());
     for _ in 0..5 {
@@ -51,4 +55,22 @@ fn only_a_client_that_belongs_there_probes() {
     assert_eq!(id(&world.pick_for(other).unwrap()), 2);
     let probe = world.pick_for(belongs).unwrap();
     assert!(probe.is_probe() && id(&probe) == 1);
+}
+
+#[test]
+fn a_session_stays_with_its_endpoint_until_that_is_ejected_or_gone() {
+    let mut world = World::new(BalancePolicy::default(), (1..=3).map(spec).collect());
+    let at = PickRequest { session: Some(key(2).addr), ..PickRequest::default() };
+    for _ in 0..50 {
+        assert_eq!(id(&world.pick_for(at).unwrap()), 2);
+    }
+    let avoid = [key(2)];
+    assert_ne!(id(&world.pick_for(PickRequest { avoid: &avoid, ..at }).unwrap()), 2, "a retry goes elsewhere");
+    for _ in 0..5 {
+        let pick = world.pick_for(at).unwrap();
+        let _ = world.done(pick, TryResult::Failure);
+    }
+    assert_ne!(id(&world.pick_for(at).unwrap()), 2, "ejected");
+    world.update([1, 3].map(spec));
+    assert_ne!(id(&world.pick_for(at).unwrap()), 2, "gone");
 }

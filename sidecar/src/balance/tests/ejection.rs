@@ -124,7 +124,7 @@ fn when_only_the_cap_keeps_an_endpoint_the_ejected_ones_are_used_again() {
     assert_eq!(id(&world.avoiding(&[2])), 1);
     assert_eq!(world.shares(100).len(), 2);
     assert_eq!(world.balancer.panics_total(), 101);
-    let pick = world.pick_for(PickRequest { avoid: &[key(1)], client: None }).unwrap();
+    let pick = world.pick_for(PickRequest { avoid: &[key(1)], ..PickRequest::default() }).unwrap();
     let _ = world.done(pick, TryResult::Success);
     assert_eq!(world.shares(100).len(), 1);
 }

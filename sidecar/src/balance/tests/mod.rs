@@ -82,7 +82,7 @@ impl World {
 
     fn avoiding(&mut self, avoid: &[u8]) -> Pick {
         let avoid: Vec<_> = avoid.iter().copied().map(key).collect();
-        self.pick_for(PickRequest { avoid: &avoid, client: None }).expect("an endpoint")
+        self.pick_for(PickRequest { avoid: &avoid, ..PickRequest::default() }).expect("an endpoint")
     }
 
     /// One of this endpoint, which is in use: every other one is to be avoided.

@@ -61,7 +61,7 @@ proptest! {
                     let ready = set.values().filter(|health| **health == Health::Ready).count();
                     let serving = set.values().any(|health| *health != Health::NotReady);
                     prop_assert_eq!(before.ready, ready);
-                    let request = PickRequest { avoid: &keys, client: from.and_then(client) };
+                    let request = PickRequest { avoid: &keys, client: from.and_then(client), session: None };
                     let pick = match world.pick_for(request) {
                         Err(_) => {
                             prop_assert!(!serving, "no pick with something to pick");

@@ -45,6 +45,7 @@ pub(super) fn policy(policy: Option<&v1::BackendPolicy>, node: &str) -> Result<P
             max_retries: retry.max_retries,
             status_codes: status_codes(&retry.status_codes).field("retry")?,
             backoff_floor: span(retry.backoff.as_ref()).field("retry.backoff")?.unwrap_or_default(),
+            any_method: retry.any_method,
             ..defaults.retry
         },
     };

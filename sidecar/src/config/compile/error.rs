@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::route::{InvalidCors, InvalidFilter, InvalidMatch, InvalidSession, InvalidShare, InvalidUrl};
+
 /// What is wrong, and in which field.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CompileError {
@@ -55,5 +57,11 @@ reasons!(
     http::header::InvalidHeaderName,
     http::header::InvalidHeaderValue,
     http::method::InvalidMethod,
-    http::status::InvalidStatusCode
+    http::status::InvalidStatusCode,
+    InvalidMatch,
+    InvalidFilter,
+    InvalidUrl,
+    InvalidCors,
+    InvalidShare,
+    InvalidSession
 );

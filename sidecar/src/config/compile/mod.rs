@@ -5,6 +5,7 @@
 //! |---|---|
 //! | `mod.rs` | services, workloads, and what the mesh has one of |
 //! | `routes.rs` | a port's route rules |
+//! | `filters.rs` | what a rule does to requests and responses |
 //! | `backend.rs` | what ports and rules send to, and its policy |
 //! | `endpoints.rs` | where a backend's requests may go |
 //! | `values.rs` | single fields |
@@ -16,6 +17,7 @@
 mod backend;
 mod endpoints;
 mod error;
+mod filters;
 mod routes;
 #[cfg(test)]
 mod tests;

@@ -1,4 +1,4 @@
-//! A port's routes: wire entries, rules and filters → a `RouteTable` (`route/`), the backends its rules name, and a
+//! A port's routes: wire entries and rules → a `RouteTable` (`route/`), the backends its rules name, and a
 //! readable form of both. Order and precedence are the control plane's; everything that can be wrong is found here.
 
 use std::fmt::Write;
@@ -9,12 +9,13 @@ use weft_proto::v1;
 
 use super::backend::{Intern, compile_backend};
 use super::error::{CompileError, In};
-use super::values::{span, status_codes};
+use super::filters::{self, Around, compile_filters};
+use super::values::{at_least_1_ms, port_number, span, status_codes};
 use crate::config::model::{Backend, RuleView};
 use crate::resilience::RetryOverride;
 use crate::route::{
-    Filters, FixedAnswer, HeaderEdit, InvalidFilter, InvalidMatch, KeyMatch, Match, PathMatch, RouteTable, Rule,
-    Target, ValueMatch, WeightedTarget, WeightedTargets,
+    FixedAnswer, KeyMatch, Match, PathMatch, RouteTable, Rule, Session, Target, ValueMatch, WeightedTarget,
+    WeightedTargets,
 };
 
 /// Most matches on one port: a lookup is one pass over them.
@@ -25,18 +26,6 @@ pub(super) struct CompiledRoutes {
     /// Each once, also those whose weight is zero: shifting weight to one must not wait for its endpoints.
     pub(super) backends: Vec<Arc<Backend>>,
     pub(super) rules: Vec<RuleView>,
-}
-
-impl From<InvalidMatch> for CompileError {
-    fn from(error: InvalidMatch) -> Self {
-        Self::new(error)
-    }
-}
-
-impl From<InvalidFilter> for CompileError {
-    fn from(error: InvalidFilter) -> Self {
-        Self::new(error)
-    }
 }
 
 pub(super) fn compile_routes(
@@ -51,8 +40,10 @@ pub(super) fn compile_routes(
     let mut rules = Vec::with_capacity(port.rules.len());
     let mut views = Vec::with_capacity(port.rules.len());
     let mut backends: Vec<Arc<Backend>> = Vec::new();
+    let called = port_number(port.port).field("port")?;
+    let mut around = Around { node, interned, called, backends: &mut backends };
     for (index, rule) in port.rules.iter().enumerate() {
-        let (rule, view) = compile_rule(rule, node, interned, &mut backends).field(format_args!("rules[{index}]"))?;
+        let (rule, view) = compile_rule(rule, &mut around).field(format_args!("rules[{index}]"))?;
         rules.push(rule);
         views.push(view);
     }
@@ -76,28 +67,30 @@ pub(super) fn compile_routes(
     Ok(CompiledRoutes { table, backends, rules: views })
 }
 
-fn compile_rule(
-    rule: &v1::RouteRule,
-    node: &str,
-    interned: &mut dyn Intern,
-    backends: &mut Vec<Arc<Backend>>,
-) -> Result<(Rule<Arc<Backend>>, RuleView), CompileError> {
-    let mut view =
-        RuleView { route: rule.route.clone(), rule: rule.rule.clone(), matches: Vec::new(), targets: Vec::new() };
+fn compile_rule(rule: &v1::RouteRule, around: &mut Around<'_>) -> Result<(Rule<Arc<Backend>>, RuleView), CompileError> {
+    let mut view = RuleView {
+        route: rule.route.clone(),
+        rule: rule.rule.clone(),
+        matches: Vec::new(),
+        filters: filters::readable(&rule.filters),
+        targets: Vec::new(),
+    };
+    let filters = compile_filters(&rule.filters, around)?;
     let mut targets = Vec::with_capacity(rule.targets.len());
     for (index, wire) in rule.targets.iter().enumerate() {
-        let target = compile_target(wire, node, interned).field(format_args!("targets[{index}]"))?;
-        match &target.target {
+        let target = compile_target(wire, around).field(format_args!("targets[{index}]"))?;
+        let mut text = match &target.target {
             Target::Backend(backend) => {
-                view.targets.push(format!("{}: {}", target.weight, backend.name));
-                if backends.iter().all(|known| known.name != backend.name) {
-                    backends.push(Arc::clone(backend));
-                }
+                around.names(backend);
+                format!("{}: {}", target.weight, backend.name)
             }
-            Target::Answer(answer) => {
-                view.targets.push(format!("{}: {} ({})", target.weight, answer.status, answer.detail));
-            }
+            Target::Answer(answer) => format!("{}: {} ({})", target.weight, answer.status, answer.detail),
+        };
+        for filter in filters::readable(&wire.filters) {
+            // Writing to a String cannot fail.
+            let _ = write!(text, "; {filter}");
         }
+        view.targets.push(text);
         targets.push(target);
     }
     let retry = match &rule.retry {
@@ -106,6 +99,7 @@ fn compile_rule(
             max_retries: Some(retry.max_retries),
             status_codes: status_codes(&retry.status_codes).field("retry")?,
             backoff: span(retry.backoff.as_ref()).field("retry.backoff")?,
+            any_method: retry.any_method,
         }),
     };
     // Zero is off, and off is the default.
@@ -117,23 +111,34 @@ fn compile_rule(
     let rule = Rule {
         route: rule.route.as_str().into(),
         name: rule.rule.as_str().into(),
-        filters: compile_filters(&rule.filters)?,
+        filters,
         targets: WeightedTargets::new(targets),
         request_timeout: timeout(&rule.request_timeout, "request_timeout")?,
         backend_request_timeout: timeout(&rule.backend_request_timeout, "backend_request_timeout")?,
         retry,
+        session: rule.session.as_ref().map(session).transpose().field("session")?,
     };
     Ok((rule, view))
 }
 
+fn session(wire: &v1::SessionPersistence) -> Result<Box<Session>, CompileError> {
+    let lasts = at_least_1_ms(wire.absolute_timeout.as_ref()).field("absolute_timeout")?;
+    let session = match wire.header {
+        true => Session::header(&wire.name, lasts),
+        false => Session::cookie(&wire.name, &wire.path, lasts, wire.permanent),
+    };
+    Ok(Box::new(session?))
+}
+
 fn compile_target(
     wire: &v1::WeightedTarget,
-    node: &str,
-    interned: &mut dyn Intern,
+    around: &mut Around<'_>,
 ) -> Result<WeightedTarget<Arc<Backend>>, CompileError> {
     use v1::weighted_target::Target as Wire;
     let target = match &wire.target {
-        Some(Wire::Backend(backend)) => Target::Backend(compile_backend(backend, node, interned).field("backend")?),
+        Some(Wire::Backend(backend)) => {
+            Target::Backend(compile_backend(backend, around.node, around.interned).field("backend")?)
+        }
         Some(Wire::Answer(answer)) => {
             let status = u16::try_from(answer.status).ok().and_then(|status| StatusCode::from_u16(status).ok());
             let status = status.filter(|status| status.is_client_error() || status.is_server_error());
@@ -143,32 +148,7 @@ fn compile_target(
         }
         None => return Err(CompileError::new("neither a backend nor an answer")).field("target"),
     };
-    Ok(WeightedTarget { weight: wire.weight, target, filters: compile_filters(&wire.filters)? })
-}
-
-fn compile_filters(wire: &[v1::Filter]) -> Result<Filters, CompileError> {
-    use v1::filter::Kind as Wire;
-    let (mut request, mut response) = (Vec::new(), Vec::new());
-    for (index, filter) in wire.iter().enumerate() {
-        let (edits, modifier, name) = match &filter.kind {
-            Some(Wire::RequestHeaders(modifier)) => (&mut request, modifier, "request_headers"),
-            Some(Wire::ResponseHeaders(modifier)) => (&mut response, modifier, "response_headers"),
-            // Never dropped silently: a filter may be what keeps traffic safe.
-            None => {
-                let why = CompileError::new("a filter that this version of the sidecar does not know");
-                return Err(why).field(format_args!("filters[{index}]"));
-            }
-        };
-        edits.push(compile_modifier(modifier).field(name).field(format_args!("filters[{index}]"))?);
-    }
-    Ok(Filters::new(request, response))
-}
-
-fn compile_modifier(wire: &v1::HeaderModifier) -> Result<HeaderEdit, InvalidFilter> {
-    fn pairs(headers: &[v1::Header]) -> impl Iterator<Item = (&str, &str)> {
-        headers.iter().map(|header| (header.name.as_str(), header.value.as_str()))
-    }
-    HeaderEdit::new(wire.remove.iter().map(String::as_str), pairs(&wire.set), pairs(&wire.add))
+    Ok(WeightedTarget { weight: wire.weight, target, filters: compile_filters(&wire.filters, around)? })
 }
 
 fn compile_match(wire: &v1::HttpMatch) -> Result<Match, CompileError> {

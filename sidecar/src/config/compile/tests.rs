@@ -8,12 +8,13 @@ use http::{HeaderMap, Method};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use weft_proto::EndpointsName;
+use weft_proto::v1::filter::Kind;
 
 use super::*;
 use crate::balance::{BalancePolicy, Health, OutlierPolicy, Reach};
 use crate::config::model::{Backend, BackendState, Policy, Protocol};
 use crate::resilience::RetryPolicy;
-use crate::route::{RequestView, Target};
+use crate::route::{After, RequestView, Target};
 
 #[derive(Default)]
 struct Backends(BTreeMap<String, Arc<Backend>>);
@@ -47,7 +48,9 @@ fn service() -> v1::Service {
             max_retries: 1,
             status_codes: vec![503],
             backoff: Some(v1::Millis { value: 20 }),
+            any_method: true,
         }),
+        session: Some(v1::SessionPersistence { name: "s".into(), path: "/".into(), ..Default::default() }),
     };
     let path = v1::PathMatch { kind: Some(v1::path_match::Kind::Prefix("/api".into())) };
     let header = v1::KeyMatch { name: "X-Env".into(), kind: Some(v1::key_match::Kind::Regex("dev|qa".into())) };
@@ -141,15 +144,17 @@ fn a_rule_is_found_and_shared_as_the_resource_says() {
     assert_eq!(rule.backend_request_timeout, None, "zero is off");
     let retry = rule.retry.as_ref().unwrap();
     assert_eq!((retry.max_retries, retry.status_codes.len()), (Some(1), 1));
-    assert_eq!(retry.backoff, Some(Duration::from_millis(20)));
-    rule.filters.apply_request(&mut headers);
-    assert_eq!(headers["x-rule"], "canary");
+    assert_eq!((retry.backoff, retry.any_method), (Some(Duration::from_millis(20)), true));
+    assert!(rule.session.is_some());
     let mut rng = StdRng::seed_from_u64(7);
+    let (mut sent, ()) = http::Request::new(()).into_parts();
+    rule.filters.apply_request(&mut sent, &mut rng, &mut After::default()).unwrap();
+    assert_eq!(sent.headers["x-rule"], "canary");
     let mut shares: BTreeMap<String, u32> = BTreeMap::new();
     for _ in 0..1000 {
         let (Target::Backend(backend), filters) = rule.choose(&mut rng) else { panic!("an answer") };
-        filters.apply_request(&mut headers);
-        assert_eq!(headers["x-target"], backend.name.service.name.as_str());
+        filters.apply_request(&mut sent, &mut StdRng::seed_from_u64(7), &mut After::default()).unwrap();
+        assert_eq!(sent.headers["x-target"], backend.name.service.name.as_str());
         *shares.entry(backend.name.to_string()).or_default() += 1;
     }
     assert!(shares.len() == 2 && (60..140).contains(&shares["shop/v2:80"]), "{shares:?}");
@@ -168,6 +173,26 @@ fn an_invalid_backend_ref_keeps_its_share_as_an_answer() {
     let rule = &service.ports[&80].routes.as_ref().unwrap().rules()[0];
     let (target, _) = rule.choose(&mut StdRng::seed_from_u64(1));
     assert!(matches!(target, Target::Answer(answer) if answer.status == 500), "{target:?}");
+}
+
+#[test]
+fn who_gets_copies_is_a_backend_like_any_other_and_filters_can_be_read() {
+    let mut wire = service();
+    let mirror = |name: &str| {
+        let backend = v1::Backend { service: format!("shop/{name}"), port: 80, ..v1::Backend::default() };
+        v1::Filter { kind: Some(Kind::Mirror(v1::Mirror { backend: Some(backend), numerator: 1, denominator: 10 })) }
+    };
+    let rule = &mut wire.ports[0].rules[0];
+    rule.filters.push(mirror("m1"));
+    rule.targets[2].filters = vec![mirror("m2"), mirror("v1")];
+    let service = compiled(&wire).unwrap();
+    let port = &service.ports[&80];
+    let routed: Vec<String> = port.backends().map(|backend| backend.name.to_string()).collect();
+    let all = ["shop/reviews:80", "shop/m1:80", "shop/v1:80", "shop/v2:80", "shop/m2:80", "shop/v3:80"];
+    assert_eq!(routed, all, "they are subscribed to");
+    assert_eq!(port.rules[0].filters, ["request headers: x-rule", "mirror 1 of 10 to shop/m1:80"]);
+    let target = "0: shop/v3:80; mirror 1 of 10 to shop/m2:80; mirror 1 of 10 to shop/v1:80";
+    assert_eq!(port.rules[0].targets[2], target);
 }
 
 /// Every refusal names the field.
@@ -192,7 +217,27 @@ fn what_is_wrong_with_a_service_is_named() {
     fn rule(service: &mut v1::Service) -> &mut v1::RouteRule {
         &mut service.ports[0].rules[0]
     }
+    fn put(service: &mut v1::Service, kind: Kind) {
+        rule(service).filters[0].kind = Some(kind);
+    }
+    fn redirect(service: &mut v1::Service) -> &mut v1::Redirect {
+        put(service, Kind::Redirect(v1::Redirect { status: 302, ..v1::Redirect::default() }));
+        match &mut rule(service).filters[0].kind {
+            Some(Kind::Redirect(redirect)) => redirect,
+            other => panic!("{other:?}"),
+        }
+    }
+    fn session(service: &mut v1::Service) -> &mut v1::SessionPersistence {
+        rule(service).session.as_mut().unwrap()
+    }
     let rows: &[(Break, &str)] = &[
+        (|s| session(s).name = "a b".into(), "ports[0].rules[0].session: \"a b\" is not the name"),
+        (|s| session(s).path.clear(), "ports[0].rules[0].session: \"\" is not a cookie's path"),
+        (|s| session(s).permanent = true, "ports[0].rules[0].session: a permanent cookie needs"),
+        (
+            |s| session(s).absolute_timeout = Some(v1::Millis { value: 0 }),
+            "ports[0].rules[0].session.absolute_timeout: zero",
+        ),
         (|s| s.namespace.clear(), "name: "),
         (|s| s.vips[1] = "10.96.0".into(), "vips[1]: "),
         (|s| s.ports[0].port = 0, "ports[0].port: 0 is not a port"),
@@ -245,6 +290,39 @@ fn what_is_wrong_with_a_service_is_named() {
         (|s| rule(s).filters[0] = modifier("bad name", "x"), "ports[0].rules[0].filters[0].request_headers: "),
         (|s| rule(s).filters[0] = modifier("x-a", "a\nb"), "ports[0].rules[0].filters[0].request_headers: "),
         (|s| rule(s).targets[0].filters[0].kind = None, "ports[0].rules[0].targets[0].filters[0]: "),
+        (|s| redirect(s).status = 300, "ports[0].rules[0].filters[0].redirect: 300 is not 301"),
+        (|s| redirect(s).scheme = "ftp".into(), "ports[0].rules[0].filters[0].redirect: \"ftp\" is neither"),
+        (|s| redirect(s).port = 70_000, "ports[0].rules[0].filters[0].redirect.port: 70000 is not a port"),
+        (
+            |s| redirect(s).path = Some(v1::PathModifier { kind: None }),
+            "ports[0].rules[0].filters[0].redirect.path: a kind this version",
+        ),
+        (
+            |s| put(s, Kind::UrlRewrite(v1::UrlRewrite { hostname: "a b".into(), path: None })),
+            "ports[0].rules[0].filters[0].url_rewrite.hostname: \"a b\" is not",
+        ),
+        (
+            |s| {
+                let path = Some(v1::PathModifier { kind: Some(v1::path_modifier::Kind::Full("a".into())) });
+                put(s, Kind::UrlRewrite(v1::UrlRewrite { hostname: String::new(), path }));
+            },
+            "ports[0].rules[0].filters[0].url_rewrite.path: path \"a\"",
+        ),
+        (
+            |s| put(s, Kind::Mirror(v1::Mirror { backend: None, numerator: 1, denominator: 1 })),
+            "ports[0].rules[0].filters[0].mirror.backend: there is none",
+        ),
+        (
+            |s| {
+                let mirrored = v1::Backend { service: "shop/m".into(), port: 80, ..v1::Backend::default() };
+                put(s, Kind::Mirror(v1::Mirror { backend: Some(mirrored), numerator: 2, denominator: 1 }));
+            },
+            "ports[0].rules[0].filters[0].mirror: 2 of 1",
+        ),
+        (
+            |s| put(s, Kind::Cors(v1::Cors { allow_origins: vec!["a".into()], ..v1::Cors::default() })),
+            "ports[0].rules[0].filters[0].cors: \"a\": an origin is",
+        ),
         (|s| matched(s).method = "GE T".into(), "ports[0].entries[0].match.method: "),
         (
             |s| matched(s).path = Some(v1::PathMatch { kind: None }),

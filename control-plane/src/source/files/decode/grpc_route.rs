@@ -3,7 +3,9 @@
 //!
 //! Of the filters of an HTTPRoute it has four. A route without rules is good, and matches nothing.
 
-use super::route::{MAX_LIST, MAX_MATCHES, any_match, backend, check_hostnames, filters, keys, parents, rules};
+use super::Origin;
+use super::filters::{filters, session};
+use super::route::{MAX_LIST, MAX_MATCHES, any_match, backend, check_hostnames, keys, parents, rules};
 use crate::model::{GrpcRoute, HttpRouteMatch, HttpRouteRule, Meta, MethodMatch, PathMatch};
 use crate::source::files::field::Field;
 use crate::source::files::values;
@@ -12,15 +14,13 @@ use crate::source::files::values;
 const MAX_NAME: usize = 1_024;
 
 const SPEC: &[&str] = &["parentRefs", "hostnames", "rules"];
-const RULE: &[&str] = &["name", "matches", "filters", "backendRefs"];
-/// Of the specification, and not done.
-const RULE_LATER: &[&str] = &["sessionPersistence"];
+const RULE: &[&str] = &["name", "matches", "filters", "backendRefs", "sessionPersistence"];
 const MATCH: &[&str] = &["method", "headers"];
 const METHOD: &[&str] = &["type", "service", "method"];
 
 const FILTERS: &[&str] = &["RequestHeaderModifier", "ResponseHeaderModifier", "RequestMirror", "ExtensionRef"];
 
-pub(super) fn grpc_route(meta: Meta, document: &Field<'_>) -> Option<GrpcRoute> {
+pub(super) fn grpc_route(meta: Meta, document: &Field<'_>, origin: Origin) -> Option<GrpcRoute> {
     document.only(&["apiVersion", "kind", "metadata", "spec", "status"], &[]);
     let spec = document.require("spec")?;
     if !spec.only(SPEC, &["useDefaultGateways"]) {
@@ -29,14 +29,14 @@ pub(super) fn grpc_route(meta: Meta, document: &Field<'_>) -> Option<GrpcRoute> 
     check_hostnames(&spec);
     let parents = parents(&spec);
     let rules = match spec.get("rules") {
-        Some(list) => rules(&list, |field| rule(field, &meta.name.namespace)),
+        Some(list) => rules(&list, |field| rule(field, &meta.name.namespace, origin)),
         None => Vec::new(),
     };
     Some(GrpcRoute { meta, parents, rules })
 }
 
-fn rule(field: &Field<'_>, namespace: &str) -> Option<HttpRouteRule> {
-    if !field.only(RULE, RULE_LATER) {
+fn rule(field: &Field<'_>, namespace: &str, origin: Origin) -> Option<HttpRouteRule> {
+    if !field.only(RULE, &[]) {
         return None;
     }
     let name = field.get("name").and_then(|f| values::dns_subdomain(&f).map(str::to_owned));
@@ -52,10 +52,12 @@ fn rule(field: &Field<'_>, namespace: &str) -> Option<HttpRouteRule> {
     Some(HttpRouteRule {
         name,
         matches,
-        filters: filters(field),
-        backends: backends.iter().filter_map(|field| backend(field, namespace)).collect(),
+        filters: filters(field, namespace, origin),
+        backends: backends.iter().filter_map(|field| backend(field, namespace, origin)).collect(),
         request_timeout: None,
         backend_request_timeout: None,
+        retry: None,
+        session: field.get("sessionPersistence").and_then(|field| session(&field, origin)),
     })
 }
 
@@ -136,7 +138,6 @@ mod tests {
         let rows = [
             ("spec", SPEC),
             ("spec.rules[]", RULE),
-            ("spec.rules[]", RULE_LATER),
             ("spec.rules[].matches[]", MATCH),
             ("spec.rules[].backendRefs[]", &["filters"]),
         ];

@@ -8,11 +8,14 @@
 use std::collections::BTreeSet;
 
 use crate::model::{
-    BackendRef, HeaderModifier, HttpRoute, HttpRouteFilter, HttpRouteMatch, HttpRouteRule, KeyMatch, Meta, ParentRef,
-    PathMatch,
+    BackendRef, HttpRoute, HttpRouteFilter, HttpRouteMatch, HttpRouteRule, KeyMatch, Meta, ParentRef, PathMatch,
+    PathModifier,
 };
 use crate::source::files::field::Field;
 use crate::source::files::values;
+
+use super::Origin;
+use super::filters::{filters, retry, session};
 
 const MAX_PARENTS: usize = 32;
 const MAX_RULES: usize = 16;
@@ -25,19 +28,7 @@ const MAX_WEIGHT: i64 = 1_000_000;
 
 const METHODS: &[&str] = &["GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH"];
 
-/// Filter types of the specification, and the field that holds each one's settings.
-const FILTERS: &[(&str, &str)] = &[
-    ("RequestHeaderModifier", "requestHeaderModifier"),
-    ("ResponseHeaderModifier", "responseHeaderModifier"),
-    ("RequestMirror", "requestMirror"),
-    ("RequestRedirect", "requestRedirect"),
-    ("URLRewrite", "urlRewrite"),
-    ("CORS", "cors"),
-    ("ExternalAuth", "externalAuth"),
-    ("ExtensionRef", "extensionRef"),
-];
-
-pub(super) fn http_route(meta: Meta, document: &Field<'_>) -> Option<HttpRoute> {
+pub(super) fn http_route(meta: Meta, document: &Field<'_>, origin: Origin) -> Option<HttpRoute> {
     document.only(&["apiVersion", "kind", "metadata", "spec", "status"], &[]);
     let namespace = meta.name.namespace.clone();
     let mut route = HttpRoute { meta, parents: Vec::new(), rules: Vec::new() };
@@ -49,7 +40,7 @@ pub(super) fn http_route(meta: Meta, document: &Field<'_>) -> Option<HttpRoute> 
     route.parents = parents(&spec);
     match spec.get("rules") {
         Some(list) => {
-            route.rules = rules(&list, |field| rule(field, &namespace));
+            route.rules = rules(&list, |field| rule(field, &namespace, origin));
             if list.items().is_empty() {
                 list.error("must hold at least one rule");
             }
@@ -62,6 +53,8 @@ pub(super) fn http_route(meta: Meta, document: &Field<'_>) -> Option<HttpRoute> 
             backends: Vec::new(),
             request_timeout: None,
             backend_request_timeout: None,
+            retry: None,
+            session: None,
         }),
     }
     Some(route)
@@ -127,9 +120,9 @@ fn parent(field: &Field<'_>) -> Option<ParentRef> {
     })
 }
 
-fn rule(field: &Field<'_>, namespace: &str) -> Option<HttpRouteRule> {
-    let known = ["name", "matches", "filters", "backendRefs", "timeouts"];
-    if !field.only(&known, &["retry", "sessionPersistence"]) {
+fn rule(field: &Field<'_>, namespace: &str, origin: Origin) -> Option<HttpRouteRule> {
+    let known = ["name", "matches", "filters", "backendRefs", "timeouts", "retry", "sessionPersistence"];
+    if !field.only(&known, &[]) {
         return None;
     }
     let name = field.get("name").and_then(|f| values::dns_subdomain(&f).map(str::to_owned));
@@ -140,18 +133,37 @@ fn rule(field: &Field<'_>, namespace: &str) -> Option<HttpRouteRule> {
     if matches.is_empty() {
         matches.push(any_match());
     }
-    let filters = filters(field);
+    let filters = filters(field, namespace, origin);
     let backends: Vec<_> = match field.get("backendRefs") {
-        Some(backends) => backends.items_up_to(MAX_LIST).iter().filter_map(|field| backend(field, namespace)).collect(),
+        Some(backends) => {
+            let backends = backends.items_up_to(MAX_LIST);
+            backends.iter().filter_map(|field| backend(field, namespace, origin)).collect()
+        }
         None => Vec::new(),
     };
-    let redirects =
-        |filter: &HttpRouteFilter| matches!(filter, HttpRouteFilter::Unsupported(t) if t == "RequestRedirect");
-    if filters.iter().any(redirects)
+    let strict = origin == Origin::Manifest;
+    if strict
+        && filters.iter().any(|filter| matches!(filter, HttpRouteFilter::Redirect(_)))
         && !backends.is_empty()
         && let Some(field) = field.get("backendRefs")
     {
         field.error("must be empty beside a RequestRedirect filter");
+    }
+    let replaces_prefix = |filter: &HttpRouteFilter| {
+        let path = match filter {
+            HttpRouteFilter::Redirect(redirect) => &redirect.path,
+            HttpRouteFilter::Rewrite(rewrite) => &rewrite.path,
+            _ => return false,
+        };
+        matches!(path, Some(PathModifier::Prefix(_)))
+    };
+    let mut all_filters = filters.iter().chain(backends.iter().flat_map(|backend| &backend.filters));
+    if strict
+        && all_filters.any(replaces_prefix)
+        && !matches!(&*matches, [HttpRouteMatch { path: PathMatch::Prefix(_), .. }])
+    {
+        let place = field.get("matches").unwrap_or_else(|| field.clone());
+        place.error("must be one match with a PathPrefix where a filter has replacePrefixMatch");
     }
     let (mut request_timeout, mut backend_request_timeout) = (None, None);
     if let Some(timeouts) = field.get("timeouts")
@@ -161,13 +173,16 @@ fn rule(field: &Field<'_>, namespace: &str) -> Option<HttpRouteRule> {
         let backend = timeouts.get("backendRequest");
         backend_request_timeout = backend.as_ref().and_then(values::duration);
         if let (Some(whole), Some(one), Some(field)) = (request_timeout, backend_request_timeout, backend)
+            && strict
             && !whole.is_zero()
             && one > whole
         {
             field.error("must not be longer than timeouts.request, which covers it");
         }
     }
-    Some(HttpRouteRule { name, matches, filters, backends, request_timeout, backend_request_timeout })
+    let retry = field.get("retry").and_then(|field| retry(&field));
+    let session = field.get("sessionPersistence").and_then(|field| session(&field, origin));
+    Some(HttpRouteRule { name, matches, filters, backends, request_timeout, backend_request_timeout, retry, session })
 }
 
 fn one_match(field: &Field<'_>) -> Option<HttpRouteMatch> {
@@ -239,88 +254,20 @@ pub(super) fn keys(field: &Field<'_>, key: &str, are_headers: bool) -> Vec<KeyMa
     out
 }
 
-pub(super) fn filters(field: &Field<'_>) -> Vec<HttpRouteFilter> {
-    let mut seen = BTreeSet::new();
-    let mut out = Vec::new();
-    for item in field.get("filters").map(|field| field.items_up_to(MAX_LIST)).unwrap_or_default() {
-        let settings: Vec<&str> = FILTERS.iter().map(|(_, key)| *key).chain(["type"]).collect();
-        if !item.only(&settings, &[]) {
-            continue;
-        }
-        let types: Vec<&'static str> = FILTERS.iter().map(|(kind, _)| *kind).collect();
-        let Some(type_field) = item.require("type") else { continue };
-        let Some(kind) = type_field.one_of(&types) else { continue };
-        let mut own = None;
-        for (known, key) in FILTERS {
-            match item.get(key) {
-                Some(settings) if *known == kind => own = Some(settings),
-                Some(settings) => settings.error(format_args!("must not be set where type is {kind}")),
-                None if *known == kind => item.missing(key, format_args!("is required where type is {kind}")),
-                None => {}
-            }
-        }
-        // Several mirrors and several extensions are meant to be; of the others, one each, and one that edits the URL.
-        let once = match kind {
-            "RequestMirror" | "ExtensionRef" => None,
-            "RequestRedirect" | "URLRewrite" => Some("RequestRedirect or URLRewrite"),
-            other => Some(other),
-        };
-        if let Some(once) = once
-            && !seen.insert(once)
-        {
-            type_field.error(format_args!("only one {once} filter is allowed here"));
-        }
-        let Some(own) = own else { continue };
-        match kind {
-            "RequestHeaderModifier" => out.push(HttpRouteFilter::RequestHeaders(modifier(&own))),
-            "ResponseHeaderModifier" => out.push(HttpRouteFilter::ResponseHeaders(modifier(&own))),
-            other => {
-                type_field.warn(format_args!("{other} is not done by this version: requests it applies to answer 500"));
-                out.push(HttpRouteFilter::Unsupported(other.to_owned()));
-            }
-        }
-    }
-    out
-}
-
-fn modifier(field: &Field<'_>) -> HeaderModifier {
-    let mut out = HeaderModifier::default();
-    if !field.only(&["set", "add", "remove"], &[]) {
-        return out;
-    }
-    let pairs = |key: &str| {
-        let mut written = BTreeSet::new();
-        let mut pairs: Vec<(String, String)> = Vec::new();
-        for item in field.get(key).map(|field| field.items_up_to(MAX_LIST)).unwrap_or_default() {
-            if !item.only(&["name", "value"], &[]) {
-                continue;
-            }
-            let (Some(name_field), Some(value)) = (item.require("name"), item.require("value")) else { continue };
-            let (Some(name), Some(value)) = (values::header_name(&name_field), values::header_value(&value)) else {
-                continue;
-            };
-            let as_written = name_field.text().unwrap_or_default();
-            if !written.insert(as_written) {
-                name_field.error(format_args!("duplicate name {as_written:?}"));
-            }
-            if !pairs.iter().any(|(known, _)| *known == name) {
-                pairs.push((name, value.to_owned()));
-            }
-        }
-        pairs
-    };
-    out.set = pairs("set");
-    out.add = pairs("add");
-    if let Some(remove) = field.get("remove") {
-        out.remove = remove.items_up_to(MAX_LIST).iter().filter_map(values::header_name).collect();
-    }
-    out
-}
-
-pub(super) fn backend(field: &Field<'_>, namespace: &str) -> Option<BackendRef> {
+pub(super) fn backend(field: &Field<'_>, namespace: &str, origin: Origin) -> Option<BackendRef> {
     if !field.only(&["group", "kind", "namespace", "name", "port", "weight", "filters"], &[]) {
         return None;
     }
+    let backend = backend_object(field, namespace)?;
+    let weight = match field.get("weight") {
+        Some(weight) => u32::try_from(weight.int_in(0, MAX_WEIGHT)?).ok()?,
+        None => 1,
+    };
+    Some(BackendRef { weight, filters: filters(field, namespace, origin), ..backend })
+}
+
+/// What a reference to a backend names, without weight and filters.
+pub(super) fn backend_object(field: &Field<'_>, namespace: &str) -> Option<BackendRef> {
     let text = |key: &str, default: &str| match field.get(key) {
         Some(field) => field.text().map(str::to_owned),
         None => Some(default.to_owned()),
@@ -340,9 +287,5 @@ pub(super) fn backend(field: &Field<'_>, namespace: &str) -> Option<BackendRef> 
         Some(port) => Some(port.port()?),
         None => None,
     };
-    let weight = match field.get("weight") {
-        Some(weight) => u32::try_from(weight.int_in(0, MAX_WEIGHT)?).ok()?,
-        None => 1,
-    };
-    Some(BackendRef { group, kind, namespace, name, port, weight, filters: filters(field) })
+    Some(BackendRef { group, kind, namespace, name, port, weight: 1, filters: Vec::new() })
 }

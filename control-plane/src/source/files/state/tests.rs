@@ -217,7 +217,8 @@ metadata: {name: a, lables: {}}
 spec:
   rules:
   - backendRef: []
-    retry: {attempts: 3}
+    retry: {attempt: 3}
+    sessionPersistence: {idle: 1s}
     matches:
     - path: {type: Exact, vlaue: /x}
 ---
@@ -240,14 +241,38 @@ spec:
             "x.yaml:8: spec.ports[0].tragetPort: unknown field, has no effect",
             "x.yaml:12: metadata.lables: unknown field, has no effect",
             "x.yaml:15: spec.rules[0].backendRef: unknown field, has no effect",
-            "x.yaml:16: spec.rules[0].retry: is not done by this version and has no effect",
-            "x.yaml:18: spec.rules[0].matches[0].path.vlaue: unknown field, has no effect",
-            "x.yaml:21: kind: Deployment (apps/v1) is not read by this version",
-            "x.yaml:29: spec.mtls.mod: unknown field, has no effect",
+            "x.yaml:16: spec.rules[0].retry.attempt: unknown field, has no effect",
+            "x.yaml:17: spec.rules[0].sessionPersistence.idle: unknown field, has no effect",
+            "x.yaml:19: spec.rules[0].matches[0].path.vlaue: unknown field, has no effect",
+            "x.yaml:22: kind: Deployment (apps/v1) is not read by this version",
+            "x.yaml:30: spec.mtls.mod: unknown field, has no effect",
         ]
     );
     assert!(edit.problems.iter().all(|problem| problem.severity == Severity::Warning));
     assert_eq!(names(&edit), ["Service default/a", "HTTPRoute default/a", "PeerAuthentication default/a"]);
+}
+
+/// What the reference shows is done, all of it, and what its tables name is shown.
+#[test]
+fn the_reference_of_httproute_shows_only_what_is_done() {
+    let reference = include_str!("../../../../../docs/reference/httproute.md");
+    let (_, rest) = reference.split_once("```yaml\n").unwrap();
+    let (example, tables) = rest.split_once("```").unwrap();
+    let mut state = State::default();
+    let edit = write(&mut state, "everything.yaml", example);
+    assert_eq!(errors_in(&edit), [""; 0]);
+    assert_eq!(names(&edit), ["HTTPRoute shop/everything"]);
+    let route = route_of(&state);
+    let kinds: std::collections::BTreeSet<_> =
+        route.rules.iter().flat_map(|rule| &rule.filters).map(crate::model::HttpRouteFilter::kind).collect();
+    let all =
+        ["CORS", "RequestHeaderModifier", "RequestMirror", "RequestRedirect", "ResponseHeaderModifier", "URLRewrite"];
+    assert_eq!(kinds.into_iter().collect::<Vec<_>>(), all);
+    let named = tables.lines().filter_map(|line| line.strip_prefix("| `")?.split_once('`'));
+    for (field, _) in named.filter(|(_, what)| !what.contains("not done") && !what.contains("of no effect")) {
+        let last = field.rsplit('.').next().unwrap();
+        assert!(example.contains(last), "{field} is in no example");
+    }
 }
 
 #[test]

@@ -6,7 +6,9 @@ use super::super::super::fixtures::{call, grpc_route};
 use super::super::super::{MeshConfig, Translator};
 use super::super::matches::wire_match;
 use super::*;
-use crate::model::{Batch, GrpcRoute, HttpRoute, Kind, MethodMatch, Object, ObjectKey, ObjectName};
+use crate::model::{
+    Batch, GrpcRoute, HttpRoute, Kind, MethodMatch, Mirror, Object, ObjectKey, ObjectName, SessionPersistence,
+};
 use crate::status::Condition;
 
 fn to(backend_name: &str, matches: Vec<HttpRouteMatch>) -> HttpRouteRule {
@@ -129,6 +131,25 @@ fn what_is_not_valid_is_unavailable_and_status_says_so() {
     for message in [&refs.message, &partial.message] {
         assert!(message.contains("UNAVAILABLE") && !message.contains("500"), "{message}");
     }
+}
+
+#[test]
+fn a_grpc_routes_mirror_speaks_grpc_and_its_session_is_in_a_header() {
+    let mirror = Mirror { backend: backend("shop/v2"), numerator: 1, denominator: 1 };
+    let session =
+        SessionPersistence { name: Some("x-session".to_owned()), header: true, ..SessionPersistence::default() };
+    let copied = HttpRouteRule {
+        filters: vec![HttpRouteFilter::Mirror(Box::new(mirror))],
+        session: Some(session),
+        ..to("shop/reviews", vec![call("a", "")])
+    };
+    let route = grpc_route("shop/g", vec![parent("reviews")], vec![copied]);
+    let world = world(upserts![reviews(), service("shop/v2", "10.96.0.2"), route]);
+    let rule = port_80(&world).rules[0].clone();
+    let Some(v1::filter::Kind::Mirror(mirror)) = &rule.filters[0].kind else { panic!("{rule:?}") };
+    let to = mirror.backend.as_ref().unwrap();
+    assert_eq!((to.protocol(), &*to.service), (Protocol::Grpc, "shop/v2"));
+    assert!(rule.session.is_some_and(|session| session.header && session.name == "x-session"));
 }
 
 #[test]

@@ -64,7 +64,7 @@ fn defaults_are_filled_in_and_what_is_not_done_is_said() {
     - {type: ResponseHeaderModifier, responseHeaderModifier: {remove: [x-a]}}
     - {type: ExtensionRef, extensionRef: {group: example.com, kind: X, name: x}}
     backendRefs: [{name: echo, port: 80}]
-    sessionPersistence: {sessionName: a}
+    sessionPersistence: {sessionName: a, type: Header}
 ",
     );
     let rule = &route.rules[0];
@@ -78,5 +78,7 @@ fn defaults_are_filled_in_and_what_is_not_done_is_said() {
     assert!(matches!(rule.filters[0], HttpRouteFilter::ResponseHeaders(_)));
     assert_eq!((rule.backends[0].weight, &*rule.backends[0].kind, rule.backends[0].port), (1, "Service", Some(80)));
     let said = |part: &str| problems.iter().any(|problem| problem.contains(part));
-    assert!(said("sessionPersistence: is not done") && said("ExtensionRef"), "{problems:?}");
+    assert!(problems.len() == 1 && said("ExtensionRef"), "{problems:?}");
+    let session = rule.session.as_ref().unwrap();
+    assert_eq!((session.name.as_deref(), session.header), (Some("a"), true));
 }

@@ -45,6 +45,8 @@ spec:
     - name: echo-v1
       port: 80
 ";
+/// Its filter.
+const FILTER: &str = "type: RequestHeaderModifier\n      requestHeaderModifier: {set: [{name: x-b, value: c}]}";
 
 pub(super) const SERVICE: &str = "\
 apiVersion: v1
@@ -179,6 +181,23 @@ fn every_kind_of_bad_manifest_names_file_line_and_field_and_costs_nothing_else()
         ("line break in a header", ROUTE, "value: c}", "value: \"c\\r\\nd: e\"}", 15, "spec.rules[0].filters[0].requestHeaderModifier.set[0].value", "line breaks"),
         ("unknown filter", ROUTE, "type: RequestHeaderModifier", "type: RequestHeader", 14, "spec.rules[0].filters[0].type", "must be one of"),
         ("filter without settings", ROUTE, "      requestHeaderModifier:", "      x:", 14, "spec.rules[0].filters[0].requestHeaderModifier", "is required where"),
+        ("redirect beside backends", ROUTE, FILTER, "type: RequestRedirect\n      requestRedirect: {}", 16, "spec.rules[0].backendRefs", "must be empty"),
+        ("redirect status", ROUTE, FILTER, "type: RequestRedirect\n      requestRedirect: {statusCode: 300}", 15, "spec.rules[0].filters[0].requestRedirect.statusCode", "must be one of 301"),
+        ("redirect scheme", ROUTE, FILTER, "type: RequestRedirect\n      requestRedirect: {scheme: ftp}", 15, "spec.rules[0].filters[0].requestRedirect.scheme", "must be one of http"),
+        ("path modifier without a path", ROUTE, FILTER, "type: URLRewrite\n      urlRewrite: {path: {type: ReplaceFullPath}}", 15, "spec.rules[0].filters[0].urlRewrite.path.replaceFullPath", "is required"),
+        ("two path modifiers", ROUTE, FILTER, "type: URLRewrite\n      urlRewrite: {path: {type: ReplaceFullPath, replaceFullPath: /a, replacePrefixMatch: /b}}", 15, "spec.rules[0].filters[0].urlRewrite.path.replacePrefixMatch", "must not be set"),
+        ("rewrite to a relative path", ROUTE, FILTER, "type: URLRewrite\n      urlRewrite: {path: {type: ReplaceFullPath, replaceFullPath: a}}", 15, "spec.rules[0].filters[0].urlRewrite.path.replaceFullPath", "must start with /"),
+        ("rewrite to a host with a port", ROUTE, FILTER, "type: URLRewrite\n      urlRewrite: {hostname: 'a:80'}", 15, "spec.rules[0].filters[0].urlRewrite.hostname", "must be a DNS name"),
+        ("mirror without a backend", ROUTE, FILTER, "type: RequestMirror\n      requestMirror: {percent: 1}", 15, "spec.rules[0].filters[0].requestMirror.backendRef", "is required"),
+        ("mirror percent", ROUTE, FILTER, "type: RequestMirror\n      requestMirror: {backendRef: {name: a, port: 80}, percent: 101}", 15, "spec.rules[0].filters[0].requestMirror.percent", "between 0 and 100"),
+        ("mirror fraction", ROUTE, FILTER, "type: RequestMirror\n      requestMirror: {backendRef: {name: a, port: 80}, fraction: {numerator: 3, denominator: 2}}", 15, "spec.rules[0].filters[0].requestMirror.fraction.numerator", "must not be more than"),
+        ("mirror percent and fraction", ROUTE, FILTER, "type: RequestMirror\n      requestMirror: {backendRef: {name: a, port: 80}, percent: 1, fraction: {numerator: 1}}", 15, "spec.rules[0].filters[0].requestMirror.percent", "must not be set beside"),
+        ("CORS `*` beside others", ROUTE, FILTER, "type: CORS\n      cors: {allowMethods: [GET, '*']}", 15, "spec.rules[0].filters[0].cors.allowMethods", "beside others"),
+        ("CORS max age", ROUTE, FILTER, "type: CORS\n      cors: {maxAge: 0}", 15, "spec.rules[0].filters[0].cors.maxAge", "between 1 and"),
+        ("retry code", ROUTE, "    timeouts:", "    retry: {codes: [200]}\n    timeouts:", 20, "spec.rules[0].retry.codes[0]", "between 400 and 599"),
+        ("retry attempts", ROUTE, "    timeouts:", "    retry: {attempts: 0}\n    timeouts:", 20, "spec.rules[0].retry.attempts", "between 1 and"),
+        ("header with a cookie", ROUTE, "    timeouts:", "    sessionPersistence: {type: Header, cookieConfig: {}}\n    timeouts:", 20, "spec.rules[0].sessionPersistence.cookieConfig", "must not be set where type is Header"),
+        ("endless cookie", ROUTE, "    timeouts:", "    sessionPersistence: {cookieConfig: {lifetimeType: Permanent}}\n    timeouts:", 20, "spec.rules[0].sessionPersistence.absoluteTimeout", "is required where"),
         ("malformed duration", ROUTE, "request: 10s", "request: 1.5s", 20, "spec.rules[0].timeouts.request", "GEP-2257"),
         ("inner timeout longer", ROUTE, "backendRequest: 1s", "backendRequest: 11s", 20, "spec.rules[0].timeouts.backendRequest", "must not be longer"),
         ("parent without a name", ROUTE, "Service, name: reviews}", "Service}", 7, "spec.parentRefs[0].name", "is required"),

@@ -1,0 +1,57 @@
+//! Session persistence of a rule, checked (GEP-1619). The cookie is for the path that the rule matches, if that is one path, so that
+//! rules do not take each other's sessions; its name, where none is given, is made of the rule's.
+
+use http::HeaderName;
+use weft_proto::headers::is_out_of_bounds;
+use weft_proto::v1;
+
+use super::precedence::prefix_of;
+use super::rules::millis;
+use super::short;
+use crate::model::{HttpRouteRule, PathMatch, SessionPersistence};
+
+/// `rule` is `namespace/name/rule`.
+///
+/// # Errors
+/// Says what a session cannot have.
+pub(super) fn wire_session(
+    session: &SessionPersistence,
+    rule: &HttpRouteRule,
+    rule_name: &str,
+) -> Result<v1::SessionPersistence, String> {
+    let SessionPersistence { name, header, absolute_timeout, permanent } = session;
+    let name = name.clone().unwrap_or_else(|| format!("weft-session-{:08x}", hash(rule_name)));
+    let is_name = HeaderName::from_bytes(name.as_bytes()).is_ok_and(|name| !is_out_of_bounds(name.as_str()));
+    if !is_name {
+        return Err(format!("sessionPersistence cannot have the name `{}`", short(&name)));
+    }
+    if *header && *permanent {
+        return Err("sessionPersistence of type Header has no cookieConfig".to_owned());
+    }
+    let absolute_timeout = absolute_timeout.filter(|timeout| !timeout.is_zero());
+    if *permanent && absolute_timeout.is_none() {
+        return Err("sessionPersistence with a Permanent cookie needs an absoluteTimeout".to_owned());
+    }
+    let path = match &*rule.matches {
+        [only] => match &only.path {
+            PathMatch::Exact(path) => path,
+            PathMatch::Prefix(path) => prefix_of(path),
+            PathMatch::Regex(_) | PathMatch::Call(_) => "/",
+        },
+        _ => "/",
+    };
+    // A `;` would end it.
+    let path = if path.contains(';') { "/" } else { path };
+    Ok(v1::SessionPersistence {
+        name,
+        header: *header,
+        absolute_timeout: absolute_timeout.map(millis),
+        permanent: *permanent,
+        path: if *header { String::new() } else { path.to_owned() },
+    })
+}
+
+/// FNV-1a: equal on every replica and for ever.
+fn hash(text: &str) -> u32 {
+    text.bytes().fold(0x811c_9dc5, |hash: u32, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193))
+}

@@ -1,0 +1,145 @@
+//! Which entries of a table a path leaves to be looked at: with five hundred paths, all but a few are none of a request's
+//! business.
+//!
+//! Entries are filed under the path they want: an exact one under itself, a prefix under its text. A request finds the first
+//! under its own path, and the second under each beginning of its path that ends where a segment does. What can match any
+//! path, or is an expression, is looked at every time ([`Index::anywhere`]). In each file the order of the table is kept, so
+//! the first that matches is the file's best, and of all files the least wins: the answer is that of a pass over all entries.
+//!
+//! Cost: a look-up for the path, one for each of its segments down to the deepest prefix there is, and the entries that
+//! share a path or have none. Bound: the segments that are looked at are those of the table, however many a request has.
+
+use super::matching::{Match, PathKind, RequestView};
+
+/// Positions of entries, ascending.
+type File = foldhash::HashMap<Box<str>, Vec<usize>>;
+
+/// Entries by the paths they want.
+#[derive(Debug, Default)]
+pub(super) struct Index {
+    exact: File,
+    prefix: File,
+    /// Bit n: there is a prefix with n slashes; the last bit stands for as many and more.
+    depths: u64,
+    /// Those that any path may match.
+    anywhere: Vec<usize>,
+}
+
+/// The bit of [`Index::depths`].
+fn bit(slashes: usize) -> u64 {
+    1 << slashes.min(63)
+}
+
+impl Index {
+    /// Files entries.
+    pub(super) fn new<'a>(entries: impl Iterator<Item = &'a Match>) -> Self {
+        let mut index = Self::default();
+        for (position, entry) in entries.enumerate() {
+            match entry.path_kind() {
+                PathKind::Exact(path) => index.exact.entry(path.into()).or_default().push(position),
+                PathKind::Prefix(path) => {
+                    index.depths |= bit(path.bytes().filter(|byte| *byte == b'/').count());
+                    index.prefix.entry(path.into()).or_default().push(position);
+                }
+                PathKind::Other => index.anywhere.push(position),
+            }
+        }
+        index
+    }
+
+    /// The position of the first entry that matches. `entry` gives the one at a position.
+    pub(super) fn find<'a>(
+        &self,
+        request: &RequestView<'_>,
+        entry: impl Fn(usize) -> Option<&'a Match>,
+    ) -> Option<usize> {
+        let mut best: Option<usize> = None;
+        let mut among = |file: &[usize], matches: fn(&Match, &RequestView<'_>) -> bool| {
+            let better = file.iter().take_while(|position| best.is_none_or(|best| **position < best));
+            let mut better = better.filter(|position| entry(**position).is_some_and(|entry| matches(entry, request)));
+            if let Some(found) = better.next() {
+                best = Some(*found);
+            }
+        };
+        let path = request.path;
+        if !self.exact.is_empty()
+            && let Some(file) = self.exact.get(path)
+        {
+            among(file, Match::matches_but_path);
+        }
+        if self.depths != 0 {
+            let mut slashes = 0;
+            let ends = path.bytes().enumerate().filter(|(_, byte)| *byte == b'/').map(|(at, _)| at);
+            for end in ends.chain([path.len()]) {
+                // A prefix of no depth there is none: what stands before the first slash is nothing.
+                if self.depths & bit(slashes) != 0
+                    && let Some(file) = path.get(..end).and_then(|prefix| self.prefix.get(prefix))
+                {
+                    among(file, Match::matches_but_path);
+                }
+                slashes += 1;
+                if self.depths >> slashes.min(63) == 0 {
+                    break;
+                }
+            }
+        }
+        among(&self.anywhere, Match::matches);
+        best
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::{HeaderMap, Method};
+
+    use super::super::matching::PathMatch;
+    use super::*;
+
+    fn find(paths: &[PathMatch], path: &str) -> Option<usize> {
+        let entries: Vec<_> =
+            paths.iter().map(|path| Match::new(Some(path.clone()), None, vec![], vec![]).unwrap()).collect();
+        let request = RequestView { method: &Method::GET, path, query: None, headers: &HeaderMap::new() };
+        let found = Index::new(entries.iter()).find(&request, |position| entries.get(position));
+        assert_eq!(found, entries.iter().position(|entry| entry.matches(&request)), "{path}: a pass says otherwise");
+        found
+    }
+
+    #[test]
+    fn the_first_of_all_files_wins() {
+        let prefix = |text: &str| PathMatch::Prefix(text.to_owned());
+        let exact = |text: &str| PathMatch::Exact(text.to_owned());
+        let regex = |text: &str| PathMatch::Regex(text.to_owned());
+        let paths =
+            [prefix("/a/b"), exact("/a"), regex("/a.*c"), prefix("/a/"), exact("/a/b/c"), prefix("/x//"), prefix("/")];
+        for (path, want) in [
+            ("/a/b", Some(0)),
+            ("/a/b/c", Some(0)),
+            ("/a", Some(1)),
+            ("/ac", Some(2)),
+            ("/a/", Some(3)),
+            ("/a/d", Some(3)),
+            ("/x/", Some(5)),
+            ("/x//y", Some(5)),
+            ("/x", Some(6)),
+            ("/ab", Some(6)),
+            ("//", Some(6)),
+            ("*", Some(6)),
+            ("", Some(6)),
+        ] {
+            assert_eq!(find(&paths, path), want, "{path}");
+        }
+        assert_eq!(find(&paths[..2], "/b"), None);
+        assert_eq!(find(&[], "/"), None);
+    }
+
+    #[test]
+    fn prefixes_deeper_than_bits_are_found() {
+        let deep = |depth: usize| "/s".repeat(depth);
+        let paths = [PathMatch::Prefix(deep(80)), PathMatch::Prefix(deep(64)), PathMatch::Prefix(deep(2))];
+        for (depth, want) in
+            [(1, None), (2, Some(2)), (63, Some(2)), (64, Some(1)), (79, Some(1)), (80, Some(0)), (500, Some(0))]
+        {
+            assert_eq!(find(&paths, &deep(depth)), want, "{depth}");
+        }
+    }
+}
