@@ -76,6 +76,13 @@ pub(crate) enum Command {
     /// wrong.
     #[command(after_help = CHECK)]
     Check(CheckArgs),
+    /// Say what becomes of a request, by the client's own sidecar
+    ///
+    /// Asks the sidecar of a pod of the client which rule the request matches and why, what filters change, who gets it at which share,
+    /// and which endpoints may answer: from the configuration in force, by the code that carries requests. Nothing is
+    /// sent to the server. The sidecar is reached by port-forward.
+    #[command(after_help = EXPLAIN)]
+    Explain(ExplainArgs),
     /// Say which version runs where: this program, the control plane, the sidecars
     #[command(after_help = VERSION)]
     Version(VersionArgs),
@@ -238,6 +245,31 @@ pub(crate) struct OutputArgs {
     /// How the result is printed
     #[arg(short, long, value_enum, default_value = "table", value_name = "FORMAT")]
     pub(crate) output: Format,
+}
+
+const EXPLAIN: &str = "\
+Examples:
+  weft explain -n shop deploy/web GET http://reviews/v2 -H 'x-user: a'
+  weft explain deploy/web grpc://reviews/pkg.Service/Method
+  weft explain -n shop pod/web-7d9f-abcde http://reviews:9080/ -o json | jq .rule";
+
+/// The flags of `explain`.
+#[derive(Debug, Args)]
+pub(crate) struct ExplainArgs {
+    /// The client, as deploy/NAME, sts/NAME, ds/NAME, job/NAME or pod/NAME: one of its pods is asked
+    pub(crate) workload: String,
+    /// [METHOD] URL: the URL as http://HOST[:PORT]/PATH, https://HOST[:PORT] or grpc://HOST[:PORT]/SERVICE/METHOD
+    #[arg(required = true, num_args = 1..=2, value_name = "REQUEST")]
+    pub(crate) request: Vec<String>,
+    /// A header of the request; may be given several times
+    #[arg(short = 'H', long, value_name = "NAME: VALUE")]
+    pub(crate) header: Vec<String>,
+    /// The client's namespace; default: the kubeconfig's
+    #[arg(short, long, value_name = "NAMESPACE")]
+    pub(crate) namespace: Option<String>,
+    /// How the result is printed
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
 }
 
 const VERSION: &str = "\

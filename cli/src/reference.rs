@@ -80,7 +80,7 @@ fn flags(text: &mut String, arguments: &[&Arg]) {
         let names = names.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
         let mut what = arg.get_help().map(ToString::to_string).unwrap_or_default();
         let choices: Vec<String> = arg.get_possible_values().iter().map(|v| format!("`{}`", v.get_name())).collect();
-        if !choices.is_empty() && !arg.is_positional() && value.len() > 1 || arg.is_positional() {
+        if !choices.is_empty() && (arg.is_positional() || value.len() > 1) {
             let _ = write!(what, ": {}", choices.join(", "));
         }
         let default = arg.get_default_values().iter().map(|v| v.to_string_lossy().into_owned()).collect::<Vec<_>>();

@@ -47,7 +47,7 @@ use weft_proto::{EndpointsName, MESH_SETTINGS, SELF, ServiceName};
 pub use compile::CompileError;
 pub use kind::Kind;
 pub use model::{
-    Backend, InboundPolicy, MeshSettings, MtlsMode, OutboundPolicy, Protocol, Service, ServicePort, Workload,
+    Backend, InboundPolicy, MeshSettings, MtlsMode, OutboundPolicy, Protocol, RuleView, Service, ServicePort, Workload,
     WorkloadPort,
 };
 pub use stats::ConfigStats;
@@ -56,7 +56,7 @@ pub use subscriptions::{Bounds, LastUse, Request};
 pub use view::ConfigView;
 
 use crate::balance::{EndpointKey, EndpointSpec, Health, Reach};
-use crate::dns::Dns;
+use crate::dns::{Dns, DnsError};
 use crate::identity::IdentityManager;
 use crate::reason::Reason;
 use model::{BackendState, Policy};
@@ -240,6 +240,17 @@ impl Config {
             wait_for_endpoints(port, deadline).await;
         }
         destination
+    }
+
+    /// What this pod's resolver makes of a host, as the app would be told; an address is itself.
+    ///
+    /// # Errors
+    /// When there is no answer.
+    ///
+    /// # Cancel safety
+    /// Yes.
+    pub async fn resolve(&self, host: &str) -> Result<Vec<IpAddr>, DnsError> {
+        Ok(self.0.dns.resolve(host).await?.addresses().to_vec())
     }
 
     /// Whether any host leads somewhere by its name alone: if not, nobody needs to look for one.

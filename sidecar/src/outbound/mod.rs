@@ -19,6 +19,7 @@
 //! |---|---|
 //! | `collect.rs` | what is measured of backends |
 //! | `connection.rs` | destination and protocol of a connection; whoever speaks first |
+//! | `explain/` | what would become of a request, for `weft explain` |
 //! | `host.rs` | a destination outside: the host that is asked for may lead somewhere (lookup 3) |
 //! | `request.rs` | one request: match, filters, answer, what is counted |
 //! | `mirror.rs` | copies of requests that nobody waits for |
@@ -32,6 +33,7 @@
 
 mod collect;
 mod connection;
+mod explain;
 mod host;
 mod mirror;
 mod opaque;

@@ -18,7 +18,7 @@ use http::HeaderValue;
 use http::header::LOCATION;
 use http::request::Parts;
 use parking_lot::Mutex;
-use weft_proto::headers;
+use weft_proto::{ServiceName, headers};
 
 use super::Outbound;
 use super::mirror;
@@ -28,7 +28,7 @@ use crate::config::{Backend, Destination, LOOKUP_TIMEOUT, Protocol};
 use crate::http::{Answer, Body, Handler, Request, Response, h1, host, hygiene};
 use crate::reason::Reason;
 use crate::resilience::Deadline;
-use crate::route::{After, Filters, Made, RequestView, RouteTable, Rule, Target, Token, Unsendable};
+use crate::route::{After, Filters, Found, Made, RequestView, RouteTable, Rule, Target, Token, Unsendable};
 use crate::telemetry::record::{Direction, Record, Riding};
 
 /// What says where a connection's requests go.
@@ -150,11 +150,7 @@ impl RequestHandler {
                 match &port.routes {
                     None => Arc::clone(&port.backend),
                     Some(routes) => {
-                        let rule = find(routes, request).ok_or_else(|| {
-                            let detail =
-                                format!("no rule of the routes attached to {} matches this request", service.name);
-                            OwnAnswer::new(Reason::NoRoute, detail)
-                        })?;
+                        let rule = find(routes, request).ok_or_else(|| no_route(&service.name))?.rule;
                         record.route = (&rule.route).into();
                         // Before a filter takes its header or cookie away.
                         token = rule.session.as_ref().and_then(|it| it.read(&request.headers, seconds()));
@@ -301,13 +297,13 @@ fn made_by(
 
 /// Whether the backend has a session's endpoint, as far as is known. One that is gone takes its sessions with it: they are
 /// balanced anew by weight.
-fn holds(backend: &Backend, token: Token) -> bool {
+pub(super) fn holds(backend: &Backend, token: Token) -> bool {
     let has = || backend.balancer.endpoints().iter().any(|endpoint| token.is_at(endpoint.addr()));
     token.is_of(&backend.label) && (!backend.is_known() || has())
 }
 
 /// Since 1970.
-fn seconds() -> u64 {
+pub(super) fn seconds() -> u64 {
     SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
@@ -330,13 +326,19 @@ fn for_the_app(mut kept: Kept) -> Kept {
     kept
 }
 
-fn find<'a>(routes: &'a RouteTable<Arc<Backend>>, request: &Parts) -> Option<&'a Rule<Arc<Backend>>> {
-    routes.find(&RequestView {
+/// The one place where a request meets the rules: `explain.rs` asks here as well.
+pub(super) fn find<'a>(routes: &'a RouteTable<Arc<Backend>>, request: &Parts) -> Option<Found<'a, Arc<Backend>>> {
+    routes.find_entry(&RequestView {
         method: &request.method,
         path: request.uri.path(),
         query: request.uri.query(),
         headers: &request.headers,
     })
+}
+
+/// What is answered where a route is attached to the Service and no rule matches.
+pub(super) fn no_route(service: &ServiceName) -> OwnAnswer {
+    OwnAnswer::new(Reason::NoRoute, format!("no rule of the routes attached to {service} matches this request"))
 }
 
 /// The earlier of the route's request timeout and what the client is willing to wait. Spent already: 504 without calling.

@@ -38,5 +38,5 @@ pub use cors::{Cors, CorsConfig, InvalidCors, Shared};
 pub use filters::{After, Filters, HeaderEdit, InvalidFilter, InvalidShare, Made, Mirror, RequestFilter};
 pub use matching::{InvalidMatch, KeyMatch, Match, PathMatch, RequestView, ValueMatch};
 pub use session::{InvalidSession, Session, Token};
-pub use table::{FixedAnswer, InvalidTable, RouteTable, Rule, Target, WeightedTarget, WeightedTargets};
+pub use table::{FixedAnswer, Found, InvalidTable, RouteTable, Rule, Target, WeightedTarget, WeightedTargets};
 pub use url::{InvalidUrl, PathEdit, Redirect, Rewrite, Unsendable};

@@ -192,7 +192,7 @@ fn who_gets_copies_is_a_backend_like_any_other_and_filters_can_be_read() {
     assert_eq!(routed, all, "they are subscribed to");
     assert_eq!(port.rules[0].filters, ["request headers: x-rule", "mirror 1 of 10 to shop/m1:80"]);
     let target = "0: shop/v3:80; mirror 1 of 10 to shop/m2:80; mirror 1 of 10 to shop/v1:80";
-    assert_eq!(port.rules[0].targets[2], target);
+    assert_eq!(port.rules[0].targets[2].to_string(), target);
 }
 
 /// Every refusal names the field.
