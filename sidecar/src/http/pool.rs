@@ -23,9 +23,9 @@
 
 mod limited;
 mod state;
+mod wait;
 
 use std::future::Future;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
@@ -35,6 +35,7 @@ use tokio::time::Instant;
 
 pub use self::state::IN_USE;
 use self::state::{Choice, Left, State, Worker};
+pub use self::wait::Wait;
 use super::error::{ConnectError, SendError, SendErrorKind};
 use super::h1::HeadLimits;
 use super::h1::client::{Connection as H1, Home};
@@ -136,62 +137,6 @@ struct Shared {
     me: Weak<Shared>,
 }
 
-/// A request's wait for a connection and its answer, for whoever sent it.
-#[derive(Debug)]
-pub struct Wait {
-    since: Instant,
-    held: AtomicBool,
-    over: Moment,
-    answered: Moment,
-}
-
-/// A moment after another that is known: its nanoseconds, [`Moment::NEVER`] until it comes.
-#[derive(Debug)]
-struct Moment(AtomicU64);
-
-impl Moment {
-    const NEVER: u64 = u64::MAX;
-
-    const fn never() -> Self {
-        Self(AtomicU64::new(Self::NEVER))
-    }
-
-    // Relaxed: who asks has been told by other means that it may have come.
-    fn set(&self, since: Instant, at: Instant) {
-        let after = at.saturating_duration_since(since).as_nanos();
-        self.0.store(u64::try_from(after).unwrap_or(Self::NEVER), Ordering::Relaxed);
-    }
-
-    fn get(&self, since: Instant) -> Option<Instant> {
-        let after = self.0.load(Ordering::Relaxed);
-        (after != Self::NEVER).then(|| since + Duration::from_nanos(after))
-    }
-}
-
-impl Wait {
-    /// Of a request that is about to be sent: `now`, for who reads the clock once for all that happens at once.
-    pub fn since(now: Instant) -> Self {
-        Self { since: now, held: AtomicBool::new(false), over: Moment::never(), answered: Moment::never() }
-    }
-
-    /// Whether, at the moment, a limit holds the request back and the endpoint does not know of it: no connection has been
-    /// found for it, and none is being opened.
-    pub fn is_held(&self) -> bool {
-        self.held.load(Ordering::Relaxed)
-    }
-
-    /// When the connection was there, if the request had to wait for it: what came before says nothing of how fast the
-    /// endpoint answers.
-    pub fn over(&self) -> Option<Instant> {
-        self.over.get(self.since)
-    }
-
-    /// When the response's head was there, if it was.
-    pub fn answered(&self) -> Option<Instant> {
-        self.answered.get(self.since)
-    }
-}
-
 /// A place for one request.
 enum Lease {
     H1(H1),
@@ -254,7 +199,7 @@ impl Pool {
     {
         let (lease, now) = {
             let mut waiting = Waiting { shared: &self.0, ticket: None, wait };
-            let mut now = Some(wait.since);
+            let mut now = Some(wait.began());
             std::future::poll_fn(|cx| waiting.poll(&connect, now.take().unwrap_or_else(Instant::now), cx)).await?
         };
         let awaited = self.0.waits.begin(now.into_std());
@@ -265,7 +210,7 @@ impl Pool {
         };
         if sent.is_ok() {
             let answered = answered.unwrap_or_else(Instant::now);
-            wait.answered.set(wait.since, answered);
+            wait.set_answered(answered);
             awaited.over(answered.into_std());
         }
         sent
@@ -339,7 +284,7 @@ impl Waiting<'_> {
     {
         loop {
             let mut state = self.shared.state.lock();
-            self.wait.held.store(false, Ordering::Relaxed);
+            self.wait.hold(false);
             match state.choose(self.ticket, Worker::current(), cx.waker(), now) {
                 Choice::H1(mut idle) => {
                     // Who never waited leaves nothing behind, and nobody to be told.
@@ -374,7 +319,7 @@ impl Waiting<'_> {
                 }
                 Choice::Wait { ticket, places, short } => {
                     self.ticket = Some(ticket);
-                    self.wait.held.store(!state.is_connecting(), Ordering::Relaxed);
+                    self.wait.hold(!state.is_connecting());
                     drop(state);
                     for place in places {
                         self.attempt(place, connect);
@@ -400,7 +345,7 @@ impl Waiting<'_> {
     /// It has what it waited for, if it had to wait.
     fn served(&mut self, state: MutexGuard<'_, State>, now: Instant) {
         if self.ticket.is_some() {
-            self.wait.over.set(self.wait.since, now);
+            self.wait.set_over(now);
         }
         self.leave(state);
     }

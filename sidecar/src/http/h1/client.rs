@@ -189,11 +189,11 @@ impl Connection {
             }
             Err(kind) => {
                 let unread = opening.written() == 0 || (opening.may_be_unread(&kind) && opening.is_unread(&kind).await);
-                opening.tell_if_closed(&kind);
                 if !unread && opening.aborts.is_some() {
                     let (fin, one_piece, written) = (is_fin(&kind), opening.one_piece, opening.written());
                     tracing::debug!(fin, one_piece, written, "the app is lost with a request that it may have read");
                 }
+                opening.tell_if_closed(&kind);
                 let error = if unread { SendError::not_processed(kind) } else { SendError::unknown(kind) };
                 Err(error.on_reused(reused))
             }
@@ -296,14 +296,17 @@ impl Opening {
             .await
     }
 
-    /// Tells the others (`unread.rs`) when the app had closed the connection before the request came.
-    fn tell_if_closed(&self, kind: &SendErrorKind) {
-        if let (Some(began), Some(connection)) = (self.began, &self.connection)
+    /// Tells the others (`unread.rs`) when the app had closed the connection before the request came. Nobody waits for that: the
+    /// reset that shows it may be on its way.
+    fn tell_if_closed(&mut self, kind: &SendErrorKind) {
+        if let Some(began) = self.began
             && is_fin(kind)
             && self.written() > 0
-            && connection.0.io.was_reset()
+            && let Some(connection) = self.connection.take()
         {
-            unread::closed_before(began);
+            // Its place is free already.
+            let Open { io, .. } = *connection.0;
+            unread::tell_if_closed(io, began);
         }
     }
 

@@ -49,8 +49,9 @@ use crate::http::io::{BoxedIo, Io};
 
 /// A request of so many bytes, head and body, is read at once: a page, as small a buffer as servers of HTTP have.
 pub(super) const ONE_PIECE: u64 = 4096;
-/// How long the head of a request of one piece waits for its body.
-const GATHER: Duration = Duration::from_millis(20);
+/// How long the head of a request of one piece waits for its body: as long as a thread on a busy node may wait for a processor between
+/// the two, which 20 ms was not.
+const GATHER: Duration = Duration::from_millis(100);
 /// Over loopback a reset follows its cause, and the count follows the reset, in microseconds; but an app that has said FIN may
 /// have to wait for a processor before it closes: on a busy node, where pods of no guaranteed share are the last to get one, for
 /// longer than 140 ms. In ms; half a second in all, by which the answer is late that nobody can be spared otherwise.
@@ -99,8 +100,20 @@ static CLOSED: Mutex<VecDeque<Instant>> = Mutex::new(VecDeque::new());
 /// The oldest are forgotten beyond so many; what is forgotten counts as an abort.
 const MAX_CLOSED: usize = 1024;
 
-/// A request begun at `began` found a connection that the app had closed: FIN, then RST.
-pub(super) fn closed_before(began: Instant) {
+/// A request begun at `began` found a FIN on this connection. Notes it if a RST follows: then the app had closed it. Costs a task
+/// of half a second at most, where the reset is not there yet.
+pub(super) fn tell_if_closed(mut io: BoxedIo, began: Instant) {
+    if io.was_reset() {
+        return closed_before(began);
+    }
+    tokio::spawn(async move {
+        if was_reset(&mut io).await {
+            closed_before(began);
+        }
+    });
+}
+
+fn closed_before(began: Instant) {
     let mut closed = CLOSED.lock();
     if closed.len() == MAX_CLOSED {
         closed.pop_front();
@@ -301,6 +314,32 @@ mod tests {
             };
             let (response, ()) = tokio::join!(connection.send(request), reads);
             assert_eq!(response.unwrap().status(), 204, "{what}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_reset_that_comes_late_is_noted_all_the_same() {
+        for method in [Method::GET, Method::POST] {
+            let (connection, listener) = connection().await;
+            let (app, _) = listener.accept().await.unwrap();
+            // FIN alone: the app goes on to hold what it was sent.
+            SockRef::from(&app).shutdown(std::net::Shutdown::Write).unwrap();
+            let before = Instant::now();
+            let mut request = post(5);
+            *request.method_mut() = method.clone();
+            let lost = async {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                drop(app);
+            };
+            let (sent, ()) = tokio::join!(connection.send(request), lost);
+            assert!(sent.is_err());
+            let noted = async || {
+                // Of other tests as well, but none is as old as this one.
+                while !CLOSED.lock().iter().any(|began| *began >= before) {
+                    tokio::time::sleep(Duration::from_millis(1)).await;
+                }
+            };
+            tokio::time::timeout(Duration::from_secs(2), noted()).await.unwrap_or_else(|_| panic!("{method}"));
         }
     }
 
