@@ -12,6 +12,8 @@ pub enum Reason {
     Redirect,
     /// A browser's question whether it may ask, answered by the rule's CORS filter: it was meant.
     Preflight,
+    /// A FaultInjection wants this request to fail: it was meant.
+    Fault,
     /// The chosen rule's backendRef is not valid, or all its weights are zero.
     InvalidBackend,
     /// The backend has no endpoint to use.
@@ -54,10 +56,11 @@ pub enum Reason {
 
 impl Reason {
     /// Every reason, for documentation and tests.
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 23] = [
         Self::NoRoute,
         Self::Redirect,
         Self::Preflight,
+        Self::Fault,
         Self::InvalidBackend,
         Self::NoEndpoints,
         Self::NoPort,
@@ -85,6 +88,7 @@ impl Reason {
             Self::NoRoute => "no-route",
             Self::Redirect => "redirect",
             Self::Preflight => "preflight",
+            Self::Fault => "fault",
             Self::InvalidBackend => "invalid-backend",
             Self::NoEndpoints => "no-endpoints",
             Self::NoPort => "no-port",
@@ -115,7 +119,9 @@ impl Reason {
             Self::Redirect => StatusCode::FOUND,
             Self::Preflight => StatusCode::NO_CONTENT,
             Self::InvalidBackend | Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
-            Self::NoEndpoints
+            // Or what the FaultInjection says, as of gRPC.
+            Self::Fault
+            | Self::NoEndpoints
             | Self::NoPort
             | Self::ConnectFailed
             | Self::Overflow
@@ -148,6 +154,7 @@ impl Reason {
             // gRPC knows neither: its clients do not follow, and no browser asks for them.
             Self::Redirect
             | Self::Preflight
+            | Self::Fault
             | Self::InvalidBackend
             | Self::NoEndpoints
             | Self::NoPort

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use weft_proto::v1::Protocol;
 
+use super::fault_injection::FaultInjection;
 use super::grpc_route::GrpcRoute;
 use super::http_route::HttpRoute;
 use super::store::ObjectKey;
@@ -46,6 +47,8 @@ pub enum Kind {
     Pod,
     /// v1
     Node,
+    /// weft.dev/v1alpha1
+    FaultInjection,
     /// gateway.networking.k8s.io/v1
     GrpcRoute,
     /// gateway.networking.k8s.io/v1
@@ -87,6 +90,8 @@ pub enum Object {
     Pod(Pod),
     /// A Node.
     Node(Node),
+    /// A FaultInjection.
+    FaultInjection(FaultInjection),
     /// A GRPCRoute.
     GrpcRoute(GrpcRoute),
     /// An HTTPRoute.
@@ -104,6 +109,7 @@ impl Object {
             Self::EndpointSlice(_) => Kind::EndpointSlice,
             Self::Pod(_) => Kind::Pod,
             Self::Node(_) => Kind::Node,
+            Self::FaultInjection(_) => Kind::FaultInjection,
             Self::GrpcRoute(_) => Kind::GrpcRoute,
             Self::HttpRoute(_) => Kind::HttpRoute,
             Self::PeerAuthentication(_) => Kind::PeerAuthentication,
@@ -118,6 +124,7 @@ impl Object {
             Self::EndpointSlice(object) => &object.meta,
             Self::Pod(object) => &object.meta,
             Self::Node(object) => &object.meta,
+            Self::FaultInjection(object) => &object.meta,
             Self::GrpcRoute(object) => &object.meta,
             Self::HttpRoute(object) => &object.meta,
             Self::PeerAuthentication(object) => &object.meta,

@@ -5,6 +5,7 @@
 
 mod config;
 mod endpoints;
+mod faults;
 mod outside;
 mod pods;
 mod protocols;

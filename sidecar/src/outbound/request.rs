@@ -7,8 +7,8 @@
 //! response ◄─ filters ◄─ own headers off ◄─ the try that was kept
 //! ```
 //!
-//! Filters may answer by themselves (redirects, preflights), have the request copied (`mirror.rs`), and say what the
-//! response tells browsers, also one that we made.
+//! Filters may answer by themselves (redirects, preflights, faults), have the request wait (`fault.rs`) or copied (`mirror.rs`),
+//! and say what the response tells browsers, also one that we made.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -21,8 +21,8 @@ use parking_lot::Mutex;
 use weft_proto::{ServiceName, headers};
 
 use super::Outbound;
-use super::mirror;
 use super::tries::{Kept, Plan, Tries};
+use super::{fault, mirror};
 use crate::answer::OwnAnswer;
 use crate::config::{Backend, Destination, LOOKUP_TIMEOUT, Protocol};
 use crate::http::{Answer, Body, Handler, Request, Response, h1, host, hygiene};
@@ -154,12 +154,22 @@ impl RequestHandler {
                         record.route = (&rule.route).into();
                         // Before a filter takes its header or cookie away.
                         token = rule.session.as_ref().and_then(|it| it.read(&request.headers, seconds()));
-                        if let Some(made) = apply(&rule.filters, rule, request, after)? {
+                        let made = apply(&rule.filters, rule, request, after)?;
+                        if !after.delay.is_zero() {
+                            let delay = std::mem::take(&mut after.delay);
+                            now = Box::pin(fault::wait(&self.outbound, delay, rule, request, record.started())).await?;
+                        }
+                        if let Some(made) = made {
                             return made_by(made, rule, &[&rule.filters], record);
                         }
                         let stays = token.and_then(|token| rule.choose_for(|backend| holds(backend, token)));
                         let (target, filters) = stays.unwrap_or_else(|| rule.choose(&mut rand::rng()));
-                        if let Some(made) = apply(filters, rule, request, after)? {
+                        let made = apply(filters, rule, request, after)?;
+                        if !after.delay.is_zero() {
+                            let delay = std::mem::take(&mut after.delay);
+                            now = Box::pin(fault::wait(&self.outbound, delay, rule, request, record.started())).await?;
+                        }
+                        if let Some(made) = made {
                             return made_by(made, rule, &[filters, &rule.filters], record);
                         }
                         chosen = Some((rule, filters));
@@ -287,6 +297,7 @@ fn made_by(
             (Reason::Redirect, response)
         }
         Made::Preflight(response) => (Reason::Preflight, response),
+        Made::Abort(abort) => return Err(fault::aborted(abort).with_context(name_of(rule))),
     };
     record.reason = Some(reason);
     if let Ok(value) = HeaderValue::try_from(format!("{reason}; {}", name_of(rule))) {
@@ -308,7 +319,7 @@ pub(super) fn seconds() -> u64 {
 }
 
 /// For `x-weft-reason`.
-fn name_of(rule: &Rule<Arc<Backend>>) -> String {
+pub(super) fn name_of(rule: &Rule<Arc<Backend>>) -> String {
     format!("rule={}#{}", rule.route, rule.name)
 }
 
@@ -342,7 +353,7 @@ pub(super) fn no_route(service: &ServiceName) -> OwnAnswer {
 }
 
 /// The earlier of the route's request timeout and what the client is willing to wait. Spent already: 504 without calling.
-fn request_deadline(
+pub(super) fn request_deadline(
     request: &Parts,
     timeout: Option<std::time::Duration>,
     now: Instant,

@@ -21,6 +21,7 @@ mod detection;
 mod drain;
 mod explain;
 mod fairness;
+mod faults;
 mod filters;
 mod grpc;
 mod hosts;

@@ -13,6 +13,7 @@
 
 mod conditions;
 mod conflicts;
+mod fault;
 mod filters;
 mod matches;
 mod parents;

@@ -64,6 +64,7 @@ impl Dirty {
                 // What it was is in the analysis that is replaced.
                 self.routes.insert(change.key.clone());
             }
+            Kind::FaultInjection => self.routes.extend(model.routes_with_fault(name).map(|route| route.key())),
             Kind::PeerAuthentication => {
                 if let Some(Object::PeerAuthentication(old)) = before {
                     self.peer_authentication(old, model, config);

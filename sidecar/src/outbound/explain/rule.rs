@@ -7,8 +7,10 @@ use std::time::Instant;
 use http::HeaderMap;
 use http::header::{HOST, LOCATION};
 use http::request::Parts;
+use rand::RngCore;
 use weft_proto::explain::{BackendShare, Endpoint, Explanation, MatchedRule, OwnAnswer as Told};
 
+use super::super::fault::aborted;
 use super::super::request::{find, holds, no_route, seconds};
 use crate::answer::OwnAnswer;
 use crate::config::{Backend, RuleView, Service, ServicePort};
@@ -31,7 +33,7 @@ impl Now {
         Told {
             reason: own.reason.to_string(),
             status: own.status().as_u16(),
-            grpc_status: self.is_grpc.then(|| own.reason.grpc_status()),
+            grpc_status: self.is_grpc.then(|| own.grpc_status()),
             detail: own.detail.to_string(),
         }
     }
@@ -165,11 +167,32 @@ struct Filtered {
     answer: Option<Told>,
 }
 
+/// Draws only what is certain: a share of requests is told as such, with its filter.
+struct Certain;
+
+impl RngCore for Certain {
+    fn next_u32(&mut self) -> u32 {
+        u32::MAX
+    }
+
+    fn next_u64(&mut self) -> u64 {
+        u64::MAX
+    }
+
+    fn fill_bytes(&mut self, bytes: &mut [u8]) {
+        bytes.fill(u8::MAX);
+    }
+}
+
 /// Does to `request` what they say, as the forwarding path does, and tells what that was.
 fn filter(filters: &Filters<Arc<Backend>>, request: &mut Parts, now: Now) -> Filtered {
     let before = request.clone();
-    let made = filters.apply_request(request, &mut rand::rng(), &mut After::default());
-    let changes = changes(&before, request);
+    let mut after = After::default();
+    let made = filters.apply_request(request, &mut Certain, &mut after);
+    let mut changes = changes(&before, request);
+    if !after.delay.is_zero() {
+        changes.push(format!("waits {:?}", after.delay));
+    }
     let answer = match made {
         Ok(None) => None,
         Ok(Some(Made::Redirect(response))) => {
@@ -183,6 +206,7 @@ fn filter(filters: &Filters<Arc<Backend>>, request: &mut Parts, now: Now) -> Fil
             let own = OwnAnswer::new(Reason::Preflight, "a browser's question whether it may ask (CORS)");
             Some(now.told(&OwnAnswer { status: Some(response.status()), ..own }))
         }
+        Ok(Some(Made::Abort(abort))) => Some(now.told(&aborted(abort))),
         Err(unsendable) => Some(now.told(&OwnAnswer::new(Reason::BadRequest, unsendable.to_string()))),
     };
     Filtered { changes, answer }
