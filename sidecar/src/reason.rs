@@ -32,6 +32,8 @@ pub enum Reason {
     PerTryTimeout,
     /// A limit was reached.
     Overflow,
+    /// The client has asked too often: a RateLimit of the server's.
+    RateLimited,
     /// The peer showed no identity where policy wants one.
     MtlsRequired,
     /// The certificate by which the peer of an opaque connection proved itself has expired.
@@ -56,7 +58,7 @@ pub enum Reason {
 
 impl Reason {
     /// Every reason, for documentation and tests.
-    pub const ALL: [Self; 23] = [
+    pub const ALL: [Self; 24] = [
         Self::NoRoute,
         Self::Redirect,
         Self::Preflight,
@@ -70,6 +72,7 @@ impl Reason {
         Self::Timeout,
         Self::PerTryTimeout,
         Self::Overflow,
+        Self::RateLimited,
         Self::MtlsRequired,
         Self::PeerExpired,
         Self::Draining,
@@ -98,6 +101,7 @@ impl Reason {
             Self::Timeout => "timeout",
             Self::PerTryTimeout => "per-try-timeout",
             Self::Overflow => "overflow",
+            Self::RateLimited => "rate-limited",
             Self::MtlsRequired => "mtls-required",
             Self::PeerExpired => "peer-expired",
             Self::Draining => "draining",
@@ -132,6 +136,7 @@ impl Reason {
                 StatusCode::BAD_GATEWAY
             }
             Self::Timeout | Self::PerTryTimeout => StatusCode::GATEWAY_TIMEOUT,
+            Self::RateLimited => StatusCode::TOO_MANY_REQUESTS,
             Self::MtlsRequired => StatusCode::FORBIDDEN,
             Self::BadRequest => StatusCode::BAD_REQUEST,
             Self::HeadTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
@@ -143,6 +148,7 @@ impl Reason {
     pub const fn grpc_status(self) -> u8 {
         const DEADLINE_EXCEEDED: u8 = 4;
         const PERMISSION_DENIED: u8 = 7;
+        const RESOURCE_EXHAUSTED: u8 = 8;
         const UNIMPLEMENTED: u8 = 12;
         const INTERNAL: u8 = 13;
         const UNAVAILABLE: u8 = 14;
@@ -150,6 +156,7 @@ impl Reason {
             Self::NoRoute => UNIMPLEMENTED,
             Self::Timeout | Self::PerTryTimeout => DEADLINE_EXCEEDED,
             Self::MtlsRequired => PERMISSION_DENIED,
+            Self::RateLimited => RESOURCE_EXHAUSTED,
             Self::BadRequest | Self::HeadTooLarge | Self::HeadTimeout | Self::Internal => INTERNAL,
             // gRPC knows neither: its clients do not follow, and no browser asks for them.
             Self::Redirect

@@ -10,6 +10,7 @@ use weft_proto::v1::Protocol;
 use super::fault_injection::FaultInjection;
 use super::grpc_route::GrpcRoute;
 use super::http_route::HttpRoute;
+use super::rate_limit::RateLimit;
 use super::store::ObjectKey;
 
 /// `namespace/name` of an object. Cluster-scoped objects have an empty namespace.
@@ -49,6 +50,8 @@ pub enum Kind {
     Node,
     /// weft.dev/v1alpha1
     FaultInjection,
+    /// weft.dev/v1alpha1
+    RateLimit,
     /// gateway.networking.k8s.io/v1
     GrpcRoute,
     /// gateway.networking.k8s.io/v1
@@ -92,6 +95,8 @@ pub enum Object {
     Node(Node),
     /// A FaultInjection.
     FaultInjection(FaultInjection),
+    /// A RateLimit.
+    RateLimit(RateLimit),
     /// A GRPCRoute.
     GrpcRoute(GrpcRoute),
     /// An HTTPRoute.
@@ -110,6 +115,7 @@ impl Object {
             Self::Pod(_) => Kind::Pod,
             Self::Node(_) => Kind::Node,
             Self::FaultInjection(_) => Kind::FaultInjection,
+            Self::RateLimit(_) => Kind::RateLimit,
             Self::GrpcRoute(_) => Kind::GrpcRoute,
             Self::HttpRoute(_) => Kind::HttpRoute,
             Self::PeerAuthentication(_) => Kind::PeerAuthentication,
@@ -125,6 +131,7 @@ impl Object {
             Self::Pod(object) => &object.meta,
             Self::Node(object) => &object.meta,
             Self::FaultInjection(object) => &object.meta,
+            Self::RateLimit(object) => &object.meta,
             Self::GrpcRoute(object) => &object.meta,
             Self::HttpRoute(object) => &object.meta,
             Self::PeerAuthentication(object) => &object.meta,

@@ -9,7 +9,7 @@ use std::net::IpAddr;
 
 use super::{
     EndpointSlice, FaultInjection, GrpcRoute, HttpRoute, HttpRouteRule, Kind, Namespace, Node, Object, ObjectName,
-    ParentRef, PeerAuthentication, Pod, Route, Service,
+    ParentRef, PeerAuthentication, Pod, RateLimit, Route, Service,
 };
 
 /// The key of an object.
@@ -86,6 +86,7 @@ pub struct Model {
     pods: HashMap<ObjectName, Pod>,
     nodes: HashMap<ObjectName, Node>,
     fault_injections: HashMap<ObjectName, FaultInjection>,
+    rate_limits: HashMap<ObjectName, RateLimit>,
     routes: HashMap<ObjectName, HttpRoute>,
     grpc_routes: HashMap<ObjectName, GrpcRoute>,
     peer_authentications: HashMap<ObjectName, PeerAuthentication>,
@@ -101,6 +102,7 @@ pub struct Model {
     pods_by_node: Index<String>,
     routes_by_parent: Index<ObjectName>,
     routes_by_backend: Index<ObjectName>,
+    rate_limits_by_service: Index<ObjectName>,
     routes_by_fault: Index<ObjectName>,
     grpc_routes_by_fault: Index<ObjectName>,
     grpc_routes_by_parent: Index<ObjectName>,
@@ -162,6 +164,16 @@ impl Model {
     /// A FaultInjection.
     pub fn fault_injection(&self, name: &ObjectName) -> Option<&FaultInjection> {
         self.fault_injections.get(name)
+    }
+
+    /// A RateLimit.
+    pub fn rate_limit(&self, name: &ObjectName) -> Option<&RateLimit> {
+        self.rate_limits.get(name)
+    }
+
+    /// RateLimits with a targetRef to this Service, by name.
+    pub fn rate_limits_of(&self, service: &ObjectName) -> impl Iterator<Item = &RateLimit> {
+        self.rate_limits_by_service.get(service).filter_map(|name| self.rate_limits.get(name))
     }
 
     /// A GRPCRoute or an HTTPRoute; `None` of any other kind.
@@ -262,6 +274,7 @@ impl Model {
             Object::Pod(new) => self.pods.get(&new.meta.name) == Some(new),
             Object::Node(new) => self.nodes.get(&new.meta.name) == Some(new),
             Object::FaultInjection(new) => self.fault_injections.get(&new.meta.name) == Some(new),
+            Object::RateLimit(new) => self.rate_limits.get(&new.meta.name) == Some(new),
             Object::GrpcRoute(new) => self.grpc_routes.get(&new.meta.name) == Some(new),
             Object::HttpRoute(new) => self.routes.get(&new.meta.name) == Some(new),
             Object::PeerAuthentication(new) => self.peer_authentications.get(&new.meta.name) == Some(new),
@@ -277,6 +290,7 @@ impl Model {
             Object::Pod(new) => drop(self.pods.insert(name, new)),
             Object::Node(new) => drop(self.nodes.insert(name, new)),
             Object::FaultInjection(new) => drop(self.fault_injections.insert(name, new)),
+            Object::RateLimit(new) => drop(self.rate_limits.insert(name, new)),
             Object::GrpcRoute(new) => drop(self.grpc_routes.insert(name, new)),
             Object::HttpRoute(new) => drop(self.routes.insert(name, new)),
             Object::PeerAuthentication(new) => drop(self.peer_authentications.insert(name, new)),
@@ -292,6 +306,7 @@ impl Model {
             Kind::Pod => self.pods.remove(name).map(Object::Pod),
             Kind::Node => self.nodes.remove(name).map(Object::Node),
             Kind::FaultInjection => self.fault_injections.remove(name).map(Object::FaultInjection),
+            Kind::RateLimit => self.rate_limits.remove(name).map(Object::RateLimit),
             Kind::GrpcRoute => self.grpc_routes.remove(name).map(Object::GrpcRoute),
             Kind::HttpRoute => self.routes.remove(name).map(Object::HttpRoute),
             Kind::PeerAuthentication => self.peer_authentications.remove(name).map(Object::PeerAuthentication),
@@ -330,6 +345,11 @@ impl Model {
                 }
                 if !pod.node.is_empty() {
                     self.pods_by_node.set(pod.node.clone(), name, present);
+                }
+            }
+            Object::RateLimit(limit) => {
+                for target in &limit.targets {
+                    self.rate_limits_by_service.set(target.service.clone(), name, present);
                 }
             }
             Object::GrpcRoute(route) => {

@@ -12,7 +12,8 @@ use super::{Lookup, MeshConfig, Resource, Translated, Translator, View};
 use crate::model::{
     Age, BackendRef, Batch, ContainerPort, EndpointSlice, FaultAbort, FaultDelay, FaultInjection, GrpcRoute, HttpRoute,
     HttpRouteMatch, HttpRouteRule, Kind, Meta, MethodMatch, MtlsMode, Node, Object, ObjectKey, ObjectName, ParentRef,
-    PathMatch, PeerAuthentication, Pod, Service, ServiceKind, ServicePort, Share, SliceEndpoint, SlicePort, TargetPort,
+    PathMatch, PeerAuthentication, Pod, RateKey, RateLimit, RateTarget, Service, ServiceKind, ServicePort, Share,
+    SliceEndpoint, SlicePort, TargetPort,
 };
 use crate::status::{Condition, RouteStatus};
 
@@ -127,6 +128,18 @@ pub(super) fn fault_injection(name: &str) -> FaultInjection {
     }
 }
 
+/// 100 a second of all clients of the Service of its name, 200 at once.
+pub(super) fn rate_limit(name: &str) -> RateLimit {
+    RateLimit {
+        meta: meta(name),
+        targets: vec![RateTarget { service: named(name), port: None }],
+        requests: 100,
+        per: Duration::from_secs(1),
+        burst: 200,
+        key: RateKey::All,
+    }
+}
+
 /// A parentRef to a Service in the route's namespace.
 pub(super) fn parent(name: &str) -> ParentRef {
     ParentRef {
@@ -202,7 +215,7 @@ macro_rules! into_object {
 }
 into_object! {
     Service(Service) Pod(Pod) EndpointSlice(EndpointSlice) Node(Node) HttpRoute(HttpRoute)
-    FaultInjection(FaultInjection) GrpcRoute(GrpcRoute) PeerAuthentication(PeerAuthentication)
+    FaultInjection(FaultInjection) RateLimit(RateLimit) GrpcRoute(GrpcRoute) PeerAuthentication(PeerAuthentication)
 }
 
 /// A batch of upserts.

@@ -9,6 +9,7 @@ mod faults;
 mod outside;
 mod pods;
 mod protocols;
+mod ratelimits;
 mod redirect;
 mod rollouts;
 mod routes;

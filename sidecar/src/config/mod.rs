@@ -26,6 +26,7 @@ pub(crate) mod fuzzing;
 mod kind;
 mod model;
 mod named;
+mod rate_limit;
 mod stats;
 mod store;
 mod subscriptions;
@@ -50,6 +51,7 @@ pub use model::{
     Backend, InboundPolicy, MeshSettings, MtlsMode, OutboundPolicy, Protocol, RuleView, Service, ServicePort, Workload,
     WorkloadPort,
 };
+pub use rate_limit::{Asking, RateLimit};
 pub use stats::ConfigStats;
 pub use store::Snapshot;
 pub use subscriptions::{Bounds, LastUse, Request};

@@ -14,6 +14,7 @@ use ipnet::IpNet;
 use tokio::sync::watch;
 use weft_proto::{EndpointsName, ServiceName, SpiffeId};
 
+use super::rate_limit::RateLimit;
 use super::subscriptions::LastUse;
 use crate::balance::{BalancePolicy, Balancer, EndpointKey, EndpointSpec, Health, Reach};
 use crate::resilience::{Budget, BudgetPolicy, Limiter, Limits, RetryPolicy};
@@ -353,19 +354,21 @@ pub enum MtlsMode {
     Refuse,
 }
 
-/// Who may connect to this workload.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+/// Who may connect to this workload, and how often ask.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct InboundPolicy {
     /// For ports not listed.
     pub mode: MtlsMode,
     /// By port.
     pub ports: HashMap<u16, MtlsMode>,
+    /// In the order in which they are asked.
+    pub rate_limits: Box<[RateLimit]>,
 }
 
 impl InboundPolicy {
     /// What stands in for a policy that never compiled.
     pub fn refuse_all() -> Self {
-        Self { mode: MtlsMode::Refuse, ports: HashMap::new() }
+        Self { mode: MtlsMode::Refuse, ports: HashMap::new(), rate_limits: Box::default() }
     }
 
     /// The mode of a port.

@@ -30,6 +30,7 @@ mod lifetimes;
 mod limits;
 mod measured;
 mod opaque;
+mod ratelimits;
 mod routing;
 mod streams;
 mod timeouts;
@@ -244,7 +245,7 @@ impl Sidecar {
             ..v1::Workload::default()
         };
         self.set(Kind::Workload, "self", &[], &workload);
-        let policy = v1::InboundPolicy { mode: mode.into(), ports: Vec::new() };
+        let policy = v1::InboundPolicy { mode: mode.into(), ..v1::InboundPolicy::default() };
         self.set(Kind::InboundPolicy, "self", &[], &policy);
     }
 

@@ -21,6 +21,7 @@ mod fault_injection;
 mod filters;
 mod grpc_route;
 mod peer_authentication;
+mod rate_limit;
 mod route;
 
 pub(super) use self::core::SERVICE_NAME_LABEL;
@@ -126,6 +127,7 @@ fn read(kind: Kind, meta: Meta, document: &Field<'_>, origin: Origin) -> Option<
         Kind::Pod => core::pod(meta, document, origin).map(Object::Pod),
         Kind::EndpointSlice => core::endpoint_slice(meta, document).map(Object::EndpointSlice),
         Kind::FaultInjection => fault_injection::fault_injection(meta, document).map(Object::FaultInjection),
+        Kind::RateLimit => rate_limit::rate_limit(meta, document).map(Object::RateLimit),
         Kind::GrpcRoute => grpc_route::grpc_route(meta, document, origin).map(Object::GrpcRoute),
         Kind::HttpRoute => route::http_route(meta, document, origin).map(Object::HttpRoute),
         Kind::PeerAuthentication => {
@@ -142,7 +144,7 @@ fn check_schema(kind: Kind, document: &Field<'_>) {
         Kind::Service => super::schema::check::<core_v1::Service>(document),
         Kind::Pod => super::schema::check::<core_v1::Pod>(document),
         Kind::EndpointSlice => super::schema::check::<discovery_v1::EndpointSlice>(document),
-        Kind::FaultInjection | Kind::GrpcRoute | Kind::HttpRoute | Kind::PeerAuthentication => {
+        Kind::FaultInjection | Kind::RateLimit | Kind::GrpcRoute | Kind::HttpRoute | Kind::PeerAuthentication => {
             if let Some(metadata) = document.get("metadata") {
                 super::schema::check::<meta_v1::ObjectMeta>(&metadata);
             }
@@ -190,6 +192,7 @@ const KINDS: &[(Kind, &str, &[&str])] = &[
     (Kind::Node, "", &["v1"]),
     (Kind::EndpointSlice, "discovery.k8s.io", &["v1"]),
     (Kind::FaultInjection, OURS, &["v1alpha1"]),
+    (Kind::RateLimit, OURS, &["v1alpha1"]),
     (Kind::GrpcRoute, "gateway.networking.k8s.io", &["v1"]),
     (Kind::HttpRoute, "gateway.networking.k8s.io", &["v1", "v1beta1"]),
     (Kind::PeerAuthentication, "security.istio.io", &["v1", "v1beta1"]),

@@ -55,7 +55,7 @@ impl Row {
 }
 
 /// The kinds that Weft reads.
-pub(super) const KINDS: [(Kind, Row); 9] = [
+pub(super) const KINDS: [(Kind, Row); 10] = [
     (Kind::Namespace, Row::core("Namespace", "", "namespaces")),
     (Kind::Service, Row::core("Service", "", "services")),
     (Kind::EndpointSlice, Row::core("EndpointSlice", "discovery.k8s.io", "endpointslices")),
@@ -65,6 +65,7 @@ pub(super) const KINDS: [(Kind, Row); 9] = [
     (Kind::PeerAuthentication, Row::custom("PeerAuthentication", "security.istio.io", "peerauthentications")),
     (Kind::GrpcRoute, Row::promoted("GRPCRoute", "gateway.networking.k8s.io", "grpcroutes")),
     (Kind::FaultInjection, Row::ours("FaultInjection", "weft.dev", "faultinjections")),
+    (Kind::RateLimit, Row::ours("RateLimit", "weft.dev", "ratelimits")),
 ];
 
 /// Kinds that restrict traffic and that this version does not enforce: by metadata only, for a warning.

@@ -53,6 +53,7 @@ pub(super) fn resource(kind: Kind) -> Option<ApiResource> {
         | Kind::Pod
         | Kind::Node
         | Kind::FaultInjection
+        | Kind::RateLimit
         | Kind::PeerAuthentication => return None,
     };
     Some(ApiResource {

@@ -313,6 +313,6 @@ pub(super) fn backend(reference: &BackendRef, undeclared: Protocol, model: &Mode
 }
 
 /// Rounded up: a timeout that is set must not become zero, which is off.
-pub(super) fn millis(timeout: Duration) -> Millis {
+pub(in super::super) fn millis(timeout: Duration) -> Millis {
     Millis { value: u64::try_from(timeout.min(LONGEST).as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX) }
 }

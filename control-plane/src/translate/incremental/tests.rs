@@ -7,13 +7,13 @@ use weft_proto::{MESH_SETTINGS, MESH_TLS_LABEL, type_url};
 
 use super::super::fixtures::{
     aged, backend, call, decode, endpoint, fault_injection, grpc_route, ip, map, named, node, parent,
-    peer_authentication, pod, port, prefix, route, rule, service, slice, upserts, view,
+    peer_authentication, pod, port, prefix, rate_limit, route, rule, service, slice, upserts, view,
 };
 use super::super::{Lookup, MeshConfig, Translated, WorkloadIdentity};
 use super::{Touched, Translator};
 use crate::model::{
     BackendRef, Batch, ExtensionRef, FaultInjection, HttpRouteFilter, HttpRouteMatch, HttpRouteRule, Kind, Mirror,
-    MtlsMode, Object, ObjectKey, ObjectName, ParentRef, Pod, Service, ServiceKind, ServicePort, TargetPort,
+    MtlsMode, Object, ObjectKey, ObjectName, ParentRef, Pod, RateLimit, Service, ServiceKind, ServicePort, TargetPort,
 };
 use crate::status::RouteStatus;
 
@@ -287,6 +287,9 @@ fn an_object() -> impl Strategy<Value = Object> {
             let fault = fault_injection(&name);
             FaultInjection { abort: fault.abort.clone().filter(|_| abort), ..fault }.into()
         }),
+        2 => (name(), 0..2_u32).prop_map(|(name, requests)| {
+            RateLimit { requests: requests + 1, ..rate_limit(&name) }.into()
+        }),
         1 => (pick(&["n1", "n2"]), pick(&["z1", "z2"])).prop_map(|(name, zone)| node(name, zone).into()),
     ]
 }
@@ -299,6 +302,7 @@ fn a_key() -> impl Strategy<Value = ObjectKey> {
         Kind::HttpRoute,
         Kind::GrpcRoute,
         Kind::FaultInjection,
+        Kind::RateLimit,
         Kind::PeerAuthentication,
         Kind::Node,
     ];

@@ -478,7 +478,7 @@ fn what_is_wrong_with_the_small_ones_is_named() {
     };
     let inbound = |mode, port| {
         let ports = vec![v1::PortMtls { port, mode }];
-        compile_inbound_policy(&v1::InboundPolicy { mode: 0, ports }).map(|_| ())
+        compile_inbound_policy(&v1::InboundPolicy { ports, ..v1::InboundPolicy::default() }).map(|_| ())
     };
     let bundle = v1::TrustBundle { trust_domain: "other".into(), roots: Vec::new() };
     let rows = [
