@@ -1,17 +1,21 @@
 //! The indexed store of objects: what `source/` yields goes in, `translate/` asks.
 //!
-//! `objects`, `http_route` and `grpc_route` have the objects, `filters` what a route's filters say, `store` the [`Model`] that holds them and
+//! `objects`, `http_route`, `grpc_route`, `fault_injection` and `rate_limit` have the objects, `filters` what a route's filters say, `store` the [`Model`] that holds them and
 //! answers "which routes name this Service?" without a scan. It decides nothing: what the objects mean is `translate/`'s. Bound:
 //! proportional to the objects held.
 
+mod fault_injection;
 mod filters;
 mod grpc_route;
 mod http_route;
 mod objects;
+mod rate_limit;
 mod store;
 
+pub use fault_injection::*;
 pub use filters::*;
 pub use grpc_route::{GrpcRoute, MethodMatch, Route};
 pub use http_route::*;
 pub use objects::*;
+pub use rate_limit::*;
 pub use store::{Batch, Change, Model, ObjectKey, selects};

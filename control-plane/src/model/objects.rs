@@ -7,8 +7,10 @@ use std::time::Duration;
 
 use weft_proto::v1::Protocol;
 
+use super::fault_injection::FaultInjection;
 use super::grpc_route::GrpcRoute;
 use super::http_route::HttpRoute;
+use super::rate_limit::RateLimit;
 use super::store::ObjectKey;
 
 /// `namespace/name` of an object. Cluster-scoped objects have an empty namespace.
@@ -46,6 +48,10 @@ pub enum Kind {
     Pod,
     /// v1
     Node,
+    /// weft.dev/v1alpha1
+    FaultInjection,
+    /// weft.dev/v1alpha1
+    RateLimit,
     /// gateway.networking.k8s.io/v1
     GrpcRoute,
     /// gateway.networking.k8s.io/v1
@@ -87,6 +93,10 @@ pub enum Object {
     Pod(Pod),
     /// A Node.
     Node(Node),
+    /// A FaultInjection.
+    FaultInjection(FaultInjection),
+    /// A RateLimit.
+    RateLimit(RateLimit),
     /// A GRPCRoute.
     GrpcRoute(GrpcRoute),
     /// An HTTPRoute.
@@ -104,6 +114,8 @@ impl Object {
             Self::EndpointSlice(_) => Kind::EndpointSlice,
             Self::Pod(_) => Kind::Pod,
             Self::Node(_) => Kind::Node,
+            Self::FaultInjection(_) => Kind::FaultInjection,
+            Self::RateLimit(_) => Kind::RateLimit,
             Self::GrpcRoute(_) => Kind::GrpcRoute,
             Self::HttpRoute(_) => Kind::HttpRoute,
             Self::PeerAuthentication(_) => Kind::PeerAuthentication,
@@ -118,6 +130,8 @@ impl Object {
             Self::EndpointSlice(object) => &object.meta,
             Self::Pod(object) => &object.meta,
             Self::Node(object) => &object.meta,
+            Self::FaultInjection(object) => &object.meta,
+            Self::RateLimit(object) => &object.meta,
             Self::GrpcRoute(object) => &object.meta,
             Self::HttpRoute(object) => &object.meta,
             Self::PeerAuthentication(object) => &object.meta,

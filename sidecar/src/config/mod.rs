@@ -26,6 +26,7 @@ pub(crate) mod fuzzing;
 mod kind;
 mod model;
 mod named;
+mod rate_limit;
 mod stats;
 mod store;
 mod subscriptions;
@@ -47,16 +48,17 @@ use weft_proto::{EndpointsName, MESH_SETTINGS, SELF, ServiceName};
 pub use compile::CompileError;
 pub use kind::Kind;
 pub use model::{
-    Backend, InboundPolicy, MeshSettings, MtlsMode, OutboundPolicy, Protocol, Service, ServicePort, Workload,
+    Backend, InboundPolicy, MeshSettings, MtlsMode, OutboundPolicy, Protocol, RuleView, Service, ServicePort, Workload,
     WorkloadPort,
 };
+pub use rate_limit::{Asking, RateLimit};
 pub use stats::ConfigStats;
 pub use store::Snapshot;
 pub use subscriptions::{Bounds, LastUse, Request};
 pub use view::ConfigView;
 
 use crate::balance::{EndpointKey, EndpointSpec, Health, Reach};
-use crate::dns::Dns;
+use crate::dns::{Dns, DnsError};
 use crate::identity::IdentityManager;
 use crate::reason::Reason;
 use model::{BackendState, Policy};
@@ -240,6 +242,17 @@ impl Config {
             wait_for_endpoints(port, deadline).await;
         }
         destination
+    }
+
+    /// What this pod's resolver makes of a host, as the app would be told; an address is itself.
+    ///
+    /// # Errors
+    /// When there is no answer.
+    ///
+    /// # Cancel safety
+    /// Yes.
+    pub async fn resolve(&self, host: &str) -> Result<Vec<IpAddr>, DnsError> {
+        Ok(self.0.dns.resolve(host).await?.addresses().to_vec())
     }
 
     /// Whether any host leads somewhere by its name alone: if not, nobody needs to look for one.

@@ -160,7 +160,10 @@ impl Store {
         self.snapshot.settings = Arc::new(settings);
     }
 
-    pub(super) fn set_inbound(&mut self, inbound: InboundPolicy) {
+    pub(super) fn set_inbound(&mut self, mut inbound: InboundPolicy) {
+        if let Some(before) = &self.snapshot.inbound {
+            inbound.rate_limits.iter_mut().for_each(|limit| limit.succeed(&before.rate_limits));
+        }
         self.snapshot.inbound = Some(Arc::new(inbound));
     }
 

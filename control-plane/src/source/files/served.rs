@@ -296,10 +296,10 @@ mod tests {
             ),
             (
                 "not done yet",
-                json!({"filters": [{"type": "ExtensionRef", "extensionRef": {"name": "x"}}]}),
+                json!({"filters": [{"type": "ExternalAuth", "externalAuth": {"protocol": "HTTP"}}]}),
                 true,
                 &[
-                    "HTTPRoute shop/web: spec.rules[0].filters[0].type: ExtensionRef is not done by this version: requests it applies to answer 500",
+                    "HTTPRoute shop/web: spec.rules[0].filters[0].type: ExternalAuth is not done by this version: requests it applies to answer 500",
                 ],
             ),
         ];

@@ -326,7 +326,12 @@ fn touched_namespaces(before: &Objects, after: &Objects) -> BTreeSet<String> {
                 touched.insert(name.namespace.clone());
             }
             Kind::Node => nodes = true,
-            Kind::Namespace | Kind::GrpcRoute | Kind::HttpRoute | Kind::PeerAuthentication => {}
+            Kind::Namespace
+            | Kind::FaultInjection
+            | Kind::RateLimit
+            | Kind::GrpcRoute
+            | Kind::HttpRoute
+            | Kind::PeerAuthentication => {}
         }
     }
     if nodes {

@@ -52,4 +52,4 @@ macro_rules! of {
     };
 }
 
-of!(Namespace Service EndpointSlice Pod Node HttpRoute PeerAuthentication GrpcRoute);
+of!(Namespace Service EndpointSlice Pod Node HttpRoute PeerAuthentication GrpcRoute FaultInjection RateLimit);

@@ -47,9 +47,14 @@ pub(super) fn resource(kind: Kind) -> Option<ApiResource> {
     let (kind, plural) = match kind {
         Kind::GrpcRoute => ("GRPCRoute", "grpcroutes"),
         Kind::HttpRoute => ("HTTPRoute", "httproutes"),
-        Kind::Namespace | Kind::Service | Kind::EndpointSlice | Kind::Pod | Kind::Node | Kind::PeerAuthentication => {
-            return None;
-        }
+        Kind::Namespace
+        | Kind::Service
+        | Kind::EndpointSlice
+        | Kind::Pod
+        | Kind::Node
+        | Kind::FaultInjection
+        | Kind::RateLimit
+        | Kind::PeerAuthentication => return None,
     };
     Some(ApiResource {
         group: "gateway.networking.k8s.io".to_owned(),
@@ -66,7 +71,7 @@ pub(super) fn watch(
     kind: Kind,
 ) -> Option<BoxStream<'static, (Kind, watcher::Result<watcher::Event<Route>>)>> {
     let routes = Api::<Route>::all_with(client.clone(), &resource(kind)?);
-    let events = watcher(routes, watcher::Config::default()).backoff(Pauses(FIRST_PAUSE));
+    let events = watcher(routes, watcher::Config::default()).backoff(pauses());
     Some(events.map(move |event| (kind, event)).boxed())
 }
 
@@ -82,6 +87,11 @@ pub(super) fn read(kind: Kind, route: Route) -> Option<(ObjectKey, Live)> {
         entries: route.status.unwrap_or_default().parents,
     };
     Some((ObjectKey { kind, name }, live))
+}
+
+/// Between tries of a watch.
+pub(super) fn pauses() -> impl Backoff {
+    Pauses(FIRST_PAUSE)
 }
 
 /// Doubling pauses.

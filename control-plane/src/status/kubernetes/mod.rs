@@ -21,12 +21,14 @@
 //! | `pace.rs` | how fast it is written (pure) |
 //! | `leading.rs` | what is due, while this replica leads |
 //! | `kinds.rs` | which kinds of routes there are, and how they are watched |
+//! | `own.rs` | Accepted of the kinds that are Weft's own |
 //!
 //! Bound: per route its parentRefs and status entries, on the leader; [`MAX_WRITES`] requests under way; one question to the
 //! replicas at a time.
 
 mod kinds;
 mod leading;
+mod own;
 mod pace;
 mod plan;
 
@@ -167,6 +169,7 @@ impl Writer {
             self.shared.lead(true);
             tokio::select! {
                 () = leading::lead(&self) => {}
+                () = own::lead(&self) => {}
                 // Only an end of it ends the lead: what is under way then is cut off.
                 _ = leader.wait_for(|leads| !*leads) => {}
             }

@@ -1,3 +1,4 @@
+mod faults;
 mod filters;
 
 use std::time::Duration;
@@ -308,12 +309,12 @@ fn a_rule_with_an_unsupported_filter_answers_500_and_status_names_it() {
 
 #[test]
 fn a_backend_with_an_unsupported_filter_answers_500_for_its_share() {
-    let filters = vec![HttpRouteFilter::Unsupported("ExtensionRef".to_owned())];
+    let filters = vec![HttpRouteFilter::Unsupported("ExternalAuth".to_owned())];
     let split =
         rule(vec![BackendRef { weight: 3, ..backend("shop/v2") }, BackendRef { filters, ..backend("shop/reviews") }]);
     assert_eq!(shares(&only_rule(split.clone())), ["3 shop/v2:80", "1 500"]);
     let world = world(upserts![reviews(), route("shop/r", vec![parent("reviews")], vec![split])]);
-    assert!(condition(&world.status_of("shop/r"), "PartiallyInvalid").unwrap().message.contains("ExtensionRef"));
+    assert!(condition(&world.status_of("shop/r"), "PartiallyInvalid").unwrap().message.contains("ExternalAuth"));
 }
 
 #[test]

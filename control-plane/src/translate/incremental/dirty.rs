@@ -11,7 +11,8 @@ use weft_proto::{EndpointsName, ServiceName};
 use super::super::MeshConfig;
 use super::super::kubernetes::{selects_pod, zone_label};
 use crate::model::{
-    Change, EndpointSlice, Kind, Model, Node, Object, ObjectKey, ObjectName, PeerAuthentication, Pod, Service, selects,
+    Change, EndpointSlice, Kind, Model, Node, Object, ObjectKey, ObjectName, PeerAuthentication, Pod, RateLimit,
+    Service, selects,
 };
 
 /// Units to compute anew.
@@ -64,6 +65,15 @@ impl Dirty {
                 // What it was is in the analysis that is replaced.
                 self.routes.insert(change.key.clone());
             }
+            Kind::FaultInjection => self.routes.extend(model.routes_with_fault(name).map(|route| route.key())),
+            Kind::RateLimit => {
+                if let Some(Object::RateLimit(old)) = before {
+                    self.rate_limit(old, model);
+                }
+                if let Some(limit) = model.rate_limit(name) {
+                    self.rate_limit(limit, model);
+                }
+            }
             Kind::PeerAuthentication => {
                 if let Some(Object::PeerAuthentication(old)) = before {
                     self.peer_authentication(old, model, config);
@@ -86,6 +96,14 @@ impl Dirty {
         // Its ports declare what its pods' ports speak.
         if !service.selector.is_empty() {
             let pods = model.pods_in(&name.namespace).filter(|pod| selects_pod(service, pod));
+            self.addresses.extend(pods.flat_map(|pod| &pod.addresses));
+        }
+    }
+
+    fn rate_limit(&mut self, limit: &RateLimit, model: &Model) {
+        // A Service that changed with it marks its own pods.
+        for service in limit.targets.iter().filter_map(|target| model.service(&target.service)) {
+            let pods = model.pods_in(&service.meta.name.namespace).filter(|pod| selects_pod(service, pod));
             self.addresses.extend(pods.flat_map(|pod| &pod.addresses));
         }
     }

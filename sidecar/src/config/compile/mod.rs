@@ -41,6 +41,7 @@ use self::values::{health, port_number, protocol, unknown};
 use super::model::{
     InboundPolicy, MeshSettings, MtlsMode, OutboundPolicy, Service, ServicePort, Workload, WorkloadPort,
 };
+use super::rate_limit::RateLimit;
 
 pub(super) fn compile_service(
     resource: &v1::Service,
@@ -142,7 +143,13 @@ pub(super) fn compile_inbound_policy(resource: &v1::InboundPolicy) -> Result<Inb
         let number = port_number(port.port).field(format_args!("ports[{index}].port"))?;
         ports.insert(number, mode(port.mode).field(format_args!("ports[{index}].mode"))?);
     }
-    Ok(InboundPolicy { mode: mode(resource.mode).field("mode")?, ports })
+    let limits = resource.rate_limits.iter().enumerate();
+    let limits = limits.map(|(index, limit)| RateLimit::compile(limit).field(format_args!("rate_limits[{index}]")));
+    Ok(InboundPolicy {
+        mode: mode(resource.mode).field("mode")?,
+        ports,
+        rate_limits: limits.collect::<Result<_, _>>()?,
+    })
 }
 
 /// `local` are the cluster's ranges by our own settings, used where the control plane names none.
