@@ -20,6 +20,8 @@ mod core;
 mod filters;
 mod grpc_route;
 mod peer_authentication;
+#[cfg(test)]
+mod reference;
 mod route;
 
 pub(super) use self::core::SERVICE_NAME_LABEL;
