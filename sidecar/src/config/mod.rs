@@ -14,7 +14,7 @@
 //!
 //! [`Config`] ties them together. Readers load the snapshot without a lock. One mutex guards table and store; it is
 //! taken for each response and for a destination this proxy has not met (or that does not exist), never across an
-//! await, and the client task and the sweep are its only other users.
+//! await and never while something is compiled (`apply.rs`), and the client task and the sweep are its only other users.
 //!
 //! Bound: see `subscriptions.rs`; direct backends are at most [`MAX_DIRECT`].
 
@@ -122,6 +122,8 @@ struct Inner {
     /// Changes after each response: wakes those who wait for an answer.
     published: watch::Sender<()>,
     tables: Mutex<Tables>,
+    /// Held while a response is applied: taken before `tables`, and by nobody else.
+    applying: Mutex<()>,
     /// There is something to ask for.
     wake: Notify,
     direct: Mutex<HashMap<EndpointKey, (u64, Arc<Backend>)>>,
@@ -161,6 +163,7 @@ impl Config {
             snapshot: ArcSwap::from_pointee(store.snapshot()),
             published: watch::Sender::new(()),
             tables: Mutex::new(Tables { subscriptions, store }),
+            applying: Mutex::default(),
             wake: Notify::new(),
             direct: Mutex::default(),
             stats: ConfigStats::default(),
