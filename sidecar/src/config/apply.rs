@@ -119,6 +119,9 @@ impl Config {
         }
         self.after_change(&mut tables, now);
         self.publish(&tables);
+        let unused = tables.store.retired.unused();
+        drop(tables);
+        drop(unused);
     }
 
     /// Gives up what is not used any more. To be called every few seconds.
@@ -127,6 +130,9 @@ impl Config {
         let mut tables = self.0.tables.lock();
         tables.subscriptions.sweep(now);
         self.after_change(&mut tables, now);
+        let unused = tables.store.retired.unused();
+        drop(tables);
+        drop(unused);
     }
 
     fn compile(

@@ -7,6 +7,7 @@
 //! | `compile/` | pure: wire resource → tables, or the field that is wrong |
 //! | `model.rs` | the tables |
 //! | `store.rs` | the compiled resources, what refers to what, the snapshot |
+//! | `retired.rs` | route tables that were replaced and may be in use |
 //! | `named.rs` | endpoints that are DNS names |
 //! | `apply.rs` | one response → one new snapshot |
 //! | `client.rs` | the stream to the control plane |
@@ -26,6 +27,7 @@ pub(crate) mod fuzzing;
 mod kind;
 mod model;
 mod named;
+mod retired;
 mod stats;
 mod store;
 mod subscriptions;

@@ -20,6 +20,7 @@ use super::model::{
     Backend, BackendState, InboundPolicy, MeshSettings, Policy, Protocol, Service, Workload, wildcards,
 };
 use super::named::Follower;
+use super::retired::Retired;
 use super::subscriptions::LastUse;
 
 /// Everything requests need to know, at one moment.
@@ -101,6 +102,7 @@ pub(super) struct Store {
     backends: HashMap<EndpointsName, Interned>,
     /// Backends whose `refs` changed since the last [`Store::settle`].
     touched: BTreeSet<EndpointsName>,
+    pub(super) retired: Retired,
 }
 
 /// Endpoints to subscribe to and to give up.
@@ -132,6 +134,7 @@ impl Store {
             workloads: HashMap::new(),
             backends: HashMap::new(),
             touched: BTreeSet::new(),
+            retired: Retired::default(),
         }
     }
 
@@ -226,6 +229,7 @@ impl Store {
                 by_host.remove(host);
             }
         }
+        self.retired.keep(&old.service);
         for backend in old.service.ports.values().flat_map(|port| port.backends()) {
             if let Some(interned) = self.backends.get_mut(&backend.name) {
                 interned.refs = interned.refs.saturating_sub(1);

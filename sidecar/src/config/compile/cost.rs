@@ -82,7 +82,7 @@ fn ten_thousand_rules_compile_in_time() {
             let service = v1::Service::decode(&*payload).unwrap();
             let compiled = compile_service(&service, "node", &mut Backends::default()).unwrap();
             let compiling = began.elapsed();
-            // Of this a worker may have to do, when the last request that used the table ends there.
+            // Likewise on the control thread: `retired.rs`.
             let began = Instant::now();
             drop(compiled);
             best = best.min((compiling, began.elapsed()));
