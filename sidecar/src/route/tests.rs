@@ -157,6 +157,22 @@ fn what_can_never_match_is_refused_by_name() {
     assert_eq!(by_name(&[], &["=1"]), Err(InvalidMatch::QueryName));
 }
 
+/// Each of the first takes a matcher that backtracks longer than the world will stand. The `regex` crate promises time linear in
+/// the text, for which it has none of what the others ask for.
+#[test]
+fn no_expression_takes_more_time_than_its_text_is_long() {
+    let text = format!("/{}", "a".repeat(20_000));
+    for pattern in ["/(a+)+b", "/(a|aa)+b", "/(.*)*b", "/(a?){50}a{50}b", "/(.*a){10}b"] {
+        let entry = Match::new(Some(PathMatch::Regex(pattern.into())), None, vec![], vec![]).unwrap();
+        let request = RequestView { method: &Method::GET, path: &text, query: None, headers: &HeaderMap::new() };
+        assert!(!entry.matches(&request), "{pattern}");
+    }
+    for pattern in [r"(a)\1", "(?=a)a", "(?<!a)a"] {
+        let refused = Match::new(Some(PathMatch::Regex(pattern.into())), None, vec![], vec![]);
+        assert!(matches!(refused, Err(InvalidMatch::Regex { .. })), "{pattern}");
+    }
+}
+
 #[test]
 fn an_expression_that_is_none_or_too_large_is_refused() {
     let long = "a".repeat(5_000);

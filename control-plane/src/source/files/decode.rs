@@ -22,6 +22,8 @@ mod filters;
 mod grpc_route;
 mod peer_authentication;
 mod rate_limit;
+#[cfg(test)]
+mod reference;
 mod route;
 
 pub(super) use self::core::SERVICE_NAME_LABEL;

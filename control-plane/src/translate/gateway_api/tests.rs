@@ -348,6 +348,18 @@ fn a_rule_that_cannot_be_evaluated_is_dropped_and_named() {
 }
 
 #[test]
+fn an_expression_that_is_too_large_is_named_with_what_makes_it_so() {
+    let bad = HttpRouteRule { matches: vec![regex("/([a-z]{300}){300}")], ..rule(vec![backend("shop/reviews")]) };
+    let world = world(upserts![reviews(), route("shop/r", vec![parent("reviews")], vec![bad])]);
+    let status = world.status_of("shop/r");
+    let accepted = condition(&status, "Accepted").unwrap();
+    assert_eq!((accepted.status, &*accepted.reason), (false, "UnsupportedValue"));
+    let wanted =
+        "expression `/([a-z]{300}){300}` is larger than 524288 bytes when compiled: are there large repetitions in it?";
+    assert!(accepted.message.contains(wanted), "{}", accepted.message);
+}
+
+#[test]
 fn filters_are_translated_and_of_equal_header_names_the_first_counts() {
     let pair = |name: &str, value: &str| (name.to_owned(), value.to_owned());
     let modifier = HeaderModifier {

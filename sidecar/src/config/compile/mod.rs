@@ -10,11 +10,14 @@
 //! | `endpoints.rs` | where a backend's requests may go |
 //! | `values.rs` | single fields |
 //! | `error.rs` | the error, which names the field |
+//! | `cost.rs` | a test: how long the largest tables take |
 //!
 //! Pure, and without effect when it fails: backends come from an [`Intern`] whose owner commits them only after the whole
 //! resource has compiled.
 
 mod backend;
+#[cfg(test)]
+pub(super) mod cost;
 mod endpoints;
 mod error;
 mod filters;

@@ -116,18 +116,8 @@ mod tests {
             .map(|(list, _)| list.lines().filter_map(|line| line.trim().strip_prefix("- ")).collect())
             .unwrap_or_default();
         assert_eq!(listed, GRPC_STATUSES);
-        let reference = include_str!("../../../../../docs/reference/faultinjection.md");
-        let mut fields = 0;
-        for (of, all) in [("delay", DELAY), ("abort", ABORT)] {
-            for field in all {
-                assert!(kind.contains(&format!("{field}:")), "{field} is not in the kind");
-                assert!(
-                    reference.contains(&format!("| `spec.{of}.{field}` |")),
-                    "{of}.{field} is not in the reference"
-                );
-                fields += 1;
-            }
+        for field in DELAY.iter().chain(ABORT) {
+            assert!(kind.contains(&format!("{field}:")), "{field} is not in the kind");
         }
-        assert_eq!(reference.lines().filter(|line| line.starts_with("| `spec.")).count(), fields);
     }
 }
