@@ -99,17 +99,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_kind_and_the_reference_have_these_fields_and_no_others() {
+    fn the_kind_has_these_fields() {
         let kind = include_str!("../../../../../charts/weft/kinds/ratelimits.yaml");
-        let reference = include_str!("../../../../../docs/reference/ratelimit.md");
-        let mut fields = 0;
-        for (of, all) in [("spec", SPEC), ("spec.targetRefs[]", TARGET), ("spec.key", KEY)] {
-            for field in all {
-                assert!(kind.contains(&format!("{field}:")), "{field} is not in the kind");
-                assert!(reference.contains(&format!("| `{of}.{field}` |")), "{of}.{field} is not in the reference");
-                fields += 1;
-            }
+        for field in SPEC.iter().chain(TARGET).chain(KEY) {
+            assert!(kind.contains(&format!("{field}:")), "{field} is not in the kind");
         }
-        assert_eq!(reference.lines().filter(|line| line.starts_with("| `spec.")).count(), fields);
     }
 }
