@@ -9,8 +9,10 @@ use weft_proto::v1::Protocol;
 
 use super::backend_tls::{BackendTlsPolicy, ConfigMap};
 use super::connection_routes::{TcpRoute, TlsRoute};
+use super::fault_injection::FaultInjection;
 use super::grpc_route::GrpcRoute;
 use super::http_route::HttpRoute;
+use super::rate_limit::RateLimit;
 use super::store::ObjectKey;
 
 /// `namespace/name` of an object. Cluster-scoped objects have an empty namespace.
@@ -48,6 +50,10 @@ pub enum Kind {
     Pod,
     /// v1
     Node,
+    /// weft.dev/v1alpha1
+    FaultInjection,
+    /// weft.dev/v1alpha1
+    RateLimit,
     /// gateway.networking.k8s.io/v1
     GrpcRoute,
     /// gateway.networking.k8s.io/v1
@@ -97,6 +103,10 @@ pub enum Object {
     Pod(Pod),
     /// A Node.
     Node(Node),
+    /// A FaultInjection.
+    FaultInjection(FaultInjection),
+    /// A RateLimit.
+    RateLimit(RateLimit),
     /// A GRPCRoute.
     GrpcRoute(GrpcRoute),
     /// An HTTPRoute.
@@ -122,6 +132,8 @@ impl Object {
             Self::EndpointSlice(_) => Kind::EndpointSlice,
             Self::Pod(_) => Kind::Pod,
             Self::Node(_) => Kind::Node,
+            Self::FaultInjection(_) => Kind::FaultInjection,
+            Self::RateLimit(_) => Kind::RateLimit,
             Self::GrpcRoute(_) => Kind::GrpcRoute,
             Self::HttpRoute(_) => Kind::HttpRoute,
             Self::TlsRoute(_) => Kind::TlsRoute,
@@ -140,6 +152,8 @@ impl Object {
             Self::EndpointSlice(object) => &object.meta,
             Self::Pod(object) => &object.meta,
             Self::Node(object) => &object.meta,
+            Self::FaultInjection(object) => &object.meta,
+            Self::RateLimit(object) => &object.meta,
             Self::GrpcRoute(object) => &object.meta,
             Self::HttpRoute(object) => &object.meta,
             Self::TlsRoute(object) => &object.meta,

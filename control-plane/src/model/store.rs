@@ -8,8 +8,8 @@ use std::hash::Hash;
 use std::net::IpAddr;
 
 use super::{
-    BackendTlsPolicy, ConfigMap, EndpointSlice, GrpcRoute, HttpRoute, HttpRouteRule, Kind, Namespace, Node, Object,
-    ObjectName, ParentRef, PeerAuthentication, Pod, Route, Service, TcpRoute, TlsRoute,
+    BackendTlsPolicy, ConfigMap, EndpointSlice, FaultInjection, GrpcRoute, HttpRoute, HttpRouteRule, Kind, Namespace,
+    Node, Object, ObjectName, ParentRef, PeerAuthentication, Pod, RateLimit, Route, Service, TcpRoute, TlsRoute,
 };
 
 /// The key of an object.
@@ -85,6 +85,8 @@ pub struct Model {
     slices: HashMap<ObjectName, EndpointSlice>,
     pods: HashMap<ObjectName, Pod>,
     nodes: HashMap<ObjectName, Node>,
+    fault_injections: HashMap<ObjectName, FaultInjection>,
+    rate_limits: HashMap<ObjectName, RateLimit>,
     routes: HashMap<ObjectName, HttpRoute>,
     grpc_routes: HashMap<ObjectName, GrpcRoute>,
     tls_routes: HashMap<ObjectName, TlsRoute>,
@@ -104,6 +106,9 @@ pub struct Model {
     pods_by_node: Index<String>,
     routes_by_parent: Index<ObjectName>,
     routes_by_backend: Index<ObjectName>,
+    rate_limits_by_service: Index<ObjectName>,
+    routes_by_fault: Index<ObjectName>,
+    grpc_routes_by_fault: Index<ObjectName>,
     grpc_routes_by_parent: Index<ObjectName>,
     grpc_routes_by_backend: Index<ObjectName>,
     tls_routes_by_parent: Index<ObjectName>,
@@ -164,6 +169,21 @@ impl Model {
     /// A Node, by its bare name.
     pub fn node(&self, name: &str) -> Option<&Node> {
         self.nodes.get(&ObjectName::new("", name))
+    }
+
+    /// A FaultInjection.
+    pub fn fault_injection(&self, name: &ObjectName) -> Option<&FaultInjection> {
+        self.fault_injections.get(name)
+    }
+
+    /// A RateLimit.
+    pub fn rate_limit(&self, name: &ObjectName) -> Option<&RateLimit> {
+        self.rate_limits.get(name)
+    }
+
+    /// RateLimits with a targetRef to this Service, by name.
+    pub fn rate_limits_of(&self, service: &ObjectName) -> impl Iterator<Item = &RateLimit> {
+        self.rate_limits_by_service.get(service).filter_map(|name| self.rate_limits.get(name))
     }
 
     /// A route; `None` of any other kind.
@@ -274,6 +294,13 @@ impl Model {
         of_requests.chain(tls.map(Route::from)).chain(tcp.map(Route::from))
     }
 
+    /// Routes with a filter that names this FaultInjection, whether it is there or not.
+    pub fn routes_with_fault(&self, fault: &ObjectName) -> impl Iterator<Item = Route<'_>> {
+        let grpc = self.grpc_routes_by_fault.get(fault).filter_map(|name| self.grpc_routes.get(name));
+        let http = self.routes_by_fault.get(fault).filter_map(|name| self.routes.get(name));
+        grpc.map(Route::from).chain(http.map(Route::from))
+    }
+
     /// PeerAuthentications of a namespace, by name.
     pub fn peer_authentications_in(&self, namespace: &str) -> impl Iterator<Item = &PeerAuthentication> {
         self.peer_authentications_by_namespace.get(namespace).filter_map(|name| self.peer_authentications.get(name))
@@ -286,6 +313,8 @@ impl Model {
             Object::EndpointSlice(new) => self.slices.get(&new.meta.name) == Some(new),
             Object::Pod(new) => self.pods.get(&new.meta.name) == Some(new),
             Object::Node(new) => self.nodes.get(&new.meta.name) == Some(new),
+            Object::FaultInjection(new) => self.fault_injections.get(&new.meta.name) == Some(new),
+            Object::RateLimit(new) => self.rate_limits.get(&new.meta.name) == Some(new),
             Object::GrpcRoute(new) => self.grpc_routes.get(&new.meta.name) == Some(new),
             Object::HttpRoute(new) => self.routes.get(&new.meta.name) == Some(new),
             Object::TlsRoute(new) => self.tls_routes.get(&new.meta.name) == Some(new),
@@ -304,6 +333,8 @@ impl Model {
             Object::EndpointSlice(new) => drop(self.slices.insert(name, new)),
             Object::Pod(new) => drop(self.pods.insert(name, new)),
             Object::Node(new) => drop(self.nodes.insert(name, new)),
+            Object::FaultInjection(new) => drop(self.fault_injections.insert(name, new)),
+            Object::RateLimit(new) => drop(self.rate_limits.insert(name, new)),
             Object::GrpcRoute(new) => drop(self.grpc_routes.insert(name, new)),
             Object::HttpRoute(new) => drop(self.routes.insert(name, new)),
             Object::TlsRoute(new) => drop(self.tls_routes.insert(name, new)),
@@ -322,6 +353,8 @@ impl Model {
             Kind::EndpointSlice => self.slices.remove(name).map(Object::EndpointSlice),
             Kind::Pod => self.pods.remove(name).map(Object::Pod),
             Kind::Node => self.nodes.remove(name).map(Object::Node),
+            Kind::FaultInjection => self.fault_injections.remove(name).map(Object::FaultInjection),
+            Kind::RateLimit => self.rate_limits.remove(name).map(Object::RateLimit),
             Kind::GrpcRoute => self.grpc_routes.remove(name).map(Object::GrpcRoute),
             Kind::HttpRoute => self.routes.remove(name).map(Object::HttpRoute),
             Kind::TlsRoute => self.tls_routes.remove(name).map(Object::TlsRoute),
@@ -336,7 +369,7 @@ impl Model {
     fn index(&mut self, object: &Object, present: bool) {
         let name = &object.meta().name;
         match object {
-            Object::Namespace(_) | Object::Node(_) | Object::ConfigMap(_) => {}
+            Object::Namespace(_) | Object::Node(_) | Object::ConfigMap(_) | Object::FaultInjection(_) => {}
             Object::Service(service) => {
                 self.services_by_namespace.set(name.namespace.clone(), name, present);
                 for vip in &service.vips {
@@ -366,13 +399,20 @@ impl Model {
                     self.pods_by_node.set(pod.node.clone(), name, present);
                 }
             }
+            Object::RateLimit(limit) => {
+                for target in &limit.targets {
+                    self.rate_limits_by_service.set(target.service.clone(), name, present);
+                }
+            }
             Object::GrpcRoute(route) => {
                 let (by_parent, by_backend) = (&mut self.grpc_routes_by_parent, &mut self.grpc_routes_by_backend);
                 index_route(Route::from(route), by_parent, by_backend, present);
+                index_faults(Route::from(route), &mut self.grpc_routes_by_fault, present);
             }
             Object::HttpRoute(route) => {
                 let (by_parent, by_backend) = (&mut self.routes_by_parent, &mut self.routes_by_backend);
                 index_route(Route::from(route), by_parent, by_backend, present);
+                index_faults(Route::from(route), &mut self.routes_by_fault, present);
             }
             Object::TlsRoute(route) => {
                 let (by_parent, by_backend) = (&mut self.tls_routes_by_parent, &mut self.tls_routes_by_backend);
@@ -406,6 +446,15 @@ fn index_route(route: Route<'_>, by_parent: &mut Index<ObjectName>, by_backend: 
     for backend in route.rules.iter().flat_map(HttpRouteRule::backend_refs) {
         let backend = ObjectName::new(&*backend.namespace, &*backend.name);
         by_backend.set(backend, name, present);
+    }
+}
+
+/// The same of the FaultInjections that a route names.
+fn index_faults(route: Route<'_>, by_fault: &mut Index<ObjectName>, present: bool) {
+    for reference in route.rules.iter().flat_map(HttpRouteRule::extension_refs) {
+        if reference.is_fault_injection() {
+            by_fault.set(reference.name.clone(), &route.meta.name, present);
+        }
     }
 }
 

@@ -5,9 +5,11 @@
 
 mod config;
 mod endpoints;
+mod faults;
 mod outside;
 mod pods;
 mod protocols;
+mod ratelimits;
 mod redirect;
 mod rollouts;
 mod routes;

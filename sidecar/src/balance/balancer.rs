@@ -171,13 +171,7 @@ impl Balancer {
         if set.ready.is_empty() {
             return match self.choose(&set, &set.draining, rng, ms, request, |_| true, |_| false) {
                 Some(endpoint) => Ok(self.picked(endpoint, false, ms)),
-                None => Err(NoEndpoint {
-                    reason: match (set.all.is_empty(), set.on_node) {
-                        (true, _) => NoEndpointReason::Empty,
-                        (false, false) => NoEndpointReason::NoneOnNode,
-                        (false, true) => NoEndpointReason::AllNotReady,
-                    },
-                }),
+                None => Err(none_of(&set)),
             };
         }
         if let Some(address) = request.session {
@@ -208,7 +202,7 @@ impl Balancer {
                 || (first_try && standing.failures() == 0 && latency.is_neglected(ms) && self.shared.turns.take())
         };
         let hopeless = |endpoint: &Endpoint| endpoint.state.standing.is_kept(outlier.consecutive_failures);
-        let chosen = if ejected * 2 > set.ready.len() {
+        let chosen = if is_panic(ejected, &set) {
             None
         } else {
             let chosen = self.choose(&set, &set.ready, rng, ms, request, in_use, first);
@@ -236,6 +230,12 @@ impl Balancer {
         Arc::clone(&self.shared.set.load().all)
     }
 
+    /// Why no request can be given to any; `None` if one can.
+    pub fn why_none(&self) -> Option<NoEndpoint> {
+        let set = self.shared.set.load();
+        (set.ready.is_empty() && set.draining.is_empty()).then(|| none_of(&set))
+    }
+
     /// Endpoints that take requests (ejected ones included).
     pub fn ready(&self) -> usize {
         self.shared.set.load().ready.len()
@@ -260,8 +260,12 @@ impl Balancer {
     pub fn snapshot(&self, now: Instant) -> BalancerView {
         let set = self.shared.set.load();
         let ms = self.shared.ms(now);
+        let pool = if set.ready.is_empty() { &set.draining } else { &set.ready };
+        let pooled: std::collections::HashSet<*const Endpoint> = pool.iter().map(Arc::as_ptr).collect();
+        let panics = is_panic(self.ejected(), &set);
         let view = |endpoint: &Arc<Endpoint>| {
             let state = &endpoint.state;
+            let usable = set.ready.is_empty() || panics || state.standing.in_use();
             EndpointView {
                 addr: endpoint.addr(),
                 identity: endpoint.mesh().map(|(_, identity)| identity.to_string()),
@@ -272,6 +276,7 @@ impl Balancer {
                 ewma_ms: state.latency.average_us(ms).map(|us| f64::from(us) / 1e3),
                 consecutive_failures: state.standing.failures(),
                 ejected_ms: state.standing.ejected_for(ms),
+                candidate: usable && pooled.contains(&Arc::as_ptr(endpoint)),
             }
         };
         BalancerView {
@@ -327,6 +332,21 @@ impl Balancer {
             recorded: AtomicBool::new(false),
         }
     }
+}
+
+/// Whether so many are ejected that all are used again.
+fn is_panic(ejected: usize, set: &Set) -> bool {
+    ejected * 2 > set.ready.len()
+}
+
+/// Why none of a set can be picked.
+fn none_of(set: &Set) -> NoEndpoint {
+    let reason = match (set.all.is_empty(), set.on_node) {
+        (true, _) => NoEndpointReason::Empty,
+        (false, false) => NoEndpointReason::NoneOnNode,
+        (false, true) => NoEndpointReason::AllNotReady,
+    };
+    NoEndpoint { reason }
 }
 
 impl Shared {

@@ -88,11 +88,7 @@ impl Outbound {
         let way = match self.config.destination(destination).await {
             Destination::Service { port, .. } if port.connections.is_some() => Way::Ruled(port),
             Destination::Service { port, .. } => {
-                let protocol = if port.routes.is_some() && port.protocol == Protocol::Auto {
-                    Protocol::Http
-                } else {
-                    port.protocol
-                };
+                let protocol = port.spoken();
                 Way::Backend(Arc::clone(&port.backend), protocol)
             }
             Destination::Workload(workload) => {
@@ -126,9 +122,10 @@ impl Outbound {
     ) -> Option<Carrying> {
         let opaque_port = self.config.settings().opaque_ports.contains(&destination.port());
         let mut buf = BytesMut::new();
+        if protocol.is_opaque(opaque_port) {
+            return Some(self.opaque(stream, buf, client, backend, None));
+        }
         match protocol {
-            Protocol::Tcp | Protocol::Tls => return Some(self.opaque(stream, buf, client, backend, None)),
-            Protocol::Auto if opaque_port => return Some(self.opaque(stream, buf, client, backend, None)),
             Protocol::Http | Protocol::Http2 | Protocol::Grpc => {
                 // Declared, so silence means nothing: a throttled client keeps its routing. The server's own limits
                 // on a first head begin with its first byte.
@@ -144,7 +141,7 @@ impl Outbound {
                     } => return None,
                 }
             }
-            Protocol::Auto => match first_bytes(&mut stream, &mut buf, SILENCE).await {
+            Protocol::Auto | Protocol::Tcp | Protocol::Tls => match first_bytes(&mut stream, &mut buf, SILENCE).await {
                 Ok(FirstSpeaker::Client) => {}
                 Ok(FirstSpeaker::Eof) | Err(_) => return None,
                 Ok(FirstSpeaker::Silent) => {

@@ -20,8 +20,10 @@
 //! |---|---|
 //! | `collect.rs` | what is measured of backends |
 //! | `connection.rs` | destination and protocol of a connection; whoever speaks first |
+//! | `explain/` | what would become of a request, for `weft explain` |
 //! | `host.rs` | a destination outside: the host that is asked for may lead somewhere (lookup 3) |
 //! | `request.rs` | one request: match, filters, answer, what is counted |
+//! | `fault.rs` | waits and answers that a FaultInjection wants |
 //! | `mirror.rs` | copies of requests that nobody waits for |
 //! | `tries.rs` | one backend's tries: pick, send, judge, retry |
 //! | `upstream.rs` | connections to endpoints: dialling, mesh TLS, pools |
@@ -34,6 +36,8 @@
 
 mod collect;
 mod connection;
+mod explain;
+mod fault;
 mod host;
 mod mirror;
 mod opaque;

@@ -4,11 +4,13 @@
 //! | file | decides |
 //! |---|---|
 //! | `matching.rs` | whether a request fulfils one match |
-//! | `index.rs` | which of a port's matches are worth a look for a path |
+//! | `index.rs` | which of a port's matches are worth a look for a request |
 //! | `table.rs` | which rule that makes it, and which of its targets |
 //! | `filters.rs` | what filters do to requests and responses, in which order |
 //! | `url.rs` | where a redirect leads, and what a request is rewritten to |
 //! | `cors.rs` | what browsers are told |
+//! | `fault.rs` | which requests wait, or are answered, because somebody asked for it |
+//! | `fraction.rs` | whether a request is one of so many of so many |
 //! | `session.rs` | which backend and endpoint a session is at |
 //! | `connections.rs` | which rule a connection gets, by its server name or without |
 //!
@@ -26,7 +28,9 @@
 
 mod connections;
 mod cors;
+mod fault;
 mod filters;
+mod fraction;
 mod index;
 mod matching;
 mod session;
@@ -38,8 +42,10 @@ mod tests;
 
 pub use connections::{ConnectionRule, ConnectionTable, InvalidConnections};
 pub use cors::{Cors, CorsConfig, InvalidCors, Shared};
-pub use filters::{After, Filters, HeaderEdit, InvalidFilter, InvalidShare, Made, Mirror, RequestFilter};
+pub use fault::{Abort, Fault, Injected};
+pub use filters::{After, Filters, HeaderEdit, InvalidFilter, Made, Mirror, RequestFilter};
+pub use fraction::{Fraction, InvalidShare};
 pub use matching::{InvalidMatch, KeyMatch, Match, PathMatch, RequestView, ValueMatch};
 pub use session::{InvalidSession, Session, Token};
-pub use table::{FixedAnswer, InvalidTable, RouteTable, Rule, Target, WeightedTarget, WeightedTargets};
+pub use table::{FixedAnswer, Found, InvalidTable, RouteTable, Rule, Target, WeightedTarget, WeightedTargets};
 pub use url::{InvalidUrl, PathEdit, Redirect, Rewrite, Unsendable};

@@ -19,9 +19,13 @@ use crate::source::{Severity, kind_name};
 mod backend_tls;
 mod connection_routes;
 mod core;
+mod fault_injection;
 mod filters;
 mod grpc_route;
 mod peer_authentication;
+mod rate_limit;
+#[cfg(test)]
+mod reference;
 mod route;
 
 pub(super) use self::core::SERVICE_NAME_LABEL;
@@ -126,6 +130,8 @@ fn read(kind: Kind, meta: Meta, document: &Field<'_>, origin: Origin) -> Option<
         Kind::Service => core::service(meta, document).map(Object::Service),
         Kind::Pod => core::pod(meta, document, origin).map(Object::Pod),
         Kind::EndpointSlice => core::endpoint_slice(meta, document).map(Object::EndpointSlice),
+        Kind::FaultInjection => fault_injection::fault_injection(meta, document).map(Object::FaultInjection),
+        Kind::RateLimit => rate_limit::rate_limit(meta, document).map(Object::RateLimit),
         Kind::GrpcRoute => grpc_route::grpc_route(meta, document, origin).map(Object::GrpcRoute),
         Kind::HttpRoute => route::http_route(meta, document, origin).map(Object::HttpRoute),
         Kind::TlsRoute => connection_routes::tls_route(meta, document, origin).map(Object::TlsRoute),
@@ -147,7 +153,9 @@ fn check_schema(kind: Kind, document: &Field<'_>) {
         Kind::Pod => super::schema::check::<core_v1::Pod>(document),
         Kind::ConfigMap => super::schema::check::<core_v1::ConfigMap>(document),
         Kind::EndpointSlice => super::schema::check::<discovery_v1::EndpointSlice>(document),
-        Kind::GrpcRoute
+        Kind::FaultInjection
+        | Kind::RateLimit
+        | Kind::GrpcRoute
         | Kind::HttpRoute
         | Kind::TlsRoute
         | Kind::TcpRoute
@@ -171,6 +179,9 @@ enum Identified {
     Nobody,
 }
 
+/// The group of the kinds that are Weft's own.
+const OURS: &str = "weft.dev";
+
 /// The groups in which every kind is known here, so that a misspelt one is an error and not somebody else's object.
 const GROUPS: &[(&str, &[&str])] = &[
     (
@@ -183,6 +194,7 @@ const GROUPS: &[(&str, &[&str])] = &[
     ("discovery.k8s.io", &[]),
     ("gateway.networking.k8s.io", &["Gateway GatewayClass ListenerSet ReferenceGrant UDPRoute"]),
     ("security.istio.io", &["AuthorizationPolicy RequestAuthentication"]),
+    (OURS, &[]),
 ];
 
 /// The kinds read, their groups, and the versions of each group that spell the same.
@@ -192,6 +204,8 @@ const KINDS: &[(Kind, &str, &[&str])] = &[
     (Kind::Pod, "", &["v1"]),
     (Kind::Node, "", &["v1"]),
     (Kind::EndpointSlice, "discovery.k8s.io", &["v1"]),
+    (Kind::FaultInjection, OURS, &["v1alpha1"]),
+    (Kind::RateLimit, OURS, &["v1alpha1"]),
     (Kind::GrpcRoute, "gateway.networking.k8s.io", &["v1"]),
     (Kind::HttpRoute, "gateway.networking.k8s.io", &["v1", "v1beta1"]),
     (Kind::TlsRoute, "gateway.networking.k8s.io", &["v1"]),
@@ -250,10 +264,10 @@ fn identify(document: &Field<'_>) -> Identified {
     }
 }
 
-/// Whether a group belongs to neither Kubernetes nor Istio: a Service of Knative is not our Service, while
+/// Whether a group belongs to neither Kubernetes nor Istio nor us: a Service of Knative is not our Service, while
 /// `apps/v1` or `gatway.networking.k8s.io/v1` are slips of the pen.
 fn is_another_projects(group: &str) -> bool {
-    group.contains('.') && !group.ends_with(".k8s.io") && !group.ends_with(".istio.io")
+    group.contains('.') && group != OURS && !group.ends_with(".k8s.io") && !group.ends_with(".istio.io")
 }
 
 /// The key, and the metadata if all of it is right. A name that no object can have is no key: it is more likely a slip

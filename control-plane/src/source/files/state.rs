@@ -327,6 +327,8 @@ fn touched_namespaces(before: &Objects, after: &Objects) -> BTreeSet<String> {
             }
             Kind::Node => nodes = true,
             Kind::Namespace
+            | Kind::FaultInjection
+            | Kind::RateLimit
             | Kind::GrpcRoute
             | Kind::HttpRoute
             | Kind::TlsRoute

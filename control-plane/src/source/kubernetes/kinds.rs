@@ -32,6 +32,11 @@ impl Row {
         Self { kind, group, versions: &["v1"], plural, optional: true }
     }
 
+    /// One of ours, as the chart brings it.
+    const fn ours(kind: &'static str, group: &'static str, plural: &'static str) -> Self {
+        Self { kind, group, versions: &["v1alpha1"], plural, optional: true }
+    }
+
     /// The kind in one of its versions.
     pub(super) fn resource(&self, version: &str) -> ApiResource {
         ApiResource {
@@ -50,7 +55,7 @@ impl Row {
 }
 
 /// The kinds that Weft reads, but for ConfigMaps, which are not watched (`config_maps.rs`).
-pub(super) const KINDS: [(Kind, Row); 11] = [
+pub(super) const KINDS: [(Kind, Row); 13] = [
     (Kind::Namespace, Row::core("Namespace", "", "namespaces")),
     (Kind::Service, Row::core("Service", "", "services")),
     (Kind::EndpointSlice, Row::core("EndpointSlice", "discovery.k8s.io", "endpointslices")),
@@ -62,6 +67,8 @@ pub(super) const KINDS: [(Kind, Row); 11] = [
     (Kind::TlsRoute, Row::promoted("TLSRoute", "gateway.networking.k8s.io", "tlsroutes")),
     (Kind::TcpRoute, Row::promoted("TCPRoute", "gateway.networking.k8s.io", "tcproutes")),
     (Kind::BackendTlsPolicy, Row::promoted("BackendTLSPolicy", "gateway.networking.k8s.io", "backendtlspolicies")),
+    (Kind::FaultInjection, Row::ours("FaultInjection", "weft.dev", "faultinjections")),
+    (Kind::RateLimit, Row::ours("RateLimit", "weft.dev", "ratelimits")),
 ];
 
 /// Kinds that restrict traffic and that this version does not enforce: by metadata only, for a warning.

@@ -24,7 +24,9 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
-use super::Edit;
+use super::files::served::{self, Form};
+use super::{Edit, Severity};
+use crate::model::Kind;
 
 mod config_maps;
 mod course;
@@ -75,6 +77,18 @@ pub enum KubernetesError {
     /// The configuration makes no client.
     #[error("cannot make a client for the API server from its configuration: {0}")]
     Client(#[source] kube::Error),
+}
+
+/// What makes an object, as an API server hands it out, one that cannot be used; nothing where it can.
+pub(crate) fn errors_in(kind: Kind, object: &serde_json::Value) -> Vec<String> {
+    match served::read(kind, object) {
+        Ok(read) if read.form != Form::Bad => Vec::new(),
+        Ok(read) => {
+            let errors = read.problems.iter().filter(|problem| problem.severity == Severity::Error);
+            errors.map(|problem| format!("{}: {}", problem.field, problem.message)).collect()
+        }
+        Err(error) => vec![error.to_string()],
+    }
 }
 
 /// Begins to watch, in tasks of the current runtime. An API server that does not answer is waited for: the log says so.

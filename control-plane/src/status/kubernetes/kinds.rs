@@ -55,10 +55,15 @@ pub(super) fn resource(kind: Kind) -> Option<ApiResource> {
         Kind::TlsRoute => ("TLSRoute", "tlsroutes"),
         Kind::TcpRoute => ("TCPRoute", "tcproutes"),
         Kind::BackendTlsPolicy => ("BackendTLSPolicy", "backendtlspolicies"),
-        Kind::ConfigMap => return None,
-        Kind::Namespace | Kind::Service | Kind::EndpointSlice | Kind::Pod | Kind::Node | Kind::PeerAuthentication => {
-            return None;
-        }
+        Kind::Namespace
+        | Kind::Service
+        | Kind::EndpointSlice
+        | Kind::Pod
+        | Kind::Node
+        | Kind::ConfigMap
+        | Kind::FaultInjection
+        | Kind::RateLimit
+        | Kind::PeerAuthentication => return None,
     };
     Some(ApiResource {
         group: "gateway.networking.k8s.io".to_owned(),
@@ -143,7 +148,7 @@ fn ancestor(mut target: Value, namespace: &str) -> Value {
     target
 }
 
-/// Doubling pauses.
+/// Doubling pauses, between tries of a watch.
 pub(super) struct Pauses(Duration);
 
 impl Default for Pauses {

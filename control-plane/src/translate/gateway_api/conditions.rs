@@ -5,7 +5,7 @@ use std::borrow::Cow;
 
 use super::conflicts::{Attached, a};
 use super::parents::Refusal;
-use super::rules::Compiled;
+use super::rules::{Compiled, Costs};
 use crate::model::{Kind, ParentRef, Route};
 use crate::status::{Condition, ParentStatus, RouteStatus};
 
@@ -58,12 +58,17 @@ pub(super) fn status(
 
 /// Names what is not valid, and what becomes of it.
 fn bad_refs(compiled: &Compiled, kind: Kind, failure: &str) -> String {
-    let (mirrors, shares): (Vec<_>, Vec<_>) = compiled.bad_refs.iter().partition(|bad| bad.mirror);
     let of = if matches!(kind, Kind::TlsRoute | Kind::TcpRoute) { "connections" } else { "requests" };
-    let share = format!("their share of {of} gets {failure}");
-    let parts = [(shares, &*share), (mirrors, "nothing is mirrored there")];
-    let parts = parts.iter().filter(|(bad, _)| !bad.is_empty());
-    let parts = parts.map(|(bad, what)| format!("{} ({what})", list(bad.iter().map(|bad| &*bad.message))));
+    let part = |costs: Costs| {
+        let bad: Vec<_> = compiled.bad_refs.iter().filter(|bad| bad.costs == costs).map(|bad| &*bad.message).collect();
+        let what = match costs {
+            Costs::Share => format!("their share of {of} gets {failure}"),
+            Costs::Copies => "nothing is mirrored there".to_owned(),
+            Costs::Rule => format!("all requests of their rules get {failure}"),
+        };
+        (!bad.is_empty()).then(|| format!("{} ({what})", list(bad.into_iter())))
+    };
+    let parts = [Costs::Rule, Costs::Share, Costs::Copies].into_iter().filter_map(part);
     parts.collect::<Vec<_>>().join(". ")
 }
 

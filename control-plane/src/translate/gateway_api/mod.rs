@@ -15,6 +15,7 @@
 mod conditions;
 mod conflicts;
 mod connections;
+mod fault;
 mod filters;
 mod matches;
 mod parents;
@@ -32,6 +33,7 @@ use weft_proto::v1::RouteEntry;
 
 pub(super) use self::conflicts::{PRECEDENCE, goes_before};
 use self::precedence::Precedence;
+pub(super) use self::rules::millis;
 use self::rules::{Rule, undeclared};
 use super::MeshConfig;
 use super::kubernetes::RoutedPort;

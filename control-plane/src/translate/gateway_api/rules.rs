@@ -5,8 +5,8 @@
 //! A rule whose match cannot be evaluated (a bad regular expression, say) is dropped: it would match nothing. A rule with a
 //! filter this version does not do is kept and answers 500, because skipping a filter would let requests through that
 //! it was meant to change; so is one with timeouts or retries that cannot be as written. A backendRef that is not valid keeps
-//! its share and answers 500 (HTTPRoute `backendRefs`). A call of gRPC gets UNAVAILABLE instead of every such 500: the proxy sees
-//! what it is.
+//! its share and answers 500 (HTTPRoute `backendRefs`), and so does what has a filter whose ExtensionRef leads nowhere. A call
+//! of gRPC gets UNAVAILABLE instead of every such 500: the proxy sees what it is.
 
 use std::time::Duration;
 
@@ -40,14 +40,24 @@ pub(super) struct Rule {
     pub(super) matches: Vec<(Precedence, HttpMatch)>,
 }
 
-/// Why a reference to a backend is not valid.
+/// Why a reference is not valid.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct BadRef {
     /// A reason of the ResolvedRefs condition.
     pub(super) reason: &'static str,
     pub(super) message: String,
-    /// It was to get copies of requests, not requests.
-    pub(super) mirror: bool,
+    pub(super) costs: Costs,
+}
+
+/// What a reference that is not valid costs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Costs {
+    /// A backend's share of requests.
+    Share,
+    /// Copies of requests.
+    Copies,
+    /// All requests of a rule.
+    Rule,
 }
 
 /// Why a rule, or a share of one, cannot be done as written.
@@ -56,12 +66,23 @@ pub(super) struct Wrong {
     /// A reason of the Accepted condition.
     pub(super) reason: &'static str,
     pub(super) message: String,
+    /// Nothing is wrong with the rule itself, but what a filter of its names is not there: the reason is one of ResolvedRefs.
+    pub(super) unresolved: bool,
 }
 
 impl Wrong {
+    /// What a filter names is not there.
+    pub(super) fn unresolved(reason: &'static str, message: String) -> Self {
+        Self { reason, message, unresolved: true }
+    }
+
+    fn into_bad_ref(self, costs: Costs) -> BadRef {
+        BadRef { reason: self.reason, message: format!("rule {}", self.message), costs }
+    }
+
     /// Filters that exclude each other.
     pub(super) fn incompatible(message: String) -> Self {
-        Self { reason: "IncompatibleFilters", message }
+        Self { reason: "IncompatibleFilters", message, unresolved: false }
     }
 
     /// Says where.
@@ -72,7 +93,7 @@ impl Wrong {
 
 impl From<String> for Wrong {
     fn from(message: String) -> Self {
-        Self { reason: "UnsupportedValue", message }
+        Self { reason: "UnsupportedValue", message, unresolved: false }
     }
 }
 
@@ -121,7 +142,14 @@ pub(super) fn compile(route: Route<'_>, model: &Model) -> Compiled {
             }
             Err(wrong) => {
                 let target = answer(1, format!("rule {label}: {}", wrong.message));
-                out.answering.push(wrong.at(&label));
+                let wrong = wrong.at(&label);
+                if wrong.unresolved {
+                    // As where a backendRef is not valid: it takes its requests, whatever becomes of them.
+                    out.implemented += 1;
+                    out.bad_refs.push(wrong.into_bad_ref(Costs::Rule));
+                } else {
+                    out.answering.push(wrong);
+                }
                 RouteRule { targets: vec![target], ..RouteRule::default() }
             }
         };
@@ -218,7 +246,11 @@ fn targets(
                 Err(wrong) => {
                     let wrong = wrong.at(&format!("{label}, backend {}", reference.name));
                     let why = wrong.message.clone();
-                    out.answering.push(wrong);
+                    if wrong.unresolved {
+                        out.bad_refs.push(wrong.into_bad_ref(Costs::Share));
+                    } else {
+                        out.answering.push(wrong);
+                    }
                     // The reference itself is still checked, so that status names everything at once.
                     if let Err(bad) = backend(reference, undeclared, model) {
                         out.bad_refs.push(bad);
@@ -250,7 +282,7 @@ fn answer(weight: u32, detail: String) -> WeightedTarget {
 
 /// A backend that exists; whether it has endpoints is the proxy's to see (503).
 pub(super) fn backend(reference: &BackendRef, undeclared: Protocol, model: &Model) -> Result<v1::Backend, BadRef> {
-    let bad = |reason, message| Err(BadRef { reason, message, mirror: false });
+    let bad = |reason, message| Err(BadRef { reason, message, costs: Costs::Share });
     let name = ObjectName::new(&*reference.namespace, &*reference.name);
     if !matches!(&*reference.group, "" | "core") || reference.kind != "Service" {
         let group = if reference.group.is_empty() { "core" } else { &reference.group };
@@ -291,6 +323,6 @@ pub(super) fn backend(reference: &BackendRef, undeclared: Protocol, model: &Mode
 }
 
 /// Rounded up: a timeout that is set must not become zero, which is off.
-pub(super) fn millis(timeout: Duration) -> Millis {
+pub(in super::super) fn millis(timeout: Duration) -> Millis {
     Millis { value: u64::try_from(timeout.min(LONGEST).as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX) }
 }

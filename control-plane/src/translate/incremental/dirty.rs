@@ -12,7 +12,7 @@ use super::super::MeshConfig;
 use super::super::kubernetes::{selects_pod, zone_label};
 use crate::model::{
     BackendTlsPolicy, Change, EndpointSlice, Kind, Model, Node, Object, ObjectKey, ObjectName, PeerAuthentication, Pod,
-    Service, selects,
+    RateLimit, Service, selects,
 };
 
 /// Units to compute anew.
@@ -80,6 +80,15 @@ impl Dirty {
                     self.backend_tls_policy(policy, model);
                 }
             }
+            Kind::FaultInjection => self.routes.extend(model.routes_with_fault(name).map(|route| route.key())),
+            Kind::RateLimit => {
+                if let Some(Object::RateLimit(old)) = before {
+                    self.rate_limit(old, model);
+                }
+                if let Some(limit) = model.rate_limit(name) {
+                    self.rate_limit(limit, model);
+                }
+            }
             Kind::PeerAuthentication => {
                 if let Some(Object::PeerAuthentication(old)) = before {
                     self.peer_authentication(old, model, config);
@@ -113,6 +122,14 @@ impl Dirty {
             self.policies.extend(model.backend_tls_policies_for(&service).map(|policy| policy.meta.name.clone()));
             self.routes.extend(model.routes_with_backend(&service).map(|route| route.key()));
             self.services.insert(ServiceName::new(service.namespace, service.name));
+        }
+    }
+
+    fn rate_limit(&mut self, limit: &RateLimit, model: &Model) {
+        // A Service that changed with it marks its own pods.
+        for service in limit.targets.iter().filter_map(|target| model.service(&target.service)) {
+            let pods = model.pods_in(&service.meta.name.namespace).filter(|pod| selects_pod(service, pod));
+            self.addresses.extend(pods.flat_map(|pod| &pod.addresses));
         }
     }
 

@@ -6,15 +6,16 @@ use weft_proto::v1::{MeshSettings, Protocol};
 use weft_proto::{MESH_SETTINGS, MESH_TLS_LABEL, type_url};
 
 use super::super::fixtures::{
-    aged, backend, call, decode, endpoint, grpc_route, ip, map, meta, named, node, parent, peer_authentication, pod,
-    port, prefix, route, rule, service, slice, tcp_route, tls_route, upserts, view,
+    aged, backend, call, decode, endpoint, fault_injection, grpc_route, ip, map, meta, named, node, parent,
+    peer_authentication, pod, port, prefix, rate_limit, route, rule, service, slice, tcp_route, tls_route, upserts,
+    view,
 };
 use super::super::{Lookup, MeshConfig, Translated, WorkloadIdentity};
 use super::{Touched, Translator};
 use crate::model::{
-    BackendRef, BackendTlsPolicy, Batch, Certificate, ConfigMap, HttpRouteFilter, HttpRouteMatch, HttpRouteRule, Kind,
-    LocalRef, Mirror, MtlsMode, Object, ObjectKey, ParentRef, Pod, PolicyTarget, Service, ServiceKind, ServicePort,
-    TargetPort,
+    BackendRef, BackendTlsPolicy, Batch, Certificate, ConfigMap, ExtensionRef, FaultInjection, HttpRouteFilter,
+    HttpRouteMatch, HttpRouteRule, Kind, LocalRef, Mirror, MtlsMode, Object, ObjectKey, ObjectName, ParentRef, Pod,
+    PolicyTarget, RateLimit, Service, ServiceKind, ServicePort, TargetPort,
 };
 use crate::status::RouteStatus;
 
@@ -273,7 +274,7 @@ fn a_route() -> impl Strategy<Value = Object> {
         prop::bool::weighted(0.2),
         prop::bool::weighted(0.1),
         prop::collection::vec(backends, 0..3),
-        prop::option::weighted(0.2, (name(), 0..3_u32)),
+        (prop::option::weighted(0.2, (name(), 0..3_u32)), prop::option::weighted(0.2, pick(&NAMES))),
     );
     let kind = (0..3_i64, prop::bool::weighted(0.4));
     (name(), prop::collection::vec(parents, 0..3), prop::collection::vec(rules, 0..3), kind).prop_map(
@@ -283,7 +284,7 @@ fn a_route() -> impl Strategy<Value = Object> {
                 port,
                 ..parent(name)
             });
-            let rules = rules.into_iter().map(|(path, method, unsupported, bad, backends, mirror)| {
+            let rules = rules.into_iter().map(|(path, method, unsupported, bad, backends, (mirror, fault))| {
                 let backends = backends
                     .into_iter()
                     .map(|(name, port, weight)| BackendRef { port, weight, ..backend(&name) })
@@ -297,6 +298,16 @@ fn a_route() -> impl Strategy<Value = Object> {
                 if let Some((name, numerator)) = mirror {
                     let mirror = Mirror { backend: backend(&name), numerator, denominator: 2 };
                     rule.filters.push(HttpRouteFilter::Mirror(Box::new(mirror)));
+                }
+                if let Some(fault) = fault {
+                    let (group, kind) = ("weft.dev".to_owned(), "FaultInjection".to_owned());
+                    let name = ObjectName::new(&*named(&name).namespace, fault);
+                    let reference = HttpRouteFilter::Extension(ExtensionRef { group, kind, name });
+                    // Of the rule, or of its first backend.
+                    match rule.backends.first_mut().filter(|_| unsupported) {
+                        Some(backend) => backend.filters.push(reference),
+                        None => rule.filters.push(reference),
+                    }
                 }
                 rule
             });
@@ -336,6 +347,13 @@ fn an_object() -> impl Strategy<Value = Object> {
         2 => a_connection_route(),
         2 => a_backend_tls_policy(),
         2 => a_peer_authentication(),
+        2 => (name(), any::<bool>()).prop_map(|(name, abort)| {
+            let fault = fault_injection(&name);
+            FaultInjection { abort: fault.abort.clone().filter(|_| abort), ..fault }.into()
+        }),
+        2 => (name(), 0..2_u32).prop_map(|(name, requests)| {
+            RateLimit { requests: requests + 1, ..rate_limit(&name) }.into()
+        }),
         1 => (pick(&["n1", "n2"]), pick(&["z1", "z2"])).prop_map(|(name, zone)| node(name, zone).into()),
     ]
 }
@@ -351,6 +369,8 @@ fn a_key() -> impl Strategy<Value = ObjectKey> {
         Kind::TcpRoute,
         Kind::BackendTlsPolicy,
         Kind::ConfigMap,
+        Kind::FaultInjection,
+        Kind::RateLimit,
         Kind::PeerAuthentication,
         Kind::Node,
     ];

@@ -3,6 +3,7 @@
 
 mod endpoints;
 mod protocol;
+mod rate_limits;
 mod service;
 #[cfg(test)]
 mod tests;

@@ -11,12 +11,15 @@
 //! | `endpoints.rs` | where a backend's requests may go |
 //! | `values.rs` | single fields |
 //! | `error.rs` | the error, which names the field |
+//! | `cost.rs` | a test: how long the largest tables take |
 //!
 //! Pure, and without effect when it fails: backends come from an [`Intern`] whose owner commits them only after the whole
 //! resource has compiled.
 
 mod backend;
 mod connections;
+#[cfg(test)]
+pub(super) mod cost;
 mod endpoints;
 mod error;
 mod filters;
@@ -44,6 +47,7 @@ use self::values::{health, port_number, protocol, unknown};
 use super::model::{
     InboundPolicy, MeshSettings, MtlsMode, OutboundPolicy, Service, ServicePort, Workload, WorkloadPort,
 };
+use super::rate_limit::RateLimit;
 
 pub(super) fn compile_service(
     resource: &v1::Service,
@@ -157,7 +161,13 @@ pub(super) fn compile_inbound_policy(resource: &v1::InboundPolicy) -> Result<Inb
         let number = port_number(port.port).field(format_args!("ports[{index}].port"))?;
         ports.insert(number, mode(port.mode).field(format_args!("ports[{index}].mode"))?);
     }
-    Ok(InboundPolicy { mode: mode(resource.mode).field("mode")?, ports })
+    let limits = resource.rate_limits.iter().enumerate();
+    let limits = limits.map(|(index, limit)| RateLimit::compile(limit).field(format_args!("rate_limits[{index}]")));
+    Ok(InboundPolicy {
+        mode: mode(resource.mode).field("mode")?,
+        ports,
+        rate_limits: limits.collect::<Result<_, _>>()?,
+    })
 }
 
 /// `local` are the cluster's ranges by our own settings, used where the control plane names none.

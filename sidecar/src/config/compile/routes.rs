@@ -11,7 +11,7 @@ use super::backend::{Intern, compile_backend};
 use super::error::{CompileError, In};
 use super::filters::{self, Around, compile_filters};
 use super::values::{at_least_1_ms, port_number, span, status_codes};
-use crate::config::model::{Backend, RuleView};
+use crate::config::model::{Backend, RuleView, TargetView};
 use crate::resilience::RetryOverride;
 use crate::route::{
     FixedAnswer, KeyMatch, Match, PathMatch, RouteTable, Rule, Session, Target, ValueMatch, WeightedTarget,
@@ -115,19 +115,15 @@ pub(super) fn readable_target(
     target: &WeightedTarget<Arc<Backend>>,
     wire: &v1::WeightedTarget,
     around: &mut Around<'_>,
-) -> String {
-    let mut text = match &target.target {
+) -> TargetView {
+    let to = match &target.target {
         Target::Backend(backend) => {
             around.names(backend);
-            format!("{}: {}", target.weight, backend.name)
+            backend.name.to_string()
         }
-        Target::Answer(answer) => format!("{}: {} ({})", target.weight, answer.status, answer.detail),
+        Target::Answer(answer) => format!("{} ({})", answer.status, answer.detail),
     };
-    for filter in filters::readable(&wire.filters) {
-        // Writing to a String cannot fail.
-        let _ = write!(text, "; {filter}");
-    }
-    text
+    TargetView { weight: target.weight, to, filters: filters::readable(&wire.filters) }
 }
 
 fn session(wire: &v1::SessionPersistence) -> Result<Box<Session>, CompileError> {

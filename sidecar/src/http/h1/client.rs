@@ -258,10 +258,11 @@ impl Opening {
         let mut writer = Writer::for_request(body, framing);
         writer.hold(expects);
         let matters = connection.0.to_app && !parts.method.is_idempotent();
+        // Also of what is safe to repeat: an app that does not read what comes with a GET closes, and resets what comes later.
         let short = declared.is_some_and(|length| connection.0.queue.len() as u64 + length <= unread::ONE_PIECE);
         Ok(Self {
             written_before: connection.0.queue.written(),
-            gather: if matters && short && !expects { Gather::If } else { Gather::No },
+            gather: if connection.0.to_app && short && !expects { Gather::If } else { Gather::No },
             aborts: matters.then(Aborts::so_far),
             began: connection.0.to_app.then(Instant::now),
             connection: Some(connection),

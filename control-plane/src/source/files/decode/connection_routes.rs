@@ -84,23 +84,3 @@ fn rule(field: &Field<'_>, namespace: &str, origin: Origin) -> Option<HttpRouteR
         session: None,
     })
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_references_list_every_field() {
-        let tcp = include_str!("../../../../../docs/reference/tcproute.md");
-        let tls = include_str!("../../../../../docs/reference/tlsroute.md");
-        for (reference, spec) in [(tcp, TCP_SPEC), (tls, TLS_SPEC)] {
-            for (of, fields) in [("spec", spec), ("spec.rules[]", RULE)] {
-                for field in fields {
-                    assert!(reference.contains(&format!("| `{of}.{field}` |")), "{of}.{field}");
-                }
-            }
-            let listed = reference.lines().filter(|line| line.starts_with("| `spec.")).count();
-            assert_eq!(listed, spec.len() + RULE.len());
-        }
-    }
-}
