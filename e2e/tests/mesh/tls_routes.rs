@@ -32,6 +32,7 @@ http {{
   server {{
     listen 8443 ssl;
     listen [::]:8443 ssl;
+    ssl_protocols TLSv1.3;
     ssl_certificate /run/weft/run/server.crt;
     ssl_certificate_key /run/weft/run/server.key;
     location / {{ return 200 \"{answer} $ssl_protocol $ssl_server_name\\n\"; }}
