@@ -309,7 +309,8 @@ async fn a_route_that_cannot_be_used_is_named_and_keeps_its_last_good_form() {
     cluster.apply(&[route("web", &extended)]).await;
     known.until("usable again", |known| known.weight(&key) == Some(20)).await;
     let Object::HttpRoute(route_now) = &known.objects[&key] else { panic!() };
-    assert_eq!(route_now.rules[0].filters, [HttpRouteFilter::Unsupported("ExtensionRef".to_owned())]);
+    let [HttpRouteFilter::Extension(named)] = &route_now.rules[0].filters[..] else { panic!("{route_now:?}") };
+    assert_eq!((&named.group[..], &named.kind[..], named.name.name.as_ref()), ("example.com", "Other", "web"));
     cluster.delete(&route("web", &extended)).await;
     known.until("gone", |known| !known.objects.contains_key(&key) && ours(known).is_empty()).await;
     cluster.end().await;
