@@ -20,7 +20,7 @@ STATIC := $(TARGET)/$(MUSL)/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))
 VERSION := $(shell sed -nE 's/^version = "(.*)"/\1/p' Cargo.toml | head -n1)
 REPOSITORY ?= weft.dev
 
-.PHONY: cluster cluster-down conformance images static help build build-tests bench bench-quick bench-build instructions demo test test-unit test-e2e test-api test-cluster test-slow soak fuzz differential lint fmt clean packages
+.PHONY: cluster cluster-down conformance flagger images static help build build-tests bench bench-quick bench-build instructions demo test test-unit test-e2e test-api test-cluster test-slow soak fuzz differential lint fmt clean packages
 
 help: ## What there is
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /\1\t/' | awk -F'\t' '{ printf "  make %-12s %s\n", $$1, $$2 }'
@@ -53,6 +53,9 @@ test-cluster: images build-tests ## Those, and tests on a real Kubernetes of its
 
 conformance: images ## The Gateway API's conformance suite for meshes, on a Kubernetes of its own; the report goes to e2e/conformance/reports
 	@$(SUDO) env WEFT_E2E=$(abspath $(STATIC))/weft-e2e e2e/conformance/run.sh $(TARGET) $(IMAGES) $(VERSION) $(SUITE)
+
+flagger: images ## Untouched Flagger on a Kubernetes of its own: good and bad canaries by our metrics; the report goes to e2e/flagger/reports
+	@$(SUDO) env WEFT_E2E=$(abspath $(STATIC))/weft-e2e e2e/flagger/run.sh $(TARGET) $(IMAGES) $(VERSION)
 
 test-slow: packages build-tests ## The same at full length: a control plane dead for 30 s, certificates rotating for 2 minutes
 	@WEFT_E2E_SLOW=1 e2e/setup/run-tests.sh $(TARGET) "$(SUDO)"

@@ -19,11 +19,12 @@ pub(crate) fn markdown(results: &Results, machine: &Machine, effort: Effort) -> 
     let _ = writeln!(
         text,
         "Written by `make bench`; `bench/README.md` says how it is measured, how to repeat it, and what it does not show. \
-         {} turns of {} s for each subject, {} where latency is measured, medians. Absolute figures move from machine to machine by a quarter; ratios \
+         {} turns of {} s for each subject, {} of {} s where latency is measured, medians. Absolute figures move from machine to machine by a quarter; ratios \
          within a run hold. In brackets: how many times better than Envoy, above 1 is better.\n",
         effort.repeats,
         effort.seconds,
-        effort.latency_repeats()
+        effort.latency_repeats(),
+        effort.latency_seconds()
     );
     text.push_str("| | |\n|---|---|\n");
     for (what, value) in &machine.0 {

@@ -114,7 +114,9 @@ def names_are_those_of_the_other_parts(chart):
 
 @claim
 def two_revisions_share_no_object(chart):
-    names = [{called(t) for t in objects(chart, {"revision": revision})} for revision in ("", "canary", "next")]
+    """But for kinds, which are the first one's (kinds.yaml): whose they are is asked of the cluster, and there is none here."""
+    of = lambda revision: [t for t in objects(chart, {"revision": revision}) if t["kind"] != "CustomResourceDefinition"]
+    names = [{called(t) for t in of(revision)} for revision in ("", "canary", "next")]
     for one, other in itertools.combinations(names, 2):
         yield from sorted(one & other)
     selectors = [the(chart, {"revision": r}, "Service")["spec"]["selector"] for r in ("", "canary")]
@@ -182,6 +184,8 @@ def access_names_what_it_may_write(chart):
                 continue
             for resource in rule["resources"]:
                 may = {"get", "list", "watch"} if resource not in ("secrets", "configmaps") else set()
+                # By name, without a list to learn names from: what a BackendTLSPolicy says.
+                may |= {"get"} if resource == "configmaps" else set()
                 may |= {"patch", "update"} if resource.endswith("/status") else unnamed.get(resource, set())
                 if set(rule["verbs"]) - may:
                     yield f"{name}: {called(thing)}: {sorted(set(rule['verbs']) - may)} of any {resource}"
@@ -260,12 +264,14 @@ def notes_say_what_is_next(chart):
 
 @claim
 def what_is_watched_may_be(chart):
-    """The table of source/kubernetes/kinds.rs, no less and no more."""
+    """The table of source/kubernetes/kinds.rs and the kind of status/kubernetes/mesh.rs, no less and no more."""
     source = rendering.ROOT / "control-plane/src/source/kubernetes/kinds.rs"
     if not source.exists():
         return
     rows = re.findall(r'Row::\w+\("\w+", "([\w.]*)", "(\w+)"\)', source.read_text())
-    watched = set(rows)
+    mesh = (rendering.ROOT / "control-plane/src/status/kubernetes/mesh.rs").read_text()
+    written = re.search(r'group: "([\w.-]+)".*?plural: "(\w+)"', mesh, re.DOTALL)
+    watched = {*rows, written.groups()}
     rules = [r for r in the(chart, {}, "ClusterRole")["rules"] if "watch" in r["verbs"] and "resourceNames" not in r]
     may = {(group, resource) for r in rules for group in r["apiGroups"] for resource in r["resources"]}
     yield from (f"{resource}.{group} is watched, and may not be" for group, resource in sorted(watched - may))
@@ -354,7 +360,7 @@ def selects(selector, labels):
 
 @claim
 def kinds_of_ours_would_be_kept(_chart):
-    """There is none yet: a copy of the chart with one shows that uninstalling would keep it."""
+    """Those there are, and one more in a copy of the chart."""
     kind = {"apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition", "metadata": {"name": "examples.weft.dev"}}
     with tempfile.TemporaryDirectory() as folder:
         copied = f"{folder}/weft"

@@ -76,6 +76,13 @@ pub(crate) enum Command {
     /// wrong.
     #[command(after_help = CHECK)]
     Check(CheckArgs),
+    /// Say what becomes of a request, by the client's own sidecar
+    ///
+    /// Asks the sidecar of a pod of the client which rule the request matches and why, what filters change, who gets it at which share,
+    /// and which endpoints may answer: from the configuration in force, by the code that carries requests. Nothing is
+    /// sent to the server. The sidecar is reached by port-forward.
+    #[command(after_help = EXPLAIN)]
+    Explain(ExplainArgs),
     /// Say which version runs where: this program, the control plane, the sidecars
     #[command(after_help = VERSION)]
     Version(VersionArgs),
@@ -175,11 +182,16 @@ Examples:
   weft check
   weft check -n shop       # only the pods and objects of one namespace
   weft check --wait 60s    # until nothing is wrong any more
+  weft check routes        # every route, and how many proxies have it
   weft check -o json | jq '.checks[] | select(.level == \"error\")'";
 
 /// The flags of `check`.
 #[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub(crate) struct CheckArgs {
+    /// Something in particular.
+    #[command(subcommand)]
+    pub(crate) command: Option<CheckCommand>,
     /// Only whether the cluster is ready for Weft
     #[arg(long)]
     pub(crate) pre: bool,
@@ -194,12 +206,70 @@ pub(crate) struct CheckArgs {
     pub(crate) output: OutputArgs,
 }
 
+/// What to check in particular.
+#[derive(Debug, Subcommand)]
+pub(crate) enum CheckCommand {
+    /// Say which routes are in effect, what is wrong with the others, and how many proxies have each
+    ///
+    /// A line for each problem that is found in a route's status: not accepted, a backend that is not there, a rule
+    /// that is left out, proxies that do not have it, a status that lags behind; then a line for each route without any.
+    /// Routes of all kinds of the Gateway API whose parent is a Service. How many proxies have a route now is asked of the
+    /// control plane, by port-forward. The exit code is 1 if there is a problem.
+    #[command(after_help = ROUTES)]
+    Routes(RoutesArgs),
+}
+
+const ROUTES: &str = "\
+Examples:
+  weft check routes
+  weft check routes -n shop
+  weft check routes -o json | jq '.routes[] | select(.problems != [])'";
+
+/// The flags of `check routes`.
+#[derive(Debug, Args)]
+pub(crate) struct RoutesArgs {
+    /// Only routes of this namespace
+    #[arg(short, long, value_name = "NAMESPACE")]
+    pub(crate) namespace: Option<String>,
+    /// Routes of all namespaces, which is the default
+    #[arg(short = 'A', long, conflicts_with = "namespace")]
+    pub(crate) all_namespaces: bool,
+    /// How the result is printed
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
+}
+
 /// How a result is printed.
 #[derive(Debug, Args)]
 pub(crate) struct OutputArgs {
     /// How the result is printed
     #[arg(short, long, value_enum, default_value = "table", value_name = "FORMAT")]
     pub(crate) output: Format,
+}
+
+const EXPLAIN: &str = "\
+Examples:
+  weft explain -n shop deploy/web GET http://reviews/v2 -H 'x-user: a'
+  weft explain deploy/web grpc://reviews/pkg.Service/Method
+  weft explain -n shop pod/web-7d9f-abcde http://reviews:9080/ -o json | jq .rule";
+
+/// The flags of `explain`.
+#[derive(Debug, Args)]
+pub(crate) struct ExplainArgs {
+    /// The client, as deploy/NAME, sts/NAME, ds/NAME, job/NAME or pod/NAME: one of its pods is asked
+    pub(crate) workload: String,
+    /// [METHOD] URL: the URL as http://HOST[:PORT]/PATH, https://HOST[:PORT] or grpc://HOST[:PORT]/SERVICE/METHOD
+    #[arg(required = true, num_args = 1..=2, value_name = "REQUEST")]
+    pub(crate) request: Vec<String>,
+    /// A header of the request; may be given several times
+    #[arg(short = 'H', long, value_name = "NAME: VALUE")]
+    pub(crate) header: Vec<String>,
+    /// The client's namespace; default: the kubeconfig's
+    #[arg(short, long, value_name = "NAMESPACE")]
+    pub(crate) namespace: Option<String>,
+    /// How the result is printed
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
 }
 
 const VERSION: &str = "\
@@ -331,5 +401,22 @@ mod tests {
             assert_eq!(args.wait.map(|wait| wait.as_secs()), expected, "{line:?}");
         }
         assert!(Cli::try_parse_from(["weft", "check", "--wait", "soon"]).is_err());
+    }
+
+    #[test]
+    fn the_routes_are_those_of_one_namespace_or_of_all() {
+        for (line, expected) in [
+            (&["weft", "check", "routes"][..], Some(None)),
+            (&["weft", "check", "routes", "-A"], Some(None)),
+            (&["weft", "check", "routes", "-n", "shop", "-o", "json"], Some(Some("shop"))),
+            (&["weft", "check", "routes", "-A", "-n", "shop"], None),
+            (&["weft", "check", "-n", "shop", "routes"], None),
+        ] {
+            let found = Cli::try_parse_from(line).ok().map(|cli| match cli.command {
+                Command::Check(CheckArgs { command: Some(CheckCommand::Routes(args)), .. }) => args.namespace,
+                other => panic!("{other:?}"),
+            });
+            assert_eq!(found.as_ref().map(Option::as_deref), expected, "{line:?}");
+        }
     }
 }

@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 use http::header::DATE;
 use http_body_util::BodyExt as _;
 use k8s_openapi::apimachinery::pkg::version::Info;
-use kube::client::Body;
+use kube::client::{Body, UpgradeConnectionError};
 use kube::config::{KubeConfigOptions, Kubeconfig, KubeconfigError};
 use kube::{Client, Config};
 
@@ -84,6 +84,12 @@ impl Cluster {
         match error {
             kube::Error::Api(status) if status.code == 401 => Error::Unauthorized { url },
             kube::Error::Api(status) if status.code == 403 => Error::Forbidden { what, why },
+            kube::Error::UpgradeConnection(UpgradeConnectionError::ProtocolSwitch(status)) if *status == 401 => {
+                Error::Unauthorized { url }
+            }
+            kube::Error::UpgradeConnection(UpgradeConnectionError::ProtocolSwitch(status)) if *status == 403 => {
+                Error::Forbidden { what, why }
+            }
             kube::Error::Service(_) | kube::Error::HyperError(_) => Error::Unreachable { url, why },
             kube::Error::Auth(_) => Error::Kubeconfig { file: self.kubeconfig.clone(), why },
             _ => Error::Api { what, why },

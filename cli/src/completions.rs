@@ -32,7 +32,19 @@ mod tests {
     fn every_shell_learns_every_command() {
         for shell in [Shell::Bash, Shell::Zsh, Shell::Fish] {
             let script = script(shell);
-            for command in ["install", "uninstall", "check", "version", "inject", "uninject", "identity", "rotate"] {
+            let commands = [
+                "install",
+                "uninstall",
+                "check",
+                "routes",
+                "explain",
+                "version",
+                "inject",
+                "uninject",
+                "identity",
+                "rotate",
+            ];
+            for command in commands {
                 assert!(script.contains(command), "{shell}: {command}");
             }
         }

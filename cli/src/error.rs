@@ -73,6 +73,48 @@ pub(crate) enum Error {
         /// Where.
         namespace: String,
     },
+    /// Nobody answers in a pod.
+    #[error("{what} in pod {pod} cannot be asked on its port {port}: {why}; is it running? {look}")]
+    Silent {
+        /// Who should answer, as `the sidecar`.
+        what: String,
+        /// `namespace/name`.
+        pod: String,
+        /// Where.
+        port: u16,
+        /// What happened.
+        why: String,
+        /// A command that tells more.
+        look: String,
+    },
+    /// What is asked makes no sense.
+    #[error("cannot ask that: {why}")]
+    Question {
+        /// Why not, and what to say instead.
+        why: String,
+    },
+    /// No such workload.
+    #[error(
+        "there is no {what} in namespace {namespace}: `kubectl -n {namespace} get {kind}s` lists them, -n says where"
+    )]
+    NoWorkload {
+        /// As `deployment web`.
+        what: String,
+        /// Where.
+        namespace: String,
+        /// Its kind.
+        kind: String,
+    },
+    /// A workload whose pods have no sidecar to ask.
+    #[error("{what} has no sidecar that can be asked: {why}; {fix}")]
+    NoSidecar {
+        /// As `deployment shop/web`.
+        what: String,
+        /// Why not.
+        why: String,
+        /// What to do.
+        fix: String,
+    },
     /// helm is not there.
     #[error(
         "`{program}` was not found. weft installs its chart through helm 3.14 or later: see \

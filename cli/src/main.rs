@@ -5,7 +5,9 @@
 //! |---|---|
 //! | `args.rs` | the commands and their flags; `docs/reference/cli.md` is made from it (`reference.rs`) |
 //! | `cluster.rs` | the way to the API server, and what to say when there is none |
+//! | `reach.rs` | the way to a port in a pod |
 //! | `check/` | facts gathered, then judged: each check is a function from [facts](check::facts) to findings |
+//! | `explain/` | what becomes of a request, asked of the client's sidecar |
 //! | `install/` | the embedded chart, through helm |
 //! | `identity/` | the root's state and rotation, without ever reading a key |
 //! | `inject.rs` | the webhook's own code, offline |
@@ -25,11 +27,13 @@ mod cluster;
 mod completions;
 mod duration;
 mod error;
+mod explain;
 mod identity;
 mod inject;
 mod install;
 mod names;
 mod output;
+mod reach;
 #[cfg(test)]
 mod reference;
 mod roots;
@@ -59,6 +63,7 @@ async fn run(cli: Cli) -> Result<ExitCode, Error> {
         Command::Install(args) => Box::pin(install::install(target, &args)).await,
         Command::Uninstall(args) => Box::pin(install::uninstall(target, &args)).await,
         Command::Check(args) => Box::pin(check::run(target, &args)).await,
+        Command::Explain(args) => Box::pin(explain::run(target, &args)).await,
         Command::Version(args) => Box::pin(versions::run(target, &args)).await,
         Command::Inject(args) => Box::pin(inject::inject(target, &args)).await,
         Command::Uninject(args) => inject::uninject(&args),

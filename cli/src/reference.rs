@@ -35,7 +35,8 @@ fn section(text: &mut String, parent: &str, command: &Command) {
     }
     let name = format!("{parent} {}", command.get_name());
     let nested: Vec<&Command> = command.get_subcommands().filter(|command| command.get_name() != "help").collect();
-    if nested.is_empty() {
+    // Some commands do something by themselves as well.
+    if nested.is_empty() || !command.is_subcommand_required_set() {
         write(text, &format!("\n## `{name}`\n\n"));
         let about = command.get_long_about().or(command.get_about());
         write(text, &format!("{}\n", about.map(ToString::to_string).unwrap_or_default().trim()));
@@ -79,7 +80,7 @@ fn flags(text: &mut String, arguments: &[&Arg]) {
         let names = names.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
         let mut what = arg.get_help().map(ToString::to_string).unwrap_or_default();
         let choices: Vec<String> = arg.get_possible_values().iter().map(|v| format!("`{}`", v.get_name())).collect();
-        if !choices.is_empty() && !arg.is_positional() && value.len() > 1 || arg.is_positional() {
+        if !choices.is_empty() && (arg.is_positional() || value.len() > 1) {
             let _ = write!(what, ": {}", choices.join(", "));
         }
         let default = arg.get_default_values().iter().map(|v| v.to_string_lossy().into_owned()).collect::<Vec<_>>();

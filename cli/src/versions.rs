@@ -57,17 +57,24 @@ async fn ask(target: &Target, versions: &mut Versions) -> Result<(), Error> {
 }
 
 async fn control_plane(cluster: &Cluster, mesh: &Mesh) -> Result<BTreeMap<String, usize>, Error> {
+    Ok(running_versions(&control_plane_pods(cluster, mesh).await?))
+}
+
+/// The pods of the control plane; none where Weft is not installed.
+///
+/// # Errors
+/// When the API server does not say.
+pub(crate) async fn control_plane_pods(cluster: &Cluster, mesh: &Mesh) -> Result<Vec<Pod>, Error> {
     let deployments = Api::<Deployment>::namespaced(cluster.client.clone(), &mesh.namespace);
     let name = mesh.control_plane();
     let found = deployments.get_opt(&name).await;
     let found =
         found.map_err(|error| cluster.failed(format!("look at Deployment {}/{name}", mesh.namespace), &error))?;
     let labels = found.and_then(|found| found.spec?.selector.match_labels);
-    let Some(labels) = labels else { return Ok(BTreeMap::new()) };
+    let Some(labels) = labels else { return Ok(Vec::new()) };
     let selector = labels.iter().map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>().join(",");
     let pods = Api::<Pod>::namespaced(cluster.client.clone(), &mesh.namespace);
-    let pods = found_or(list(pods, ListParams::default().labels(&selector), |pod| pod).await, "list pods")?;
-    Ok(running_versions(&pods))
+    found_or(list(pods, ListParams::default().labels(&selector), |pod| pod).await, "list pods")
 }
 
 async fn sidecars(cluster: &Cluster) -> Result<BTreeMap<String, usize>, Error> {

@@ -23,10 +23,12 @@ use crate::discovery::{self, Discovery, Feed, Proxies, Server};
 use crate::identity::{self, Certifier, OwnSvid, server_config};
 use crate::inject::certificate::CertificateError;
 use crate::inject::follow::FollowError;
+use crate::replicas::{Answers, Progresses};
 use crate::settings::{FilesSettings, Settings, SourceSettings};
 use crate::source::Edit;
 use crate::source::files::FilesError;
 use crate::source::kubernetes::KubernetesError;
+use crate::status::counts::Counting;
 use crate::status::{StatusError, StatusSink};
 use crate::translate::Translator;
 
@@ -105,6 +107,8 @@ struct Shared<'a> {
     tasks: &'a mut JoinSet<&'static str>,
     graceful: &'a mut BTreeSet<&'static str>,
     gates: &'a mut Vec<Gate>,
+    /// Who is asked how far proxies are; this replica alone, unless there are others.
+    replicas: &'a mut Arc<dyn Progresses>,
 }
 
 /// A running control plane. Dropping it ends it at once; [`ControlPlane::stop`] does so gracefully.
@@ -168,6 +172,7 @@ impl ControlPlane {
         let mut tasks = JoinSet::new();
         let mut graceful = BTreeSet::from([DISCOVERY]);
         let mut gates = Vec::new();
+        let mut replicas: Arc<dyn Progresses> = Arc::new(Answers::new(Arc::clone(&proxies), &trust_domain));
         let mut shared = Shared {
             proxies: &proxies,
             svid: &svid,
@@ -175,6 +180,7 @@ impl ControlPlane {
             tasks: &mut tasks,
             graceful: &mut graceful,
             gates: &mut gates,
+            replicas: &mut replicas,
         };
         let (edits, status) = match source {
             Source::Files(files) => files::begin(files)?,
@@ -209,6 +215,7 @@ impl ControlPlane {
             proxies,
             problems,
             gates,
+            counting: Counting::new(replicas),
             debug_from_anywhere: settings.debug_from_anywhere,
             draining: Arc::clone(&draining),
         };

@@ -20,9 +20,18 @@ if [ -z "$binary" ]; then
   exit 1
 fi
 "$here/kubernetes/down.sh" "$folder"
-rm -rf "$folder/failures"
+rm -rf "$folder/failures" "$folder/kept-logs"
 mkdir -p "$folder/images"
 cp "$images"/*.tar "$folder/images/"
-trap '"$here/kubernetes/down.sh" "$folder"' EXIT
+# Pods take their logs with them when they go, and what is lost in a rollout is lost by a pod that goes.
+keep_logs() {
+  while sleep 1; do
+    cp -aln "$folder/var/log/pods/." "$folder/kept-logs/" 2>/dev/null || true
+  done
+}
+mkdir -p "$folder/kept-logs"
+keep_logs &
+keeper=$!
+trap 'kill $keeper; "$here/kubernetes/down.sh" "$folder"' EXIT
 WEFT_E2E=$target/debug/weft-e2e WEFT_CLI=$target/debug/weft "$here/kubernetes/up.sh" "$folder"
 RUST_BACKTRACE=0 WEFT_CLUSTER=$folder WEFT_E2E_SLOW="${WEFT_E2E_SLOW:-}" "$binary" "$@"

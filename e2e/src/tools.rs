@@ -37,6 +37,9 @@ pub const APPS: [Tool; 5] = [
     tool("dnsmasq", "dnsmasq-base"),
 ];
 
+/// What tests with TLS of the apps' own need besides.
+pub const TLS: [Tool; 1] = [tool("openssl", "openssl")];
+
 /// The path of `program`, looked for in `PATH` and where daemons live.
 pub fn find(program: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();

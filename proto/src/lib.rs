@@ -2,8 +2,9 @@
 //! the delta xDS transport (`discovery`), and the few types and names both ends must agree on.
 //!
 //! Both ends depend on this crate and not on each other, so `places` is here too, which is no wire's: what decides whom
-//! their listeners take in.
+//! their listeners take in; and `explain`, which the command line asks a sidecar.
 
+pub mod explain;
 mod names;
 mod origin;
 pub mod places;

@@ -20,12 +20,14 @@ pub struct OwnAnswer {
     pub context: Box<str>,
     /// Instead of the reason's own status (a route's fixed answer).
     pub status: Option<StatusCode>,
+    /// The same of gRPC (a FaultInjection's).
+    pub grpc_status: Option<u8>,
 }
 
 impl OwnAnswer {
     /// An answer with the reason's own status.
     pub fn new(reason: Reason, detail: impl Into<Box<str>>) -> Self {
-        Self { reason, detail: detail.into(), context: "".into(), status: None }
+        Self { reason, detail: detail.into(), context: "".into(), status: None, grpc_status: None }
     }
 
     /// Says which rule it was.
@@ -40,6 +42,11 @@ impl OwnAnswer {
         self.status.unwrap_or_else(|| self.reason.status())
     }
 
+    /// The `grpc-status` to a gRPC request.
+    pub fn grpc_status(&self) -> u8 {
+        self.grpc_status.unwrap_or_else(|| self.reason.grpc_status())
+    }
+
     /// The response. `grpc`: as a gRPC status in a trailers-only response (gRPC over HTTP/2, "Responses").
     /// Strangers are told the status and no more: details name addresses and rules.
     pub fn response(&self, grpc: bool, trusted: bool) -> Response {
@@ -48,19 +55,19 @@ impl OwnAnswer {
             let mut response = Response::new(Body::empty());
             let headers = response.headers_mut();
             headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
-            headers.insert(
-                HeaderName::from_static("grpc-status"),
-                HeaderValue::from(u16::from(self.reason.grpc_status())),
-            );
+            headers.insert(HeaderName::from_static("grpc-status"), HeaderValue::from(u16::from(self.grpc_status())));
             if let Ok(message) = HeaderValue::try_from(percent_encode(detail)) {
                 headers.insert(HeaderName::from_static("grpc-message"), message);
             }
             response
         } else {
-            let text = if trusted { format!("{}: {detail}\n", self.reason) } else { format!("{detail}\n") };
-            let mut response = Response::new(Body::full(text));
+            let mut response = Response::new(Body::empty());
             *response.status_mut() = self.status();
-            response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+            if may_have_content(self.status()) {
+                let text = if trusted { format!("{}: {detail}\n", self.reason) } else { format!("{detail}\n") };
+                *response.body_mut() = Body::full(text);
+                response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+            }
             response
         };
         let headers = response.headers_mut();
@@ -79,6 +86,11 @@ impl OwnAnswer {
         }
         response
     }
+}
+
+/// Somebody may want to see what becomes of a 204 or 304 (RFC 9110 §15.3.5, §15.3.6, §15.4.5).
+fn may_have_content(status: StatusCode) -> bool {
+    !matches!(status, StatusCode::NO_CONTENT | StatusCode::RESET_CONTENT | StatusCode::NOT_MODIFIED)
 }
 
 /// `grpc-message` is percent-encoded: printable ASCII but `%` stays.
@@ -110,6 +122,20 @@ mod tests {
             assert_eq!(grpc.status(), StatusCode::OK, "{reason}");
             assert_ne!(grpc.headers()["grpc-status"], "0", "{reason}");
             assert_eq!(grpc.headers()["grpc-message"], "d%C3%A9tail", "{reason}");
+        }
+    }
+
+    #[tokio::test]
+    async fn an_answer_may_be_another_than_its_reasons() {
+        let own = OwnAnswer::new(Reason::Fault, "asked for");
+        for (status, grpc_status, text) in [(418, 8, "fault: asked for\n"), (204, 4, ""), (304, 1, "")] {
+            let status = StatusCode::from_u16(status).unwrap();
+            let own = OwnAnswer { status: Some(status), grpc_status: Some(grpc_status), ..own.clone() };
+            assert_eq!(own.response(true, true).headers()["grpc-status"], grpc_status.to_string());
+            let http = own.response(false, true);
+            assert_eq!((http.status(), http.headers().contains_key(CONTENT_TYPE)), (status, !text.is_empty()));
+            let body = http_body_util::BodyExt::collect(http.into_body()).await.unwrap().to_bytes();
+            assert_eq!(body, text);
         }
     }
 

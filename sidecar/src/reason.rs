@@ -12,6 +12,8 @@ pub enum Reason {
     Redirect,
     /// A browser's question whether it may ask, answered by the rule's CORS filter: it was meant.
     Preflight,
+    /// A FaultInjection wants this request to fail: it was meant.
+    Fault,
     /// The chosen rule's backendRef is not valid, or all its weights are zero.
     InvalidBackend,
     /// The backend has no endpoint to use.
@@ -30,6 +32,8 @@ pub enum Reason {
     PerTryTimeout,
     /// A limit was reached.
     Overflow,
+    /// The client has asked too often: a RateLimit of the server's.
+    RateLimited,
     /// The peer showed no identity where policy wants one.
     MtlsRequired,
     /// The certificate by which the peer of an opaque connection proved itself has expired.
@@ -54,10 +58,11 @@ pub enum Reason {
 
 impl Reason {
     /// Every reason, for documentation and tests.
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 24] = [
         Self::NoRoute,
         Self::Redirect,
         Self::Preflight,
+        Self::Fault,
         Self::InvalidBackend,
         Self::NoEndpoints,
         Self::NoPort,
@@ -67,6 +72,7 @@ impl Reason {
         Self::Timeout,
         Self::PerTryTimeout,
         Self::Overflow,
+        Self::RateLimited,
         Self::MtlsRequired,
         Self::PeerExpired,
         Self::Draining,
@@ -85,6 +91,7 @@ impl Reason {
             Self::NoRoute => "no-route",
             Self::Redirect => "redirect",
             Self::Preflight => "preflight",
+            Self::Fault => "fault",
             Self::InvalidBackend => "invalid-backend",
             Self::NoEndpoints => "no-endpoints",
             Self::NoPort => "no-port",
@@ -94,6 +101,7 @@ impl Reason {
             Self::Timeout => "timeout",
             Self::PerTryTimeout => "per-try-timeout",
             Self::Overflow => "overflow",
+            Self::RateLimited => "rate-limited",
             Self::MtlsRequired => "mtls-required",
             Self::PeerExpired => "peer-expired",
             Self::Draining => "draining",
@@ -115,7 +123,9 @@ impl Reason {
             Self::Redirect => StatusCode::FOUND,
             Self::Preflight => StatusCode::NO_CONTENT,
             Self::InvalidBackend | Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
-            Self::NoEndpoints
+            // Or what the FaultInjection says, as of gRPC.
+            Self::Fault
+            | Self::NoEndpoints
             | Self::NoPort
             | Self::ConnectFailed
             | Self::Overflow
@@ -126,6 +136,7 @@ impl Reason {
                 StatusCode::BAD_GATEWAY
             }
             Self::Timeout | Self::PerTryTimeout => StatusCode::GATEWAY_TIMEOUT,
+            Self::RateLimited => StatusCode::TOO_MANY_REQUESTS,
             Self::MtlsRequired => StatusCode::FORBIDDEN,
             Self::BadRequest => StatusCode::BAD_REQUEST,
             Self::HeadTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
@@ -137,6 +148,7 @@ impl Reason {
     pub const fn grpc_status(self) -> u8 {
         const DEADLINE_EXCEEDED: u8 = 4;
         const PERMISSION_DENIED: u8 = 7;
+        const RESOURCE_EXHAUSTED: u8 = 8;
         const UNIMPLEMENTED: u8 = 12;
         const INTERNAL: u8 = 13;
         const UNAVAILABLE: u8 = 14;
@@ -144,10 +156,12 @@ impl Reason {
             Self::NoRoute => UNIMPLEMENTED,
             Self::Timeout | Self::PerTryTimeout => DEADLINE_EXCEEDED,
             Self::MtlsRequired => PERMISSION_DENIED,
+            Self::RateLimited => RESOURCE_EXHAUSTED,
             Self::BadRequest | Self::HeadTooLarge | Self::HeadTimeout | Self::Internal => INTERNAL,
             // gRPC knows neither: its clients do not follow, and no browser asks for them.
             Self::Redirect
             | Self::Preflight
+            | Self::Fault
             | Self::InvalidBackend
             | Self::NoEndpoints
             | Self::NoPort

@@ -170,6 +170,7 @@ async fn start(settings: Settings) -> Result<(), RunError> {
     let probes = Probes::new(settings.probes.clone(), args.pod_address, dns, drains.outbound.watch());
     let view: Arc<dyn admin::View> = Arc::new(view::Proxy {
         config: config.clone(),
+        outbound: Arc::clone(&outbound),
         identity: identity.clone(),
         telemetry: telemetry.clone(),
         drains: Arc::clone(&drains),

@@ -89,7 +89,7 @@ pub(crate) struct Health {
     pub(crate) stuck: Vec<(String, String)>,
     /// Objects that this version does not enforce.
     pub(crate) foreign: Vec<Foreign>,
-    /// HTTPRoutes and GRPCRoutes.
+    /// HTTPRoutes, GRPCRoutes, TLSRoutes and TCPRoutes.
     pub(crate) routes: Seen<Vec<DynamicObject>>,
 }
 

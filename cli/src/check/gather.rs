@@ -292,10 +292,20 @@ async fn routes(client: &Client, only: Option<&str>) -> Seen<Vec<DynamicObject>>
         let typed = |route| DynamicObject { types: Some(types.clone()), ..route };
         list(dynamic(client, group, version, kind, plural, only), ListParams::default(), typed).await
     };
-    match tokio::join!(of("HTTPRoute", "httproutes"), of("GRPCRoute", "grpcroutes")) {
-        (Seen::Found(mut http), Seen::Found(grpc)) => {
-            http.extend(grpc);
-            Seen::Found(http)
+    let (http, grpc, tls, tcp) = tokio::join!(
+        of("HTTPRoute", "httproutes"),
+        of("GRPCRoute", "grpcroutes"),
+        of("TLSRoute", "tlsroutes"),
+        of("TCPRoute", "tcproutes")
+    );
+    [grpc, tls, tcp].into_iter().fold(http, both)
+}
+
+fn both(one: Seen<Vec<DynamicObject>>, other: Seen<Vec<DynamicObject>>) -> Seen<Vec<DynamicObject>> {
+    match (one, other) {
+        (Seen::Found(mut one), Seen::Found(other)) => {
+            one.extend(other);
+            Seen::Found(one)
         }
         (Seen::Unknown(why), _) | (_, Seen::Unknown(why)) => Seen::Unknown(why),
         (found, Seen::Absent) | (Seen::Absent, found) => found,

@@ -12,13 +12,14 @@
 //! | `injection.rs` | the webhook, and a dry run that asks it |
 //! | `workloads.rs` | pods without, with broken, with old sidecars |
 //! | `objects.rs` | routes that are not in effect, objects that are not enforced |
+//! | `routes/` | `weft check routes`: the same of routes, each with its count of proxies |
 
 use std::process::ExitCode;
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
-use crate::args::{CheckArgs, Target};
+use crate::args::{CheckArgs, CheckCommand, Target};
 use crate::cluster::Cluster;
 use crate::error::Error;
 use crate::names::Mesh;
@@ -37,6 +38,7 @@ mod injection;
 mod kubernetes;
 mod objects;
 mod pods;
+mod routes;
 mod show;
 mod workloads;
 
@@ -52,6 +54,9 @@ const PAUSE: Duration = Duration::from_secs(1);
 /// # Errors
 /// When there is no kubeconfig, or nobody takes the output.
 pub(crate) async fn run(target: &Target, args: &CheckArgs) -> Result<ExitCode, Error> {
+    if let Some(CheckCommand::Routes(args)) = &args.command {
+        return Box::pin(routes::run(target, args)).await;
+    }
     let (cluster, mesh) = (Cluster::of(target).await?, target.mesh());
     let deadline = args.wait.map(|wait| Instant::now() + wait);
     let mut progress = Progress::default();

@@ -3,17 +3,16 @@
 use std::collections::BTreeMap;
 
 use kube::core::DynamicObject;
-use serde::Deserialize;
 use serde_json::Value;
-use weft_control_plane::status::CONTROLLER_NAME;
 
 use super::facts::{Facts, Foreign, Health};
 use super::finding::{Finding, Group, Level, count, some};
+use super::routes::{At, Problem, has_service_parent, judge};
 use crate::seen::Seen;
 
 const GROUP: Group = Group::Objects;
 const NAMED: usize = 5;
-/// Routes in `weft check`; all of them are in the JSON of `kubectl`.
+/// Problems of routes in `weft check`; all of them are in `weft check routes`.
 const ROUTES: usize = 20;
 
 /// A kind that this version does not enforce.
@@ -45,9 +44,10 @@ const ISTIO_SECURITY: &str = "security.istio.io";
 const ISTIO_NETWORKING: &str = "networking.istio.io";
 const GATEWAY_API: &str = "gateway.networking.k8s.io";
 
-/// What this version reads is Service, HTTPRoute, GRPCRoute and PeerAuthentication (`control-plane/src/model`); of what else meshes are
-/// configured with, this is said.
-pub(super) static FOREIGN_KINDS: [ForeignKind; 10] = [
+/// What this version reads is Service, HTTPRoute, GRPCRoute, TLSRoute, TCPRoute, BackendTLSPolicy and PeerAuthentication
+/// (`control-plane/src/model`);
+/// of what else meshes are configured with, this is said.
+pub(super) static FOREIGN_KINDS: [ForeignKind; 8] = [
     kind((ISTIO_SECURITY, "AuthorizationPolicy", "authorizationpolicies"), Level::Error, "what they deny is allowed"),
     kind((ISTIO_SECURITY, "RequestAuthentication", "requestauthentications"), Level::Error, "no token is checked"),
     kind((ISTIO_NETWORKING, "VirtualService", "virtualservices"), Level::Warning, "they route nothing"),
@@ -57,13 +57,8 @@ pub(super) static FOREIGN_KINDS: [ForeignKind; 10] = [
     kind(("telemetry.istio.io", "Telemetry", "telemetries"), Level::Warning, "they change nothing"),
     ForeignKind {
         by_parent: true,
-        ..kind((GATEWAY_API, "TLSRoute", "tlsroutes"), Level::Warning, "they route nothing")
+        ..kind((GATEWAY_API, "UDPRoute", "udproutes"), Level::Warning, "they route nothing")
     },
-    ForeignKind {
-        by_parent: true,
-        ..kind((GATEWAY_API, "TCPRoute", "tcproutes"), Level::Warning, "they route nothing")
-    },
-    kind((GATEWAY_API, "BackendTLSPolicy", "backendtlspolicies"), Level::Warning, "no TLS is spoken to their backends"),
 ];
 
 /// What such an object asks for that matters more than its kind, or none if it is not for a mesh at all.
@@ -94,7 +89,7 @@ pub(super) fn check(facts: &Facts, health: &Health) -> Vec<Finding> {
     match &health.routes {
         Seen::Found(all) => findings.extend(routes(all)),
         Seen::Absent => {}
-        Seen::Unknown(why) => findings.push(Finding::unknown(GROUP, "routes", "HTTPRoutes and GRPCRoutes", why)),
+        Seen::Unknown(why) => findings.push(Finding::unknown(GROUP, "routes", "routes of the Gateway API", why)),
     }
     findings
 }
@@ -139,59 +134,6 @@ fn foreign(facts: &Facts, health: &Health) -> Vec<Finding> {
     findings
 }
 
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct Status {
-    parents: Vec<Parent>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
-struct Parent {
-    parent_ref: ParentRef,
-    controller_name: String,
-    conditions: Vec<Condition>,
-}
-
-#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
-#[serde(default)]
-struct ParentRef {
-    group: Option<String>,
-    kind: Option<String>,
-    namespace: Option<String>,
-    name: String,
-    port: Option<u16>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
-struct Condition {
-    #[serde(rename = "type")]
-    kind: String,
-    status: String,
-    reason: String,
-    message: String,
-    observed_generation: i64,
-}
-
-impl ParentRef {
-    fn is_service(&self) -> bool {
-        self.kind.as_deref() == Some("Service") && matches!(self.group.as_deref(), Some("" | "core"))
-    }
-}
-
-fn read<T: for<'de> Deserialize<'de> + Default>(value: Option<&Value>) -> T {
-    value.and_then(|value| T::deserialize(value).ok()).unwrap_or_default()
-}
-
-fn parents_of(route: &DynamicObject) -> Vec<ParentRef> {
-    read(route.data.get("spec").and_then(|spec| spec.get("parentRefs")))
-}
-
-fn has_service_parent(route: &DynamicObject) -> bool {
-    parents_of(route).iter().any(ParentRef::is_service)
-}
-
 fn routes(all: &[DynamicObject]) -> Vec<Finding> {
     let ours: Vec<&DynamicObject> = all.iter().filter(|route| has_service_parent(route)).collect();
     let mut findings: Vec<Finding> = ours.iter().flat_map(|route| problems(route)).collect();
@@ -201,135 +143,60 @@ fn routes(all: &[DynamicObject]) -> Vec<Finding> {
     let more = findings.len().saturating_sub(ROUTES);
     findings.truncate(ROUTES);
     if more > 0 {
-        findings.push(Finding::error(GROUP, "routes", format!("and {more} more problems of routes")));
+        findings.push(
+            Finding::error(GROUP, "routes", format!("and {more} more problems of routes")).fix("weft check routes"),
+        );
     }
     findings
 }
 
 /// What keeps a route from being in effect at its parents.
 fn problems(route: &DynamicObject) -> Vec<Finding> {
-    let namespace = route.metadata.namespace.clone().unwrap_or_default();
-    let kind = route.types.as_ref().map_or("HTTPRoute", |types| &*types.kind);
-    let name = route.metadata.name.clone().unwrap_or_default();
-    let look = format!("kubectl -n {namespace} describe {} {name}", kind.to_ascii_lowercase());
-    let name = format!("{kind} {namespace}/{name}");
-    let generation = route.metadata.generation.unwrap_or(0);
-    let status: Status = read(route.data.get("status"));
-    let written: Vec<&Parent> = status.parents.iter().filter(|p| p.controller_name == CONTROLLER_NAME).collect();
-    if written.is_empty() {
-        return vec![
-            Finding::warning(GROUP, "routes", format!("{name}: no status yet"))
-                .fix("the leader of the control plane writes it within a second: see Control plane above"),
-        ];
-    }
-    let mut findings = Vec::new();
-    for parent in written {
-        let port = parent.parent_ref.port.map(|port| format!(":{port}")).unwrap_or_default();
-        let at = format!("{name} at Service {}{port}", parent.parent_ref.name);
-        for condition in &parent.conditions {
-            let Condition { kind, reason, message, .. } = condition;
-            let level = match (&**kind, &*condition.status) {
-                ("Accepted" | "ResolvedRefs", "False") => Level::Error,
-                ("weft.dev/Programmed", "False") | ("PartiallyInvalid", "True") => Level::Warning,
-                _ => continue,
-            };
-            let what = format!("{at}: {kind}={}, {reason}: {message}", condition.status);
-            findings.push(Finding { level, ..Finding::ok(GROUP, "routes", what).fix(&*look) });
-        }
-        let stale = parent.conditions.iter().any(|c| c.kind == "Accepted" && c.observed_generation < generation);
-        if stale {
-            let what = format!("{at}: its status is of an earlier generation");
-            findings.push(
-                Finding::warning(GROUP, "routes", what).fix("weft check --wait 60s; else see Control plane above"),
-            );
-        }
-    }
-    findings
+    let findings = |at: At| {
+        let place = format!("{} at Service {}", at.route(), at.parent());
+        at.problems.into_iter().map(move |problem| {
+            let Problem { level, condition, reason, message, fix } = problem;
+            let said = if condition.is_empty() { message } else { format!("{condition}, {reason}: {message}") };
+            Finding { level, ..Finding::ok(GROUP, "routes", format!("{place}: {said}")).fix(fix) }
+        })
+    };
+    judge(route).into_iter().flat_map(findings).collect()
 }
 
 #[cfg(test)]
 mod tests {
-    use kube::core::TypeMeta;
     use serde_json::json;
+    use weft_control_plane::status::CONTROLLER_NAME;
 
     use super::super::fixtures::{facts, health, namespace};
     use super::*;
     use crate::names::INJECT;
 
-    fn route(parents: Value, status: Value) -> DynamicObject {
-        serde_json::from_value(json!({
-            "metadata": {"name": "r", "namespace": "shop", "generation": 3},
-            "spec": {"parentRefs": parents},
-            "status": {"parents": status},
-        }))
-        .unwrap()
-    }
-
-    fn ours(conditions: Value) -> Value {
-        json!([{"controllerName": CONTROLLER_NAME, "parentRef": {"group": "", "kind": "Service", "name": "web"}, "conditions": conditions}])
-    }
-
-    fn condition(kind: &str, status: &str, generation: i64) -> Value {
-        json!({"type": kind, "status": status, "reason": "Why", "message": "what to do", "observedGeneration": generation})
-    }
-
     #[test]
     fn a_route_tells_why_it_is_not_in_effect() {
-        let service = json!([{"group": "", "kind": "Service", "name": "web"}]);
-        let rows = [
-            (
-                "in effect",
-                service.clone(),
-                ours(json!([condition("Accepted", "True", 3), condition("ResolvedRefs", "True", 3)])),
-                vec![Level::Ok],
-            ),
-            ("not accepted", service.clone(), ours(json!([condition("Accepted", "False", 3)])), vec![Level::Error]),
-            (
-                "a backend missing",
-                service.clone(),
-                ours(json!([condition("Accepted", "True", 3), condition("ResolvedRefs", "False", 3)])),
-                vec![Level::Error],
-            ),
-            (
-                "not yet everywhere",
-                service.clone(),
-                ours(json!([condition("Accepted", "True", 3), condition("weft.dev/Programmed", "False", 3)])),
-                vec![Level::Warning],
-            ),
-            (
-                "in part",
-                service.clone(),
-                ours(json!([condition("Accepted", "True", 3), condition("PartiallyInvalid", "True", 3)])),
-                vec![Level::Warning],
-            ),
-            (
-                "of an earlier generation",
-                service.clone(),
-                ours(json!([condition("Accepted", "True", 2)])),
-                vec![Level::Warning],
-            ),
-            ("no status", service.clone(), json!([]), vec![Level::Warning]),
-            (
-                "only somebody else's status",
-                service.clone(),
-                json!([{"controllerName": "istio.io/gateway-controller"}]),
-                vec![Level::Warning],
-            ),
-            ("a gateway's", json!([{"name": "gateway"}]), json!([]), vec![]),
-        ];
-        for (row, parents, status, expected) in rows {
-            let found = routes(&[route(parents, status)]);
-            assert_eq!(found.iter().map(|f| f.level).collect::<Vec<_>>(), expected, "{row}: {found:?}");
-        }
-        let mut refused = route(service, ours(json!([condition("Accepted", "False", 3)])));
-        for kind in ["HTTPRoute", "GRPCRoute"] {
-            refused.types =
-                Some(TypeMeta { api_version: "gateway.networking.k8s.io/v1".to_owned(), kind: kind.to_owned() });
-            let found = routes(std::slice::from_ref(&refused));
-            assert_eq!(found[0].what, format!("{kind} shop/r at Service web: Accepted=False, Why: what to do"));
-            let look = format!("kubectl -n shop describe {} r", kind.to_ascii_lowercase());
-            assert_eq!(found[0].fix.as_deref(), Some(&*look));
-        }
+        let service = json!({"group": "", "kind": "Service", "name": "web", "port": 80});
+        let route = |parent: &Value, status: &str| -> DynamicObject {
+            let condition =
+                json!({"type": "Accepted", "status": status, "reason": "NoMatchingParent", "message": "no web"});
+            let parents = json!([{"controllerName": CONTROLLER_NAME, "parentRef": parent, "conditions": [condition]}]);
+            serde_json::from_value(json!({
+                "apiVersion": "gateway.networking.k8s.io/v1",
+                "kind": "GRPCRoute",
+                "metadata": {"name": "r", "namespace": "shop"},
+                "spec": {"parentRefs": [parent]},
+                "status": {"parents": parents},
+            }))
+            .unwrap()
+        };
+        let found = routes(&[route(&service, "True"), route(&json!({"name": "gateway"}), "True")]);
+        assert_eq!((found.len(), found[0].level, &*found[0].what), (1, Level::Ok, "1 route in effect"));
+        let found = routes(&[route(&service, "False")]);
+        let what = "GRPCRoute shop/r at Service shop/web:80: Accepted=False, NoMatchingParent: no web";
+        assert_eq!((found[0].level, &*found[0].what), (Level::Error, what));
+        assert!(found[0].fix.as_deref().is_some_and(|fix| fix.contains("kubectl -n shop edit grpcroute r")));
+        let many: Vec<_> = std::iter::repeat_n(route(&service, "False"), 25).collect();
+        let found = routes(&many);
+        assert_eq!((found.len(), &*found[20].what), (21, "and 5 more problems of routes"));
     }
 
     #[test]
@@ -360,7 +227,7 @@ mod tests {
     #[test]
     fn a_destination_rule_says_what_tls_it_wants() {
         let rule = FOREIGN_KINDS.iter().find(|kind| kind.kind == "DestinationRule").unwrap();
-        let tcp = FOREIGN_KINDS.iter().find(|kind| kind.kind == "TCPRoute").unwrap();
+        let udp = FOREIGN_KINDS.iter().find(|kind| kind.kind == "UDPRoute").unwrap();
         let rows = [
             (rule, json!({"spec": {"host": "a"}}), Some(None)),
             (rule, json!({"spec": {"trafficPolicy": {"tls": {"mode": "ISTIO_MUTUAL"}}}}), Some(None)),
@@ -369,8 +236,8 @@ mod tests {
                 json!({"spec": {"subsets": [{"trafficPolicy": {"tls": {"mode": "DISABLE"}}}]}}),
                 Some(Some("tls: DISABLE")),
             ),
-            (tcp, json!({"spec": {"parentRefs": [{"name": "gateway"}]}}), None),
-            (tcp, json!({"spec": {"parentRefs": [{"name": "s", "kind": "Service", "group": ""}]}}), Some(None)),
+            (udp, json!({"spec": {"parentRefs": [{"name": "gateway"}]}}), None),
+            (udp, json!({"spec": {"parentRefs": [{"name": "s", "kind": "Service", "group": ""}]}}), Some(None)),
         ];
         for (kind, spec, expected) in rows {
             let object: DynamicObject = serde_json::from_value(spec.clone()).unwrap();

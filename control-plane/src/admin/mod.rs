@@ -22,6 +22,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::request::Parts;
 use http::{Method, Request, Response, StatusCode, header};
 use http_body_util::Full;
 use hyper::body::Incoming;
@@ -35,6 +36,7 @@ use tokio::sync::{oneshot, watch};
 use weft_proto::places::{Limits, Places};
 
 use crate::discovery::{Feed, Proxies, ResourceKind};
+use crate::status::counts::Counting;
 use crate::translate::{Lookup, View};
 
 #[cfg(test)]
@@ -77,6 +79,7 @@ const PATHS: &str = "\
 /metrics          OpenMetrics
 /debug/proxies    connected proxies: identity, subscriptions, ACKs, the last NACK (JSON)
 /debug/resources  ?type=Service&name=NAME[&namespace=CLIENT-NAMESPACE] or ?type=Workload&name=self&pod=ADDRESS (JSON)
+/debug/routes     [?namespace=NAMESPACE] how many of the proxies that each route is for have it now, of all replicas (JSON)
 /debug/problems   what is wrong with the manifests now (JSON)
 ";
 
@@ -92,6 +95,8 @@ pub struct Admin {
     pub problems: Arc<Mutex<Vec<serde_json::Value>>>,
     /// What else must hold before this replica is ready.
     pub gates: Vec<Gate>,
+    /// Counts who has which route, asking all replicas.
+    pub counting: Counting,
     /// Whether `/debug` is for everybody who reaches the port (`--debug-from anywhere`).
     pub debug_from_anywhere: bool,
     /// Set when the process is on its way out.
@@ -140,8 +145,8 @@ impl Admin {
     /// Serves one connection to its end.
     async fn serve(&self, socket: TcpStream, from: IpAddr, bounds: &Bounds) {
         let service = service_fn(|request: Request<Incoming>| {
-            let answer = self.answer(&request, from);
-            async move { Ok::<_, Infallible>(answer) }
+            let (request, _) = request.into_parts();
+            async move { Ok::<_, Infallible>(self.answer(&request, from).await) }
         });
         let mut http = hyper::server::conn::http1::Builder::new();
         http.timer(TokioTimer::new()).header_read_timeout(bounds.head);
@@ -158,21 +163,22 @@ impl Admin {
         }
     }
 
-    fn answer<B>(&self, request: &Request<B>, from: IpAddr) -> Response<Full<Bytes>> {
-        if !matches!(*request.method(), Method::GET | Method::HEAD) {
+    async fn answer(&self, request: &Parts, from: IpAddr) -> Response<Full<Bytes>> {
+        if !matches!(request.method, Method::GET | Method::HEAD) {
             return answer(StatusCode::METHOD_NOT_ALLOWED, TEXT, "only GET and HEAD\n".to_owned());
         }
         let here = self.debug_from_anywhere || from.to_canonical().is_loopback();
-        if request.uri().path().starts_with("/debug") && !here {
+        if request.uri.path().starts_with("/debug") && !here {
             return answer(StatusCode::FORBIDDEN, TEXT, DEBUG_FROM_HERE.to_owned());
         }
-        let query = parse_query(request.uri().query().unwrap_or_default());
-        match request.uri().path() {
+        let query = parse_query(request.uri.query().unwrap_or_default());
+        match request.uri.path() {
             "/ready" => self.ready(),
             "/live" => answer(StatusCode::OK, TEXT, "alive\n".to_owned()),
             "/metrics" => self.metrics(),
             "/debug/proxies" => pretty(&json!({ "proxies": self.proxies.list() })),
             "/debug/resources" => self.resources(&query),
+            "/debug/routes" => self.routes(&query).await,
             "/debug/problems" => pretty(&json!({ "problems": *self.problems.lock() })),
             _ => answer(StatusCode::NOT_FOUND, TEXT, PATHS.to_owned()),
         }
@@ -196,6 +202,15 @@ impl Admin {
         let mut text = String::new();
         match prometheus_client::encoding::text::encode(&mut text, &self.registry) {
             Ok(()) => answer(StatusCode::OK, OPENMETRICS, text),
+            Err(error) => answer(StatusCode::INTERNAL_SERVER_ERROR, TEXT, format!("{error}\n")),
+        }
+    }
+
+    async fn routes(&self, query: &BTreeMap<String, String>) -> Response<Full<Bytes>> {
+        let only = query.get("namespace").map(String::as_str).filter(|only| !only.is_empty());
+        let counts = self.counting.count(&self.feed.latest(), only).await;
+        match serde_json::to_value(counts) {
+            Ok(counts) => pretty(&counts),
             Err(error) => answer(StatusCode::INTERNAL_SERVER_ERROR, TEXT, format!("{error}\n")),
         }
     }

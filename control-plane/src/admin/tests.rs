@@ -8,6 +8,7 @@ use tokio::net::TcpSocket;
 use tokio::task::JoinSet;
 
 use super::*;
+use crate::replicas::Answers;
 use crate::translate::{MeshConfig, Translator};
 
 /// Longer than anything here takes; only a failing test waits for it.
@@ -26,10 +27,12 @@ struct Port {
 }
 
 fn admin(debug_from_anywhere: bool) -> Admin {
+    let proxies = Arc::<Proxies>::default();
     Admin {
         registry: Registry::default(),
         feed: Arc::new(Feed::new(Translator::new(MeshConfig::default()).translated())),
-        proxies: Arc::default(),
+        counting: Counting::new(Arc::new(Answers::new(Arc::clone(&proxies), "cluster.local"))),
+        proxies,
         problems: Arc::default(),
         gates: Vec::new(),
         debug_from_anywhere,
@@ -129,6 +132,7 @@ async fn only_this_machine_is_shown_everybodys_configuration() {
     let pod: IpAddr = [10, 1, 0, 1].into();
     let rows = [
         ("a port-forward", loopback, false, "/debug/proxies", 200),
+        ("weft check routes", loopback, false, "/debug/routes?namespace=shop", 200),
         ("on a port of both families", mapped, false, "/debug/problems", 200),
         ("a pod", pod, false, "/debug/proxies", 403),
         ("a pod", pod, false, "/debug/problems", 403),
@@ -140,8 +144,8 @@ async fn only_this_machine_is_shown_everybodys_configuration() {
     ];
     for (row, from, debug_from_anywhere, path, expected) in rows {
         let admin = admin(debug_from_anywhere);
-        let request = Request::get(path).body(()).unwrap();
-        assert_eq!(admin.answer(&request, from).status().as_u16(), expected, "{row}: {path}");
+        let (request, ()) = Request::get(path).body(()).unwrap().into_parts();
+        assert_eq!(admin.answer(&request, from).await.status().as_u16(), expected, "{row}: {path}");
     }
 }
 

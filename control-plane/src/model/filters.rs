@@ -1,5 +1,6 @@
 //! What the filters of an HTTPRoute say, parsed once. Whether a proxy can do it is found out in `translate/`.
 
+use super::fault_injection::ExtensionRef;
 use super::http_route::BackendRef;
 
 /// A filter. Kinds this version does not do are kept by name: the rule answers 500 and status says why.
@@ -17,6 +18,8 @@ pub enum HttpRouteFilter {
     Mirror(Box<Mirror>),
     /// CORS
     Cors(Cors),
+    /// ExtensionRef
+    Extension(ExtensionRef),
     /// Any other, by its `type`.
     Unsupported(String),
 }
@@ -31,6 +34,7 @@ impl HttpRouteFilter {
             Self::Rewrite(_) => "URLRewrite",
             Self::Mirror(_) => "RequestMirror",
             Self::Cors(_) => "CORS",
+            Self::Extension(_) => "ExtensionRef",
             Self::Unsupported(kind) => kind,
         }
     }

@@ -29,15 +29,17 @@ pub struct MethodMatch {
     pub regex: bool,
 }
 
-/// A route of either kind.
+/// A route of any kind.
 #[derive(Debug, Clone, Copy)]
 pub struct Route<'a> {
-    /// [`Kind::GrpcRoute`] or [`Kind::HttpRoute`].
+    /// Which.
     pub kind: Kind,
     /// Metadata.
     pub meta: &'a Meta,
     /// As written.
     pub parents: &'a [ParentRef],
+    /// Server names, where they say which connections it is for (TLSRoute).
+    pub hostnames: &'a [String],
     /// Rules.
     pub rules: &'a [HttpRouteRule],
 }
@@ -51,12 +53,14 @@ impl Route<'_> {
 
 impl<'a> From<&'a HttpRoute> for Route<'a> {
     fn from(route: &'a HttpRoute) -> Self {
-        Self { kind: Kind::HttpRoute, meta: &route.meta, parents: &route.parents, rules: &route.rules }
+        let HttpRoute { meta, parents, rules } = route;
+        Self { kind: Kind::HttpRoute, meta, parents, hostnames: &[], rules }
     }
 }
 
 impl<'a> From<&'a GrpcRoute> for Route<'a> {
     fn from(route: &'a GrpcRoute) -> Self {
-        Self { kind: Kind::GrpcRoute, meta: &route.meta, parents: &route.parents, rules: &route.rules }
+        let GrpcRoute { meta, parents, rules } = route;
+        Self { kind: Kind::GrpcRoute, meta, parents, hostnames: &[], rules }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::fault_injection::ExtensionRef;
 use super::filters::{HttpRouteFilter, RouteRetry, SessionPersistence};
 use super::grpc_route::MethodMatch;
 use super::objects::Meta;
@@ -74,12 +75,23 @@ pub struct HttpRouteRule {
 impl HttpRouteRule {
     /// Every backend it names: those that get its requests, and those that get copies of them.
     pub fn backend_refs(&self) -> impl Iterator<Item = &BackendRef> {
-        let filters = self.backends.iter().flat_map(|backend| &backend.filters).chain(&self.filters);
-        let mirrors = filters.filter_map(|filter| match filter {
+        let mirrors = self.all_filters().filter_map(|filter| match filter {
             HttpRouteFilter::Mirror(mirror) => Some(&mirror.backend),
             _ => None,
         });
         self.backends.iter().chain(mirrors)
+    }
+
+    /// Every extension it names.
+    pub fn extension_refs(&self) -> impl Iterator<Item = &ExtensionRef> {
+        self.all_filters().filter_map(|filter| match filter {
+            HttpRouteFilter::Extension(reference) => Some(reference),
+            _ => None,
+        })
+    }
+
+    fn all_filters(&self) -> impl Iterator<Item = &HttpRouteFilter> {
+        self.backends.iter().flat_map(|backend| &backend.filters).chain(&self.filters)
     }
 }
 

@@ -8,8 +8,12 @@ use std::time::Duration;
 use weft_proto::v1::Protocol;
 
 use super::backend_policy::BackendPolicy;
+use super::backend_tls::{BackendTlsPolicy, ConfigMap};
+use super::connection_routes::{TcpRoute, TlsRoute};
+use super::fault_injection::FaultInjection;
 use super::grpc_route::GrpcRoute;
 use super::http_route::HttpRoute;
+use super::rate_limit::RateLimit;
 use super::store::ObjectKey;
 
 /// `namespace/name` of an object. Cluster-scoped objects have an empty namespace.
@@ -49,10 +53,22 @@ pub enum Kind {
     Pod,
     /// v1
     Node,
+    /// weft.dev/v1alpha1
+    FaultInjection,
+    /// weft.dev/v1alpha1
+    RateLimit,
     /// gateway.networking.k8s.io/v1
     GrpcRoute,
     /// gateway.networking.k8s.io/v1
     HttpRoute,
+    /// gateway.networking.k8s.io/v1
+    TlsRoute,
+    /// gateway.networking.k8s.io/v1
+    TcpRoute,
+    /// gateway.networking.k8s.io/v1
+    BackendTlsPolicy,
+    /// v1, only those that a BackendTLSPolicy names.
+    ConfigMap,
     /// security.istio.io/v1
     PeerAuthentication,
 }
@@ -92,10 +108,22 @@ pub enum Object {
     Pod(Pod),
     /// A Node.
     Node(Node),
+    /// A FaultInjection.
+    FaultInjection(FaultInjection),
+    /// A RateLimit.
+    RateLimit(RateLimit),
     /// A GRPCRoute.
     GrpcRoute(GrpcRoute),
     /// An HTTPRoute.
     HttpRoute(HttpRoute),
+    /// A TLSRoute.
+    TlsRoute(TlsRoute),
+    /// A TCPRoute.
+    TcpRoute(TcpRoute),
+    /// A BackendTLSPolicy.
+    BackendTlsPolicy(BackendTlsPolicy),
+    /// A ConfigMap.
+    ConfigMap(ConfigMap),
     /// A PeerAuthentication.
     PeerAuthentication(PeerAuthentication),
 }
@@ -110,8 +138,14 @@ impl Object {
             Self::EndpointSlice(_) => Kind::EndpointSlice,
             Self::Pod(_) => Kind::Pod,
             Self::Node(_) => Kind::Node,
+            Self::FaultInjection(_) => Kind::FaultInjection,
+            Self::RateLimit(_) => Kind::RateLimit,
             Self::GrpcRoute(_) => Kind::GrpcRoute,
             Self::HttpRoute(_) => Kind::HttpRoute,
+            Self::TlsRoute(_) => Kind::TlsRoute,
+            Self::TcpRoute(_) => Kind::TcpRoute,
+            Self::BackendTlsPolicy(_) => Kind::BackendTlsPolicy,
+            Self::ConfigMap(_) => Kind::ConfigMap,
             Self::PeerAuthentication(_) => Kind::PeerAuthentication,
         }
     }
@@ -125,8 +159,14 @@ impl Object {
             Self::EndpointSlice(object) => &object.meta,
             Self::Pod(object) => &object.meta,
             Self::Node(object) => &object.meta,
+            Self::FaultInjection(object) => &object.meta,
+            Self::RateLimit(object) => &object.meta,
             Self::GrpcRoute(object) => &object.meta,
             Self::HttpRoute(object) => &object.meta,
+            Self::TlsRoute(object) => &object.meta,
+            Self::TcpRoute(object) => &object.meta,
+            Self::BackendTlsPolicy(object) => &object.meta,
+            Self::ConfigMap(object) => &object.meta,
             Self::PeerAuthentication(object) => &object.meta,
         }
     }

@@ -8,8 +8,9 @@ use std::hash::Hash;
 use std::net::IpAddr;
 
 use super::{
-    BackendPolicy, EndpointSlice, GrpcRoute, HttpRoute, HttpRouteRule, Kind, Namespace, Node, Object, ObjectName,
-    ParentRef, PeerAuthentication, Pod, Route, Service,
+    BackendPolicy, BackendTlsPolicy, ConfigMap, EndpointSlice, FaultInjection, GrpcRoute, HttpRoute, HttpRouteRule,
+    Kind, Namespace, Node, Object, ObjectName, ParentRef, PeerAuthentication, Pod, RateLimit, Route, Service, TcpRoute,
+    TlsRoute,
 };
 
 /// The key of an object.
@@ -86,8 +87,14 @@ pub struct Model {
     slices: HashMap<ObjectName, EndpointSlice>,
     pods: HashMap<ObjectName, Pod>,
     nodes: HashMap<ObjectName, Node>,
+    fault_injections: HashMap<ObjectName, FaultInjection>,
+    rate_limits: HashMap<ObjectName, RateLimit>,
     routes: HashMap<ObjectName, HttpRoute>,
     grpc_routes: HashMap<ObjectName, GrpcRoute>,
+    tls_routes: HashMap<ObjectName, TlsRoute>,
+    tcp_routes: HashMap<ObjectName, TcpRoute>,
+    backend_tls_policies: HashMap<ObjectName, BackendTlsPolicy>,
+    config_maps: HashMap<ObjectName, ConfigMap>,
     peer_authentications: HashMap<ObjectName, PeerAuthentication>,
 
     services_by_namespace: Index<String>,
@@ -102,8 +109,17 @@ pub struct Model {
     pods_by_node: Index<String>,
     routes_by_parent: Index<ObjectName>,
     routes_by_backend: Index<ObjectName>,
+    rate_limits_by_service: Index<ObjectName>,
+    routes_by_fault: Index<ObjectName>,
+    grpc_routes_by_fault: Index<ObjectName>,
     grpc_routes_by_parent: Index<ObjectName>,
     grpc_routes_by_backend: Index<ObjectName>,
+    tls_routes_by_parent: Index<ObjectName>,
+    tls_routes_by_backend: Index<ObjectName>,
+    tcp_routes_by_parent: Index<ObjectName>,
+    tcp_routes_by_backend: Index<ObjectName>,
+    backend_tls_policies_by_service: Index<ObjectName>,
+    backend_tls_policies_by_config_map: Index<ObjectName>,
     peer_authentications_by_namespace: Index<String>,
 }
 
@@ -168,13 +184,52 @@ impl Model {
         self.nodes.get(&ObjectName::new("", name))
     }
 
-    /// A GRPCRoute or an HTTPRoute; `None` of any other kind.
+    /// A FaultInjection.
+    pub fn fault_injection(&self, name: &ObjectName) -> Option<&FaultInjection> {
+        self.fault_injections.get(name)
+    }
+
+    /// A RateLimit.
+    pub fn rate_limit(&self, name: &ObjectName) -> Option<&RateLimit> {
+        self.rate_limits.get(name)
+    }
+
+    /// RateLimits with a targetRef to this Service, by name.
+    pub fn rate_limits_of(&self, service: &ObjectName) -> impl Iterator<Item = &RateLimit> {
+        self.rate_limits_by_service.get(service).filter_map(|name| self.rate_limits.get(name))
+    }
+
+    /// A route; `None` of any other kind.
     pub fn route(&self, key: &ObjectKey) -> Option<Route<'_>> {
         match key.kind {
             Kind::GrpcRoute => self.grpc_routes.get(&key.name).map(Route::from),
             Kind::HttpRoute => self.routes.get(&key.name).map(Route::from),
+            Kind::TlsRoute => self.tls_routes.get(&key.name).map(Route::from),
+            Kind::TcpRoute => self.tcp_routes.get(&key.name).map(Route::from),
             _ => None,
         }
+    }
+
+    /// A BackendTLSPolicy.
+    pub fn backend_tls_policy(&self, name: &ObjectName) -> Option<&BackendTlsPolicy> {
+        self.backend_tls_policies.get(name)
+    }
+
+    /// A ConfigMap.
+    pub fn config_map(&self, name: &ObjectName) -> Option<&ConfigMap> {
+        self.config_maps.get(name)
+    }
+
+    /// BackendTLSPolicies that target this Service or a port of it, by name.
+    pub fn backend_tls_policies_for(&self, service: &ObjectName) -> impl Iterator<Item = &BackendTlsPolicy> {
+        let names = self.backend_tls_policies_by_service.get(service);
+        names.filter_map(|name| self.backend_tls_policies.get(name))
+    }
+
+    /// BackendTLSPolicies that name this ConfigMap, by name.
+    pub fn backend_tls_policies_with(&self, config_map: &ObjectName) -> impl Iterator<Item = &BackendTlsPolicy> {
+        let names = self.backend_tls_policies_by_config_map.get(config_map);
+        names.filter_map(|name| self.backend_tls_policies.get(name))
     }
 
     /// A PeerAuthentication.
@@ -236,13 +291,26 @@ impl Model {
     pub fn routes_with_parent(&self, service: &ObjectName) -> impl Iterator<Item = Route<'_>> {
         let grpc = self.grpc_routes_by_parent.get(service).filter_map(|name| self.grpc_routes.get(name));
         let http = self.routes_by_parent.get(service).filter_map(|name| self.routes.get(name));
-        grpc.map(Route::from).chain(http.map(Route::from))
+        let tls = self.tls_routes_by_parent.get(service).filter_map(|name| self.tls_routes.get(name));
+        let tcp = self.tcp_routes_by_parent.get(service).filter_map(|name| self.tcp_routes.get(name));
+        let of_requests = grpc.map(Route::from).chain(http.map(Route::from));
+        of_requests.chain(tls.map(Route::from)).chain(tcp.map(Route::from))
     }
 
     /// Routes with a backendRef to this Service, whether it is good or not.
     pub fn routes_with_backend(&self, service: &ObjectName) -> impl Iterator<Item = Route<'_>> {
         let grpc = self.grpc_routes_by_backend.get(service).filter_map(|name| self.grpc_routes.get(name));
         let http = self.routes_by_backend.get(service).filter_map(|name| self.routes.get(name));
+        let tls = self.tls_routes_by_backend.get(service).filter_map(|name| self.tls_routes.get(name));
+        let tcp = self.tcp_routes_by_backend.get(service).filter_map(|name| self.tcp_routes.get(name));
+        let of_requests = grpc.map(Route::from).chain(http.map(Route::from));
+        of_requests.chain(tls.map(Route::from)).chain(tcp.map(Route::from))
+    }
+
+    /// Routes with a filter that names this FaultInjection, whether it is there or not.
+    pub fn routes_with_fault(&self, fault: &ObjectName) -> impl Iterator<Item = Route<'_>> {
+        let grpc = self.grpc_routes_by_fault.get(fault).filter_map(|name| self.grpc_routes.get(name));
+        let http = self.routes_by_fault.get(fault).filter_map(|name| self.routes.get(name));
         grpc.map(Route::from).chain(http.map(Route::from))
     }
 
@@ -259,8 +327,14 @@ impl Model {
             Object::EndpointSlice(new) => self.slices.get(&new.meta.name) == Some(new),
             Object::Pod(new) => self.pods.get(&new.meta.name) == Some(new),
             Object::Node(new) => self.nodes.get(&new.meta.name) == Some(new),
+            Object::FaultInjection(new) => self.fault_injections.get(&new.meta.name) == Some(new),
+            Object::RateLimit(new) => self.rate_limits.get(&new.meta.name) == Some(new),
             Object::GrpcRoute(new) => self.grpc_routes.get(&new.meta.name) == Some(new),
             Object::HttpRoute(new) => self.routes.get(&new.meta.name) == Some(new),
+            Object::TlsRoute(new) => self.tls_routes.get(&new.meta.name) == Some(new),
+            Object::TcpRoute(new) => self.tcp_routes.get(&new.meta.name) == Some(new),
+            Object::BackendTlsPolicy(new) => self.backend_tls_policies.get(&new.meta.name) == Some(new),
+            Object::ConfigMap(new) => self.config_maps.get(&new.meta.name) == Some(new),
             Object::PeerAuthentication(new) => self.peer_authentications.get(&new.meta.name) == Some(new),
         }
     }
@@ -274,8 +348,14 @@ impl Model {
             Object::EndpointSlice(new) => drop(self.slices.insert(name, new)),
             Object::Pod(new) => drop(self.pods.insert(name, new)),
             Object::Node(new) => drop(self.nodes.insert(name, new)),
+            Object::FaultInjection(new) => drop(self.fault_injections.insert(name, new)),
+            Object::RateLimit(new) => drop(self.rate_limits.insert(name, new)),
             Object::GrpcRoute(new) => drop(self.grpc_routes.insert(name, new)),
             Object::HttpRoute(new) => drop(self.routes.insert(name, new)),
+            Object::TlsRoute(new) => drop(self.tls_routes.insert(name, new)),
+            Object::TcpRoute(new) => drop(self.tcp_routes.insert(name, new)),
+            Object::BackendTlsPolicy(new) => drop(self.backend_tls_policies.insert(name, new)),
+            Object::ConfigMap(new) => drop(self.config_maps.insert(name, new)),
             Object::PeerAuthentication(new) => drop(self.peer_authentications.insert(name, new)),
         }
     }
@@ -289,8 +369,14 @@ impl Model {
             Kind::EndpointSlice => self.slices.remove(name).map(Object::EndpointSlice),
             Kind::Pod => self.pods.remove(name).map(Object::Pod),
             Kind::Node => self.nodes.remove(name).map(Object::Node),
+            Kind::FaultInjection => self.fault_injections.remove(name).map(Object::FaultInjection),
+            Kind::RateLimit => self.rate_limits.remove(name).map(Object::RateLimit),
             Kind::GrpcRoute => self.grpc_routes.remove(name).map(Object::GrpcRoute),
             Kind::HttpRoute => self.routes.remove(name).map(Object::HttpRoute),
+            Kind::TlsRoute => self.tls_routes.remove(name).map(Object::TlsRoute),
+            Kind::TcpRoute => self.tcp_routes.remove(name).map(Object::TcpRoute),
+            Kind::BackendTlsPolicy => self.backend_tls_policies.remove(name).map(Object::BackendTlsPolicy),
+            Kind::ConfigMap => self.config_maps.remove(name).map(Object::ConfigMap),
             Kind::PeerAuthentication => self.peer_authentications.remove(name).map(Object::PeerAuthentication),
         }
     }
@@ -299,7 +385,7 @@ impl Model {
     fn index(&mut self, object: &Object, present: bool) {
         let name = &object.meta().name;
         match object {
-            Object::Namespace(_) | Object::Node(_) => {}
+            Object::Namespace(_) | Object::Node(_) | Object::ConfigMap(_) | Object::FaultInjection(_) => {}
             Object::Service(service) => {
                 self.services_by_namespace.set(name.namespace.clone(), name, present);
                 for vip in &service.vips {
@@ -334,13 +420,36 @@ impl Model {
                     self.pods_by_node.set(pod.node.clone(), name, present);
                 }
             }
+            Object::RateLimit(limit) => {
+                for target in &limit.targets {
+                    self.rate_limits_by_service.set(target.service.clone(), name, present);
+                }
+            }
             Object::GrpcRoute(route) => {
                 let (by_parent, by_backend) = (&mut self.grpc_routes_by_parent, &mut self.grpc_routes_by_backend);
                 index_route(Route::from(route), by_parent, by_backend, present);
+                index_faults(Route::from(route), &mut self.grpc_routes_by_fault, present);
             }
             Object::HttpRoute(route) => {
                 let (by_parent, by_backend) = (&mut self.routes_by_parent, &mut self.routes_by_backend);
                 index_route(Route::from(route), by_parent, by_backend, present);
+                index_faults(Route::from(route), &mut self.routes_by_fault, present);
+            }
+            Object::TlsRoute(route) => {
+                let (by_parent, by_backend) = (&mut self.tls_routes_by_parent, &mut self.tls_routes_by_backend);
+                index_route(Route::from(route), by_parent, by_backend, present);
+            }
+            Object::TcpRoute(route) => {
+                let (by_parent, by_backend) = (&mut self.tcp_routes_by_parent, &mut self.tcp_routes_by_backend);
+                index_route(Route::from(route), by_parent, by_backend, present);
+            }
+            Object::BackendTlsPolicy(policy) => {
+                for service in policy.services() {
+                    self.backend_tls_policies_by_service.set(service, name, present);
+                }
+                for config_map in policy.config_maps() {
+                    self.backend_tls_policies_by_config_map.set(config_map, name, present);
+                }
             }
             Object::PeerAuthentication(_) => {
                 self.peer_authentications_by_namespace.set(name.namespace.clone(), name, present);
@@ -358,6 +467,15 @@ fn index_route(route: Route<'_>, by_parent: &mut Index<ObjectName>, by_backend: 
     for backend in route.rules.iter().flat_map(HttpRouteRule::backend_refs) {
         let backend = ObjectName::new(&*backend.namespace, &*backend.name);
         by_backend.set(backend, name, present);
+    }
+}
+
+/// The same of the FaultInjections that a route names.
+fn index_faults(route: Route<'_>, by_fault: &mut Index<ObjectName>, present: bool) {
+    for reference in route.rules.iter().flat_map(HttpRouteRule::extension_refs) {
+        if reference.is_fault_injection() {
+            by_fault.set(reference.name.clone(), &route.meta.name, present);
+        }
     }
 }
 

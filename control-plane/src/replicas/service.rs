@@ -3,11 +3,13 @@
 
 use std::sync::Arc;
 
+use futures_util::future::BoxFuture;
 use tonic::{Request, Response, Status};
 use weft_proto::v1::replicas_server::Replicas;
 use weft_proto::v1::{ProgressRequest, ProgressResponse};
 use weft_proto::{SpiffeId, control_plane_identity};
 
+use super::{Gathered, Progresses};
 use crate::discovery::Proxies;
 use crate::identity::Peer;
 
@@ -59,6 +61,14 @@ pub(super) fn answer(proxies: &Proxies, request: &ProgressRequest) -> ProgressRe
     ProgressResponse {
         services: request.services.iter().map(|question| proxies.service_progress(question)).collect(),
         trust_bundle: (!trust.is_empty()).then(|| proxies.trust_progress(trust)),
+    }
+}
+
+/// Where there is no other replica, its own answers are all.
+impl Progresses for Answers {
+    fn ask(&self, request: ProgressRequest, _: bool) -> BoxFuture<'_, Gathered> {
+        let answers = vec![self.answer(&request)];
+        Box::pin(std::future::ready(Gathered { answers, silent: Vec::new() }))
     }
 }
 

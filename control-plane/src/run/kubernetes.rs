@@ -97,6 +97,7 @@ impl Cluster {
         };
         let tls = replicas::client_config(&*self.authority, Arc::clone(shared.svid), self.identity.clone())?;
         let replicas = Replicas::begin(self.client.clone(), place, Arc::clone(shared.proxies), tls);
+        *shared.replicas = Arc::clone(&replicas) as Arc<dyn Progresses>;
 
         let (client, bundle) = (self.client.clone(), self.authority.bundle());
         let (wanted, leads) = (watch.opted_in, leader.clone());

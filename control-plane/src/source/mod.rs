@@ -93,8 +93,14 @@ pub fn kind_name(kind: Kind) -> &'static str {
         Kind::EndpointSlice => "EndpointSlice",
         Kind::Pod => "Pod",
         Kind::Node => "Node",
+        Kind::FaultInjection => "FaultInjection",
+        Kind::RateLimit => "RateLimit",
         Kind::GrpcRoute => "GRPCRoute",
         Kind::HttpRoute => "HTTPRoute",
+        Kind::TlsRoute => "TLSRoute",
+        Kind::TcpRoute => "TCPRoute",
+        Kind::BackendTlsPolicy => "BackendTLSPolicy",
+        Kind::ConfigMap => "ConfigMap",
         Kind::PeerAuthentication => "PeerAuthentication",
     }
 }
@@ -113,8 +119,14 @@ pub(crate) fn meta_mut(object: &mut Object) -> &mut Meta {
         Object::EndpointSlice(o) => &mut o.meta,
         Object::Pod(o) => &mut o.meta,
         Object::Node(o) => &mut o.meta,
+        Object::FaultInjection(o) => &mut o.meta,
+        Object::RateLimit(o) => &mut o.meta,
         Object::GrpcRoute(o) => &mut o.meta,
         Object::HttpRoute(o) => &mut o.meta,
+        Object::TlsRoute(o) => &mut o.meta,
+        Object::TcpRoute(o) => &mut o.meta,
+        Object::BackendTlsPolicy(o) => &mut o.meta,
+        Object::ConfigMap(o) => &mut o.meta,
         Object::PeerAuthentication(o) => &mut o.meta,
     }
 }

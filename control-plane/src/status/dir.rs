@@ -21,7 +21,7 @@ use crate::model::{Kind, ObjectKey, ParentRef};
 use crate::source::{Problem, kind_name};
 
 /// The kinds that have a status.
-const ROUTES: [Kind; 2] = [Kind::GrpcRoute, Kind::HttpRoute];
+const ROUTES: [Kind; 5] = [Kind::GrpcRoute, Kind::HttpRoute, Kind::TlsRoute, Kind::TcpRoute, Kind::BackendTlsPolicy];
 
 const PROBLEMS_TEXT: &str = "problems.txt";
 const PROBLEMS_JSON: &str = "problems.json";
@@ -90,7 +90,19 @@ struct MetadataForm {
 
 #[derive(Serialize, Deserialize)]
 struct StatusForm {
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     parents: Vec<ParentForm>,
+    /// Of a policy.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    ancestors: Vec<AncestorForm>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct AncestorForm {
+    ancestor_ref: ParentRef,
+    controller_name: String,
+    conditions: Vec<ConditionForm>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -99,6 +111,20 @@ struct ParentForm {
     parent_ref: ParentRef,
     controller_name: String,
     conditions: Vec<ConditionForm>,
+}
+
+impl From<ParentForm> for AncestorForm {
+    fn from(form: ParentForm) -> Self {
+        let ParentForm { parent_ref, controller_name, conditions } = form;
+        Self { ancestor_ref: parent_ref, controller_name, conditions }
+    }
+}
+
+impl From<AncestorForm> for ParentForm {
+    fn from(form: AncestorForm) -> Self {
+        let AncestorForm { ancestor_ref, controller_name, conditions } = form;
+        Self { parent_ref: ancestor_ref, controller_name, conditions }
+    }
 }
 
 #[derive(Serialize, Deserialize)]
@@ -200,11 +226,17 @@ impl StatusDir {
                 conditions,
             });
         }
+        let status = match key.kind {
+            Kind::BackendTlsPolicy => {
+                StatusForm { parents: Vec::new(), ancestors: parents.into_iter().map(AncestorForm::from).collect() }
+            }
+            _ => StatusForm { parents, ancestors: Vec::new() },
+        };
         let form = RouteFile {
             api_version: "gateway.networking.k8s.io/v1".to_owned(),
             kind: kind_name(key.kind).to_owned(),
             metadata: MetadataForm { name: key.name.name.clone(), namespace: key.name.namespace.clone() },
-            status: StatusForm { parents },
+            status,
         };
         let text = serde_saphyr::to_string(&form)
             .map_err(|error| StatusError::Encode { path: self.directory.join(&file), reason: error.to_string() })?;
@@ -317,7 +349,8 @@ fn is_temporary(file: &str) -> bool {
 
 fn transitions_of(text: &str) -> Transitions {
     let Ok(form) = serde_saphyr::from_str::<RouteFile>(text) else { return Vec::new() };
-    let conditions = form.status.parents.into_iter().flat_map(|parent| {
+    let ancestors = form.status.ancestors.into_iter().map(ParentForm::from);
+    let conditions = form.status.parents.into_iter().chain(ancestors).flat_map(|parent| {
         let parent_ref = parent.parent_ref;
         parent.conditions.into_iter().map(move |condition| {
             (parent_ref.clone(), condition.r#type, condition.status == "True", condition.last_transition_time)
@@ -440,6 +473,12 @@ mod tests {
         assert!(has("notes.yaml") && has("HTTPRoute.default.reviews.yaml") && !has("HTTPRoute.default.old.yaml"));
         writer.set_route(&key(Kind::GrpcRoute), &status(true, true, 1), at(1)).unwrap();
         assert!(has("GRPCRoute.default.reviews.yaml"), "a kind of its own, a file of its own");
+        let policy = key(Kind::BackendTlsPolicy);
+        assert!(writer.set_route(&policy, &status(true, true, 1), at(1)).unwrap());
+        let written = fs::read_to_string(directory.path().join("BackendTLSPolicy.default.reviews.yaml")).unwrap();
+        assert!(written.contains("ancestors:") && written.contains("ancestorRef:") && !written.contains("parents:"));
+        assert!(!StatusDir::open(directory.path()).unwrap().set_route(&policy, &status(true, true, 1), at(2)).unwrap());
+        assert!(writer.remove_route(&policy).unwrap());
         assert!(writer.remove_route(&key(Kind::HttpRoute)).unwrap());
         assert!(!writer.remove_route(&key(Kind::HttpRoute)).unwrap());
         assert!(!has("HTTPRoute.default.reviews.yaml") && has("GRPCRoute.default.reviews.yaml"));

@@ -8,12 +8,16 @@
 //! | `dir.rs` | without a cluster: one file per object in `--status-dir` |
 //! | `kubernetes/` | in a cluster: the elected leader writes the objects' `status` |
 //! | `programmed.rs` | whether the proxies that a route is for have taken it (pure) |
+//! | `questions.rs` | what replicas are asked for that (pure) |
+//! | `counts.rs` | how many have it at this moment, for whoever asks |
 //!
 //! Not here: who leads (`leader.rs`), what proxies ACKed (`replicas/`, `discovery/`).
 
+pub mod counts;
 mod dir;
 mod kubernetes;
 mod programmed;
+mod questions;
 
 use std::borrow::Cow;
 use std::collections::BTreeSet;

@@ -43,7 +43,7 @@ pub struct At {
 }
 
 /// What proxies are asked about it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct About {
     /// The Service it acts on.
     pub service: ServiceName,
@@ -222,7 +222,7 @@ fn waiting(progress: &Progress, silent: &[String]) -> String {
 }
 
 /// A route of another namespace than its Service's is for that namespace's clients only.
-fn about(route: &ObjectKey, parent: &ParentRef) -> About {
+pub(super) fn about(route: &ObjectKey, parent: &ParentRef) -> About {
     let own = &route.name.namespace;
     let namespace = parent.namespace.as_ref().unwrap_or(own);
     About {

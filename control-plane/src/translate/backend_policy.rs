@@ -1,4 +1,5 @@
-//! How the endpoints of a Service are called: what the Service object says, and what its BackendPolicy does (SEMANTICS.md §3).
+//! How the endpoints of a Service are called: what the Service object says, and what its BackendPolicy (SEMANTICS.md §3) and the
+//! BackendTLSPolicy of the port do.
 //!
 //! Of several policies that name a Service the oldest counts, then the first by name, and the others do not count at all:
 //! half of one and half of another would be what nobody wrote. A policy is for every client and every port, on the Service's
@@ -10,15 +11,17 @@
 
 use weft_proto::v1;
 
+use super::backend_tls;
 use super::gateway_api::millis;
 use crate::model::{
     Algorithm, BackendPolicy, ConnectionLimits, FailurePercentage, HashKey, LoadBalancer, Model, OutlierDetection,
-    Service, SlowStart, SuccessRate,
+    Service, ServicePort, SlowStart, SuccessRate,
 };
 
 /// What a client's proxy is told; `None` when all is as by default.
-pub(super) fn backend_policy(service: &Service, model: &Model) -> Option<v1::BackendPolicy> {
+pub(super) fn backend_policy(service: &Service, port: &ServicePort, model: &Model) -> Option<v1::BackendPolicy> {
     let mut out = of_service(service);
+    out.tls = backend_tls::of_port(service, port, model).map(Box::new);
     if let Some(policy) = in_effect(service, model) {
         let said = policy.outlier_detection.as_ref();
         out.limits = limits(policy.limits);
@@ -224,12 +227,12 @@ mod tests {
         let empty = BackendPolicy { load_balancer: None, ..policy("shop/p", &["web"], Algorithm::PowerOfTwo) };
         model.apply(upserts![web, empty]);
         let want = v1::BackendPolicy { publish_not_ready: true, ..v1::BackendPolicy::default() };
-        assert_eq!(backend_policy(&web, &model), Some(want));
+        assert_eq!(backend_policy(&web, &web.ports[0], &model), Some(want));
         web.publish_not_ready = false;
-        assert_eq!(backend_policy(&web, &model), None);
+        assert_eq!(backend_policy(&web, &web.ports[0], &model), None);
         // The mesh's own rule is what absence says.
         model.apply(upserts![policy("shop/p", &["web"], Algorithm::PowerOfTwo)]);
-        assert_eq!(backend_policy(&web, &model), None);
+        assert_eq!(backend_policy(&web, &web.ports[0], &model), None);
     }
 
     #[test]

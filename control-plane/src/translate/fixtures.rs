@@ -3,15 +3,17 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use weft_proto::v1::Protocol;
 use weft_proto::{MESH_TLS_LABEL, type_url, v1};
 
 use super::{Lookup, MeshConfig, Resource, Translated, Translator, View};
 use crate::model::{
-    Age, BackendPolicy, BackendRef, Batch, ContainerPort, EndpointSlice, GrpcRoute, HttpRoute, HttpRouteMatch,
-    HttpRouteRule, Kind, Meta, MethodMatch, MtlsMode, Node, Object, ObjectKey, ObjectName, ParentRef, PathMatch,
-    PeerAuthentication, Pod, Service, ServiceKind, ServicePort, SliceEndpoint, SlicePort, TargetPort,
+    Age, BackendPolicy, BackendRef, BackendTlsPolicy, Batch, ConfigMap, ContainerPort, EndpointSlice, FaultAbort,
+    FaultDelay, FaultInjection, GrpcRoute, HttpRoute, HttpRouteMatch, HttpRouteRule, Kind, Meta, MethodMatch, MtlsMode,
+    Node, Object, ObjectKey, ObjectName, ParentRef, PathMatch, PeerAuthentication, Pod, RateKey, RateLimit, RateTarget,
+    Service, ServiceKind, ServicePort, Share, SliceEndpoint, SlicePort, TargetPort, TcpRoute, TlsRoute,
 };
 use crate::status::{Condition, RouteStatus};
 
@@ -116,6 +118,28 @@ pub(super) fn peer_authentication(name: &str, mode: MtlsMode) -> PeerAuthenticat
     PeerAuthentication { meta: meta(name), selector: BTreeMap::new(), mode, ports: BTreeMap::new() }
 }
 
+/// A second for a tenth, 503 for a hundredth.
+pub(super) fn fault_injection(name: &str) -> FaultInjection {
+    let share = |numerator| Share { numerator, denominator: 100 };
+    FaultInjection {
+        meta: meta(name),
+        delay: Some(FaultDelay { fixed: Duration::from_secs(1), share: share(10) }),
+        abort: Some(FaultAbort { http_status: Some(503), grpc_status: None, share: share(1) }),
+    }
+}
+
+/// 100 a second of all clients of the Service of its name, 200 at once.
+pub(super) fn rate_limit(name: &str) -> RateLimit {
+    RateLimit {
+        meta: meta(name),
+        targets: vec![RateTarget { service: named(name), port: None }],
+        requests: 100,
+        per: Duration::from_secs(1),
+        burst: 200,
+        key: RateKey::All,
+    }
+}
+
 /// A parentRef to a Service in the route's namespace.
 pub(super) fn parent(name: &str) -> ParentRef {
     ParentRef {
@@ -176,6 +200,20 @@ pub(super) fn grpc_route(name: &str, parents: Vec<ParentRef>, rules: Vec<HttpRou
     GrpcRoute { meta: meta(name), parents, rules }
 }
 
+pub(super) fn tcp_route(name: &str, parents: Vec<ParentRef>, backends: Vec<BackendRef>) -> TcpRoute {
+    TcpRoute { meta: meta(name), parents, rules: vec![rule(backends)] }
+}
+
+pub(super) fn tls_route(
+    name: &str,
+    parents: Vec<ParentRef>,
+    hostnames: &[&str],
+    backends: Vec<BackendRef>,
+) -> TlsRoute {
+    let hostnames = hostnames.iter().map(|name| (*name).to_owned()).collect();
+    TlsRoute { meta: meta(name), parents, hostnames, rules: vec![rule(backends)] }
+}
+
 pub(super) fn route(name: &str, parents: Vec<ParentRef>, rules: Vec<HttpRouteRule>) -> HttpRoute {
     HttpRoute { meta: meta(name), parents, rules }
 }
@@ -191,7 +229,9 @@ macro_rules! into_object {
 }
 into_object! {
     Service(Service) Pod(Pod) EndpointSlice(EndpointSlice) Node(Node) HttpRoute(HttpRoute)
-    GrpcRoute(GrpcRoute) PeerAuthentication(PeerAuthentication) BackendPolicy(BackendPolicy)
+    GrpcRoute(GrpcRoute) TlsRoute(TlsRoute) TcpRoute(TcpRoute) BackendTlsPolicy(BackendTlsPolicy) ConfigMap(ConfigMap)
+    PeerAuthentication(PeerAuthentication)
+    FaultInjection(FaultInjection) RateLimit(RateLimit) BackendPolicy(BackendPolicy)
 }
 
 /// A batch of upserts.

@@ -4,7 +4,7 @@
 //! object marks the units that depend on it, as it was and as it is now (`dirty`); marked units are computed anew, in an order
 //! in which none depends on a later one: VIPs and routes before Services, and of the routes the kinds that go before others
 //! on a port before those. A route that comes out different marks the Services it acts or acted on, and there the routes of
-//! later kinds. What comes out equal is kept as it is, and nobody is told.
+//! later kinds. A policy's unit is its status: what it says of a Service is the Service's. What comes out equal is kept as it is, and nobody is told.
 
 mod dirty;
 #[cfg(test)]
@@ -18,12 +18,12 @@ use weft_proto::v1::TrustBundle;
 use weft_proto::{EndpointsName, MESH_SETTINGS, ServiceName, type_url};
 
 use self::dirty::Dirty;
-use super::backend_policy::backend_policy;
 use super::gateway_api::{self, Analysis};
 use super::settings::{self, DerivedRanges, KnownHosts};
 use super::translated::ServiceForms;
-use super::{MeshConfig, Resource, Translated, kubernetes};
+use super::{MeshConfig, Resource, Translated, backend_tls, kubernetes};
 use crate::model::{Batch, Kind, Model, ObjectKey, ObjectName, Service};
+use crate::status::RouteStatus;
 
 /// What a change touched, so that discovery looks only at that. A name in here may turn out to be unchanged for a
 /// given proxy (compare versions); a name not in here did not change for anyone.
@@ -35,7 +35,7 @@ pub struct Touched {
     pub names: BTreeMap<&'static str, BTreeSet<String>>,
     /// Addresses of pods whose `self` resources or [`WorkloadIdentity`](super::WorkloadIdentity) changed.
     pub own: BTreeSet<IpAddr>,
-    /// Routes whose status changed, appeared or went.
+    /// Routes and policies whose status changed, appeared or went.
     pub statuses: BTreeSet<ObjectKey>,
 }
 
@@ -105,6 +105,9 @@ impl Translator {
                 self.update_route(&route, &mut dirty, &mut touched);
             }
         }
+        for policy in &dirty.policies {
+            self.update_policy(policy, &mut touched);
+        }
         let mut known_changed = false;
         for service in &dirty.services {
             self.update_service(service, &mut touched);
@@ -170,15 +173,26 @@ impl Translator {
             }
         }
         let status = after.as_ref().and_then(|analysis| analysis.status.clone());
-        if self.current.statuses.get(key).map(|status| &**status) != status.as_ref() {
-            touched.statuses.insert(key.clone());
-            match status {
-                Some(status) => drop(self.current.statuses.insert(key.clone(), Arc::new(status))),
-                None => drop(self.current.statuses.remove(key)),
-            }
-        }
+        self.set_status(key, status, touched);
         if let Some(after) = after {
             self.routes.insert(key.clone(), after);
+        }
+    }
+
+    fn update_policy(&mut self, name: &ObjectName, touched: &mut Touched) {
+        let policy = self.model.backend_tls_policy(name);
+        let status = policy.and_then(|policy| backend_tls::status(policy, &self.model));
+        self.set_status(&ObjectKey { kind: Kind::BackendTlsPolicy, name: name.clone() }, status, touched);
+    }
+
+    fn set_status(&mut self, key: &ObjectKey, status: Option<RouteStatus>, touched: &mut Touched) {
+        if self.current.statuses.get(key).map(|status| &**status) == status.as_ref() {
+            return;
+        }
+        touched.statuses.insert(key.clone());
+        match status {
+            Some(status) => drop(self.current.statuses.insert(key.clone(), Arc::new(status))),
+            None => drop(self.current.statuses.remove(key)),
         }
     }
 
@@ -226,8 +240,8 @@ impl Translator {
         let routes: Vec<&Analysis> = self.analyses(name).collect();
         kubernetes::service_forms(
             service,
+            &self.model,
             &self.config,
-            backend_policy(service, &self.model),
             |vip| self.current.vips.get(&vip) == Some(name),
             gateway_api::consumer_namespaces(name, &routes).into_iter().map(str::to_owned),
             |client, port| gateway_api::routed_port(name, port, client, &routes),

@@ -10,6 +10,7 @@
 //! | `kubernetes/` | `Service`, `Endpoints` and `Workload` from Kubernetes objects (SEMANTICS.md §1 "Service semantics") |
 //! | `gateway_api/` | which routes attach where, in which order their matches are tried, and their conditions (§2) |
 //! | `peer_authentication` | the mTLS mode of a port of a pod (§2 Istio objects), hence who speaks mesh TLS (§1) |
+//! | `backend_tls` | what servers outside the mesh must prove, and the conditions of BackendTLSPolicies (§2) |
 //! | `settings` | `MeshSettings` |
 //! | `incremental` | [`Translator`]: what a change touches, and nothing else, is computed again |
 //! | `translated` | [`Translated`]: the immutable outcome that `discovery/` and `status/` read |
@@ -18,6 +19,7 @@
 //! Bound: the outcome is proportional to the objects; a Service has one more form per namespace with consumer routes.
 
 mod backend_policy;
+mod backend_tls;
 #[cfg(test)]
 mod fixtures;
 mod gateway_api;

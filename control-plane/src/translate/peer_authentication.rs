@@ -75,7 +75,7 @@ impl PodSecurity {
 
     pub(super) fn inbound_policy(&self) -> InboundPolicy {
         let ports = self.ports.iter().map(|(port, mode)| PortMtls { port: (*port).into(), mode: (*mode).into() });
-        InboundPolicy { mode: self.mode.into(), ports: ports.collect() }
+        InboundPolicy { mode: self.mode.into(), ports: ports.collect(), ..InboundPolicy::default() }
     }
 }
 

@@ -186,12 +186,13 @@ impl Translated {
         self.workloads.get(&addr).map(|entry| &entry.identity)
     }
 
-    /// The conditions of every route that has a parent of ours, in no particular order.
+    /// The conditions of every route that has a parent of ours, and of every policy that has a target of ours, in no particular
+    /// order.
     pub fn route_statuses(&self) -> impl Iterator<Item = (&ObjectKey, &Arc<RouteStatus>)> {
         self.statuses.iter()
     }
 
-    /// The conditions of one route; `None` when it is gone or has no parent of ours.
+    /// The conditions of one route, or policy; `None` when it is gone or has no parent of ours.
     pub fn route_status(&self, route: &ObjectKey) -> Option<&Arc<RouteStatus>> {
         self.statuses.get(route)
     }

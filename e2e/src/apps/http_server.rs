@@ -20,10 +20,11 @@ use std::net::SocketAddr;
 use std::pin::pin;
 use std::str::FromStr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderValue, Method, Request, Response, StatusCode};
+use http::{HeaderValue, Request, Response, StatusCode};
 use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
@@ -48,6 +49,9 @@ pub struct HttpServer {
     /// How long each request takes, in ms.
     #[arg(long, default_value_t = 0)]
     delay_ms: u64,
+    /// Answers 500 to every n-th request; 0: to none.
+    #[arg(long, default_value_t = 0)]
+    fail_every: u64,
     /// On SIGTERM: `close`, or `serve:SECONDSs` to go on for as long first.
     #[arg(long, default_value = "close")]
     on_term: OnTerm,
@@ -79,6 +83,9 @@ impl FromStr for OnTerm {
 }
 
 type Body = BoxBody<Bytes, hyper::Error>;
+
+/// Requests so far, and one.
+static REQUESTS: AtomicU64 = AtomicU64::new(1);
 
 /// Serves until told to end.
 ///
@@ -129,11 +136,15 @@ async fn answer(
         tokio::time::sleep(Duration::from_millis(options.delay_ms)).await;
     }
     let id = request.headers().get("x-request-id").cloned();
+    let number = REQUESTS.fetch_add(1, Ordering::Relaxed);
     let mut response = respond(&options, request).await.unwrap_or_else(|error| {
         let mut response = Response::new(full(format!("{error}\n")));
         *response.status_mut() = StatusCode::BAD_REQUEST;
         response
     });
+    if options.fail_every > 0 && number.is_multiple_of(options.fail_every) {
+        *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
+    }
     let headers = response.headers_mut();
     if let Ok(name) = HeaderValue::from_str(&options.name) {
         headers.insert("x-server", name);
@@ -210,9 +221,7 @@ async fn respond(options: &HttpServer, request: Request<Incoming>) -> Result<Res
 
 /// A body that is not read would close the connection.
 async fn read(request: Request<Incoming>) -> Result<(), AppError> {
-    if request.method() != Method::GET {
-        request.into_body().collect().await?;
-    }
+    request.into_body().collect().await?;
     Ok(())
 }
 

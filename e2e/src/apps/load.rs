@@ -187,8 +187,9 @@ impl Client {
     }
 
     async fn ask(&self, id: &str, manner: &Manner) -> Result<(u16, String, String), AppError> {
-        let mut request =
-            Request::builder().method(manner.method.clone()).uri(&manner.path).body(Full::new(self.body.clone()))?;
+        // As clients do: what says GET has nothing else to say.
+        let body = if manner.method == Method::GET { Bytes::new() } else { self.body.clone() };
+        let mut request = Request::builder().method(manner.method.clone()).uri(&manner.path).body(Full::new(body))?;
         *request.headers_mut() = self.headers.clone();
         request.headers_mut().insert("x-request-id", id.parse()?);
         if manner.alone {

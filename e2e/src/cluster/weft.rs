@@ -207,8 +207,8 @@ impl Cluster {
         keep("pods.txt", &["get", "pods", "-A", "-o", "wide"])?;
         keep("events.txt", &["get", "events", "-A", "--sort-by=.lastTimestamp"])?;
         keep("objects.yaml", &["get", "pods,services,endpointslices,deployments", "-A", "-o", "yaml"])?;
-        // Those of pods that are gone are still on the node, for a while.
-        copy_logs(&self.folder().join("var/log/pods"), &folder.join("logs")).context(written)?;
+        // Those of pods that are gone as well.
+        copy_logs(&self.folder().join(KEPT_LOGS), &folder.join("logs")).context(written)?;
         Ok(folder)
     }
 }
@@ -240,6 +240,9 @@ impl Cluster {
         let arguments = ["get", "events", "-A", "--no-headers", "--field-selector=type=Warning"];
         let events = said(&[&arguments[..], &["--sort-by=.lastTimestamp", format]].concat());
         part("event", events.lines().collect());
+        let kept = self.folder().join(KEPT_LOGS);
+        let lost = lines_with(&kept, &["may have read", "cannot be told", "could not be written"]);
+        part("not tried again", lost.iter().map(String::as_str).collect());
         let logs = said(&["-n", SYSTEM, "logs", "-l", "app.kubernetes.io/name=weft-control-plane", "--tail=200"]);
         let bad = |line: &&str| ["WARN", "ERROR", "panicked", "rror"].iter().any(|word| line.contains(word));
         part("control plane", logs.lines().filter(bad).collect());
@@ -247,18 +250,39 @@ impl Cluster {
     }
 }
 
+/// Where `run-cluster-tests.sh` keeps the logs of all pods that there were.
+const KEPT_LOGS: &str = "kept-logs";
+
 /// Copies `NAMESPACE_POD_UID/CONTAINER/N.log` into one folder.
 fn copy_logs(from: &Path, to: &Path) -> std::io::Result<()> {
     fs::create_dir_all(to)?;
-    for pod in fs::read_dir(from)?.flatten() {
+    for (name, log) in logs(from) {
+        // One that goes while we look is not missed.
+        let _ = fs::copy(log, to.join(name));
+    }
+    Ok(())
+}
+
+/// The lines with one of these words, of all logs, each after the name of its pod.
+fn lines_with(folder: &Path, words: &[&str]) -> Vec<String> {
+    let of = |(name, log): (String, PathBuf)| {
+        let text = fs::read_to_string(log).unwrap_or_default();
+        let found = text.lines().filter(|line| words.iter().any(|word| line.contains(word)));
+        found.map(|line| format!("{name}: {line}")).collect::<Vec<_>>()
+    };
+    logs(folder).into_iter().flat_map(of).collect()
+}
+
+/// All of `NAMESPACE_POD_UID/CONTAINER/N.log`, and a name for each.
+fn logs(folder: &Path) -> Vec<(String, PathBuf)> {
+    let mut found = Vec::new();
+    for pod in fs::read_dir(folder).into_iter().flatten().flatten() {
         for container in fs::read_dir(pod.path()).into_iter().flatten().flatten() {
             for log in fs::read_dir(container.path()).into_iter().flatten().flatten() {
                 let parts = [pod.file_name(), container.file_name(), log.file_name()];
-                let name = parts.map(|part| part.to_string_lossy().into_owned()).join("_");
-                // One that goes while we look is not missed.
-                let _ = fs::copy(log.path(), to.join(name));
+                found.push((parts.map(|part| part.to_string_lossy().into_owned()).join("_"), log.path()));
             }
         }
     }
-    Ok(())
+    found
 }

@@ -20,6 +20,7 @@ pub(crate) fn what_people_type_is_answered() {
     let cluster = world.cluster();
 
     well(cluster);
+    explains(&world);
     injects(&world);
     installs_over_itself(cluster);
     rotates(&world);
@@ -69,6 +70,55 @@ fn well(cluster: &Cluster) {
     let own = text(&versions, "/client");
     assert_eq!(versions["controlPlane"], json!({own: 2}), "{versions}");
     assert!(versions["sidecars"][own].as_u64() >= Some(2), "{versions}");
+}
+
+/// What the client's sidecar says of a request, and which routes are in effect.
+fn explains(world: &World) {
+    let cluster = world.cluster();
+    let ask = |url: &str| json_of(cluster, &["explain", "-n", "cli", "deploy/client", "GET", url, "-H", "x-user: a"]);
+    let told = ask("http://web/");
+    assert_eq!(
+        (text(&told, "/destination/name"), text(&told, "/backends/0/name")),
+        ("cli/web", "cli/web:80"),
+        "{told:#}"
+    );
+    assert_eq!(told["backends"][0]["endpoints"][0]["candidate"], true, "{told:#}");
+    assert!(told["backends"][0]["endpoints"][0]["identity"].is_string(), "mesh TLS: {told:#}");
+    let route = |parent: &str| {
+        let backend = json!({"name": "web", "port": 80});
+        let parent = json!({"group": "", "kind": "Service", "name": parent, "port": 80});
+        json!({
+            "apiVersion": "gateway.networking.k8s.io/v1",
+            "kind": "HTTPRoute",
+            "metadata": {"name": "explained", "namespace": "cli"},
+            "spec": {"parentRefs": [parent], "rules": [{"name": "all", "backendRefs": [backend]}]},
+        })
+    };
+    cluster.apply(&route("web").to_string()).unwrap();
+    let counted = || {
+        let report = weft(cluster, &["check", "routes", "-n", "cli", "-o", "json"]);
+        let report: Value = serde_json::from_str(&report.stdout).unwrap_or_default();
+        let proxies = &report["routes"][0]["proxies"];
+        let all = proxies["all"].as_u64() >= Some(1) && proxies["all"] == proxies["acked"];
+        Ok((report["ok"] == true && all).then_some(()))
+    };
+    cluster.wait_for("a route that every proxy has", PATIENCE, counted).unwrap();
+    println!("{}", good(cluster, &["check", "routes"]));
+    let told = ask("http://web/");
+    assert_eq!(text(&told, "/rule/route"), "HTTPRoute/cli/explained", "{told:#}");
+    println!("{}", good(cluster, &["explain", "-n", "cli", "deploy/client", "http://web/"]));
+
+    cluster.apply(&route("nobody").to_string()).unwrap();
+    let refused = || Ok((!weft(cluster, &["check", "routes", "-n", "cli"]).success).then_some(()));
+    cluster.wait_for("a route without its Service to be a problem", PATIENCE, refused).unwrap();
+    for (arguments, says) in [
+        (["deploy/nobody", "http://web/"], "there is no deployment nobody"),
+        (["deploy/client", "http://nobody/"], "NAME.NAMESPACE"),
+        (["deploy/client", "web"], "say http://HOST"),
+    ] {
+        let said = bad(cluster, &[&["explain", "-n", "cli"][..], &arguments].concat());
+        assert!(said.contains(says), "{arguments:?}: {said}");
+    }
 }
 
 /// By hand what the webhook does, and back; a pod that carries it already is left alone by the webhook.

@@ -30,7 +30,7 @@ pub(crate) fn nothing_stays_but_kinds() {
 }
 
 /// Everything in the cluster, of whatever kind, that is called like ours, is in our namespace, or belongs to our group; but
-/// the kinds we keep, and what Kubernetes itself puts into every namespace.
+/// the kinds we keep (with their APIService), and what Kubernetes itself puts into every namespace.
 fn ours(cluster: &Cluster) -> Result<BTreeSet<String>> {
     let kinds = cluster.kubectl(&["api-resources", "--verbs=list,delete", "-o", "name"])?;
     let skipped = ["events", "events.events.k8s.io", "pods.metrics.k8s.io"];
@@ -42,7 +42,8 @@ fn ours(cluster: &Cluster) -> Result<BTreeSet<String>> {
         let (Some(kind), Some(namespace), Some(name)) = (parts.next(), parts.next(), parts.next()) else {
             return false;
         };
-        let kept = kind == "CustomResourceDefinition" || kind == "Namespace";
+        // Kubernetes itself makes an APIService for the group of kinds that are kept.
+        let kept = ["CustomResourceDefinition", "APIService", "Namespace"].contains(&kind);
         let kubernetes_own = name == "kube-root-ca.crt" || (kind == "ServiceAccount" && name == "default");
         !kept && !kubernetes_own && (namespace == SYSTEM || name.contains("weft"))
     };

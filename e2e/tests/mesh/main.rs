@@ -6,12 +6,16 @@
 mod balancing;
 mod config;
 mod endpoints;
+mod faults;
 mod outside;
 mod pods;
 mod protocols;
+mod ratelimits;
 mod redirect;
 mod rollouts;
 mod routes;
 mod shop;
 mod soak;
+mod tcp_routes;
+mod tls_routes;
 mod wire;

@@ -15,7 +15,7 @@
 //!
 //! What the pod's network may take is bounded in `serve.rs`.
 //!
-//! Bounds: [`MAX_BODY`], for which there is [`HEAD_TIMEOUT`]; and `serve.rs`'s.
+//! Bounds: [`MAX_BODY`] and [`MAX_QUESTION`], for which there is [`HEAD_TIMEOUT`]; and `serve.rs`'s.
 
 pub mod probe;
 mod serve;
@@ -24,11 +24,13 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
 use bytes::Bytes;
+use futures_util::future::BoxFuture;
 use http::header::{ACCEPT, CONTENT_TYPE, HOST, ORIGIN, USER_AGENT};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
 use tokio::net::TcpListener;
+use weft_proto::explain::{Explanation, Question};
 
 use self::probe::Probes;
 pub use self::serve::serve;
@@ -44,6 +46,11 @@ pub trait View: Send + Sync + 'static {
     fn metrics(&self) -> String;
     /// The compiled snapshot, as JSON.
     fn config(&self) -> serde_json::Value;
+    /// What would become of a request of the app's.
+    ///
+    /// # Errors
+    /// What is wrong with the question, for people.
+    fn explain(&self, question: Question) -> BoxFuture<'_, Result<Explanation, String>>;
     /// The log directives in force.
     fn log_level(&self) -> String;
     /// Changes them.
@@ -76,6 +83,8 @@ pub enum Surface {
 
 /// Longest body of `POST /log`.
 const MAX_BODY: usize = 4_096;
+/// Longest body of `POST /explain`: as long as the head of a request may be, and a third more for its form.
+const MAX_QUESTION: usize = 96 * 1024;
 
 /// What the paths of probes start with.
 const PROBE: &str = "/probe/";
@@ -86,6 +95,7 @@ const HELP: &str = "weft-sidecar admin
   GET  /probe/CONTAINER/KIND   runs a probe of the app: 200, or 503 and why (on port 15021 SECRET.CONTAINER/KIND)
   GET  /metrics      Prometheus text
   GET  /config       the compiled snapshot, JSON
+  POST /explain      what would become of a request: body such as {\"url\": \"http://reviews/v2\", \"headers\": [[\"x-user\", \"a\"]]}
   GET  /log          log directives in force
   POST /log          change them: body such as `info,weft_sidecar::outbound=debug`
   POST /drain        finish what is in flight, take no new work
@@ -184,12 +194,12 @@ async fn answer(
             response
         }
         (&Method::GET, "/log") => text(StatusCode::OK, format!("{}\n", view.log_level())),
+        (&Method::POST, "/explain") => match body_of(request, MAX_QUESTION).await {
+            Some(body) => explained(&body, &*view).await,
+            None => too_long(),
+        },
         (&Method::POST | &Method::PUT, "/log") => {
-            let body = Limited::new(request.into_body(), MAX_BODY).collect();
-            let Ok(Ok(body)) = tokio::time::timeout(HEAD_TIMEOUT, body).await else {
-                return text(StatusCode::PAYLOAD_TOO_LARGE, "the body is too long, or too slow\n".to_owned());
-            };
-            let body = body.to_bytes();
+            let Some(body) = body_of(request, MAX_BODY).await else { return too_long() };
             match std::str::from_utf8(&body).map_err(|e| e.to_string()).and_then(|d| view.set_log_level(d.trim())) {
                 Ok(()) => text(StatusCode::OK, format!("{}\n", view.log_level())),
                 Err(error) => text(
@@ -206,11 +216,37 @@ async fn answer(
             view.quit();
             text(StatusCode::OK, "draining, then exiting\n".to_owned())
         }
-        (_, "/ready" | "/live" | "/metrics" | "/config" | "/log" | "/drain" | "/quitquitquit") => {
+        (_, "/ready" | "/live" | "/metrics" | "/config" | "/explain" | "/log" | "/drain" | "/quitquitquit") => {
             text(StatusCode::METHOD_NOT_ALLOWED, HELP.to_owned())
         }
         (_, "/" | "/help") => text(StatusCode::OK, HELP.to_owned()),
         _ => text(StatusCode::NOT_FOUND, HELP.to_owned()),
+    }
+}
+
+/// A request's body, if it is no longer than that and comes in time.
+async fn body_of(request: Request<Incoming>, at_most: usize) -> Option<Bytes> {
+    let body = Limited::new(request.into_body(), at_most).collect();
+    Some(tokio::time::timeout(HEAD_TIMEOUT, body).await.ok()?.ok()?.to_bytes())
+}
+
+fn too_long() -> Response<Full<Bytes>> {
+    text(StatusCode::PAYLOAD_TOO_LARGE, "the body is too long, or too slow\n".to_owned())
+}
+
+async fn explained(body: &[u8], view: &dyn View) -> Response<Full<Bytes>> {
+    let question = match serde_json::from_slice::<Question>(body) {
+        Ok(question) => question,
+        Err(error) => return text(StatusCode::BAD_REQUEST, format!("the body is not a question in JSON: {error}\n")),
+    };
+    let explained = view.explain(question).await;
+    match explained.and_then(|told| serde_json::to_string_pretty(&told).map_err(|error| error.to_string())) {
+        Ok(told) => {
+            let mut response = text(StatusCode::OK, told + "\n");
+            response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+            response
+        }
+        Err(why) => text(StatusCode::BAD_REQUEST, format!("{why}\n")),
     }
 }
 
@@ -317,6 +353,10 @@ mod tests {
         fn config(&self) -> serde_json::Value {
             serde_json::json!({})
         }
+        fn explain(&self, question: Question) -> BoxFuture<'_, Result<Explanation, String>> {
+            let told = Explanation { notes: vec![question.url.clone()], ..Explanation::default() };
+            Box::pin(std::future::ready(if question.url.is_empty() { Err("no url".to_owned()) } else { Ok(told) }))
+        }
         fn log_level(&self) -> String {
             "info".to_owned()
         }
@@ -395,9 +435,11 @@ mod tests {
             (Surface::Metrics, "GET /metrics", "200"),
             (Surface::Metrics, "GET /config", "404"),
             (Surface::Metrics, "POST /quitquitquit", "404"),
+            (Surface::Metrics, "POST /explain", "404"),
             (Surface::Health, "GET /ready", "200"),
             (Surface::Health, "GET /metrics", "404"),
             (Surface::Health, "POST /drain", "404"),
+            (Surface::Health, "POST /explain", "404"),
             (Surface::Health, "GET /probe/app/liveness", "503"),
             (Surface::Health, "POST /probe/app/liveness", "405"),
             (Surface::Health, "GET /probe/app/readiness", "404"),
@@ -408,6 +450,25 @@ mod tests {
                 format!("{path} HTTP/1.1\r\nHost: 10.0.0.7:15020\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
             let answer = ask(addr, &request).await;
             assert!(answer.starts_with(&format!("HTTP/1.1 {status}")), "{surface:?} {path}: {answer}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_question_is_json_and_so_is_its_answer() {
+        let (addr, _) = start(Surface::Admin).await;
+        let long = format!(r#"{{"url": "{}"}}"#, "x".repeat(MAX_QUESTION));
+        for (line, body, status, says) in [
+            ("POST", r#"{"url": "http://reviews/"}"#, "200", "\"http://reviews/\""),
+            ("POST", r#"{"url": "http://reviews/", "later": 1}"#, "200", "\"http://reviews/\""),
+            ("POST", r#"{"method": "GET"}"#, "400", "no url"),
+            ("POST", "url=http://reviews/", "400", "not a question in JSON"),
+            ("POST", &*long, "413", "too long"),
+            ("GET", "", "405", "POST /explain"),
+        ] {
+            let length = body.len();
+            let head = format!("{line} /explain HTTP/1.1\r\nHost: localhost\r\nContent-Length: {length}\r\n\r\n");
+            let answer = ask(addr, &(head + body)).await;
+            assert!(answer.starts_with(&format!("HTTP/1.1 {status}")) && answer.contains(says), "{line}: {answer}");
         }
     }
 

@@ -163,13 +163,7 @@ impl Balancer {
         if set.ready.is_empty() {
             return match self.choose(&set.draining, rng, ms, &request, |_| true, |_| false) {
                 Some(endpoint) => Ok(self.picked(endpoint, false, ms)),
-                None => Err(NoEndpoint {
-                    reason: match (set.all.is_empty(), set.on_node) {
-                        (true, _) => NoEndpointReason::Empty,
-                        (false, false) => NoEndpointReason::NoneOnNode,
-                        (false, true) => NoEndpointReason::AllNotReady,
-                    },
-                }),
+                None => Err(none_of(&set)),
             };
         }
         if let Some(address) = request.session {
@@ -200,7 +194,7 @@ impl Balancer {
                 || (first_try && standing.failures() == 0 && latency.is_neglected(ms) && self.shared.turns.take())
         };
         let hopeless = |endpoint: &Endpoint| endpoint.state.standing.is_kept(outlier.consecutive_failures);
-        let chosen = if ejected > set.calm {
+        let chosen = if is_panic(ejected, &set) {
             None
         } else {
             let chosen = match &set.tiers {
@@ -230,6 +224,12 @@ impl Balancer {
     /// Every endpoint of the set, in the order given, whatever its health.
     pub fn endpoints(&self) -> Arc<[Arc<Endpoint>]> {
         Arc::clone(&self.shared.set.load().all)
+    }
+
+    /// Why no request can be given to any; `None` if one can.
+    pub fn why_none(&self) -> Option<NoEndpoint> {
+        let set = self.shared.set.load();
+        (set.ready.is_empty() && set.draining.is_empty()).then(|| none_of(&set))
     }
 
     /// Endpoints that take requests (ejected ones included).
@@ -306,6 +306,21 @@ impl Balancer {
             recorded: AtomicBool::new(false),
         }
     }
+}
+
+/// Whether so many are ejected that all are used again.
+fn is_panic(ejected: usize, set: &Set) -> bool {
+    ejected > set.calm
+}
+
+/// Why none of a set can be picked.
+fn none_of(set: &Set) -> NoEndpoint {
+    let reason = match (set.all.is_empty(), set.on_node) {
+        (true, _) => NoEndpointReason::Empty,
+        (false, false) => NoEndpointReason::NoneOnNode,
+        (false, true) => NoEndpointReason::AllNotReady,
+    };
+    NoEndpoint { reason }
 }
 
 impl Shared {

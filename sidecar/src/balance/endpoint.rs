@@ -263,4 +263,6 @@ pub struct EndpointView {
     pub consecutive_failures: u32,
     /// Milliseconds until it may be probed, if it is ejected; zero: the next request, or a probe is under way.
     pub ejected_ms: Option<u64>,
+    /// Whether a request may be given to it now, a probe aside.
+    pub candidate: bool,
 }

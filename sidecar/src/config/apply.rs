@@ -1,6 +1,10 @@
-//! One response of the control plane → one new snapshot, and the answer to it. Steps, in this order, under the lock of
-//! [`Config`]: compile every resource (no effect) → tell the table → commit what is good and wanted → drop what is gone →
-//! settle which backends are wanted → publish.
+//! One response of the control plane → one new snapshot, and the answer to it. Steps, in this order: compile every
+//! resource (no effect); then, under the lock of [`Config`], tell the table → commit what is good and wanted → drop what is
+//! gone → settle which backends are wanted → publish.
+//!
+//! Compiling is the one step that may take long: 10,000 expressions take a second (`compile/cost.rs`). It happens on the
+//! control thread, whose task this is, and outside the lock, which a worker takes for a destination it has not met: so it
+//! delays no request, only what else the control thread does.
 //!
 //! These methods are also the seam between this room's decisions and the stream that carries them: `client.rs` is one
 //! user, a test that plays the control plane is another.
@@ -12,8 +16,8 @@ use weft_proto::discovery::DeltaDiscoveryResponse;
 use weft_proto::{EndpointsName, SELF, v1};
 
 use super::compile::{
-    CompileError, CompiledEndpoints, In, compile_endpoints, compile_inbound_policy, compile_service, compile_settings,
-    compile_trust_bundle, compile_workload,
+    CompileError, CompiledEndpoints, In, Intern, compile_endpoints, compile_inbound_policy, compile_service,
+    compile_settings, compile_trust_bundle, compile_workload,
 };
 use super::kind::Kind;
 use super::model::{InboundPolicy, MeshSettings, Service, Workload};
@@ -68,16 +72,13 @@ impl Config {
             return;
         };
         let stats = &self.0.stats;
-        let now = now();
-        stats.applied.store(self.ms(now) + 1, Ordering::Relaxed);
         count(&stats.resources_received[kind as usize], response.resources.len());
         count(&stats.resources_removed, response.removed_resources.len());
-        let mut tables = self.0.tables.lock();
-        let Tables { subscriptions, store } = &mut *tables;
+        let _alone = self.0.applying.lock();
 
         let mut received = Vec::with_capacity(response.resources.len());
         let mut compiled = Vec::with_capacity(response.resources.len());
-        let mut interner = store.interner();
+        let mut interner = Interner::new(|name: &EndpointsName| self.0.tables.lock().store.known(name));
         for resource in response.resources {
             let payload = resource.resource.unwrap_or_default();
             count(&stats.bytes_received, payload.value.len());
@@ -97,6 +98,10 @@ impl Config {
         count(&stats.resources_refused, bad);
         count(if bad == 0 { &stats.acks } else { &stats.nacks }, 1);
 
+        let now = now();
+        stats.applied.store(self.ms(now) + 1, Ordering::Relaxed);
+        let mut tables = self.0.tables.lock();
+        let Tables { subscriptions, store } = &mut *tables;
         let wanted = subscriptions.on_response(kind, response.nonce, &received, &response.removed_resources, now);
         for ((received, compiled), wanted) in received.iter().zip(compiled).zip(wanted) {
             match compiled {
@@ -114,6 +119,9 @@ impl Config {
         }
         self.after_change(&mut tables, now);
         self.publish(&tables);
+        let unused = tables.store.retired.unused();
+        drop(tables);
+        drop(unused);
     }
 
     /// Gives up what is not used any more. To be called every few seconds.
@@ -122,6 +130,9 @@ impl Config {
         let mut tables = self.0.tables.lock();
         tables.subscriptions.sweep(now);
         self.after_change(&mut tables, now);
+        let unused = tables.store.retired.unused();
+        drop(tables);
+        drop(unused);
     }
 
     fn compile(
@@ -129,7 +140,7 @@ impl Config {
         kind: Kind,
         name: &str,
         payload: &[u8],
-        backends: &mut Interner<'_>,
+        backends: &mut dyn Intern,
     ) -> Result<Compiled, CompileError> {
         fn decode<M: prost::Message + Default>(payload: &[u8]) -> Result<M, CompileError> {
             M::decode(payload).map_err(|error| CompileError::new(format_args!("it does not decode: {error}")))

@@ -39,6 +39,9 @@ pub fn resources(data: &[u8]) {
             for port in service.ports.values() {
                 let _ = port.backends().count();
                 ask(port, request);
+                if let Some(connections) = &port.connections {
+                    let _ = connections.find(Some(&String::from_utf8_lossy(request)));
+                }
             }
         }
         1 => {

@@ -7,6 +7,7 @@
 //! | `compile/` | pure: wire resource → tables, or the field that is wrong |
 //! | `model.rs` | the tables |
 //! | `store.rs` | the compiled resources, what refers to what, the snapshot |
+//! | `retired.rs` | route tables that were replaced and may be in use |
 //! | `named.rs` | endpoints that are DNS names |
 //! | `apply.rs` | one response → one new snapshot |
 //! | `client.rs` | the stream to the control plane |
@@ -14,7 +15,7 @@
 //!
 //! [`Config`] ties them together. Readers load the snapshot without a lock. One mutex guards table and store; it is
 //! taken for each response and for a destination this proxy has not met (or that does not exist), never across an
-//! await, and the client task and the sweep are its only other users.
+//! await and never while something is compiled (`apply.rs`), and the client task and the sweep are its only other users.
 //!
 //! Bound: see `subscriptions.rs`; direct backends are at most [`MAX_DIRECT`].
 
@@ -26,6 +27,8 @@ pub(crate) mod fuzzing;
 mod kind;
 mod model;
 mod named;
+mod rate_limit;
+mod retired;
 mod stats;
 mod store;
 mod subscriptions;
@@ -47,16 +50,17 @@ use weft_proto::{EndpointsName, MESH_SETTINGS, SELF, ServiceName};
 pub use compile::CompileError;
 pub use kind::Kind;
 pub use model::{
-    Backend, InboundPolicy, MeshSettings, MtlsMode, OutboundPolicy, Protocol, Service, ServicePort, Workload,
+    Backend, InboundPolicy, MeshSettings, MtlsMode, OutboundPolicy, Protocol, RuleView, Service, ServicePort, Workload,
     WorkloadPort,
 };
+pub use rate_limit::{Asking, RateLimit};
 pub use stats::ConfigStats;
 pub use store::Snapshot;
 pub use subscriptions::{Bounds, LastUse, Request};
 pub use view::ConfigView;
 
 use crate::balance::{EndpointKey, EndpointSpec, Health, Reach};
-use crate::dns::Dns;
+use crate::dns::{Dns, DnsError};
 use crate::identity::IdentityManager;
 use crate::reason::Reason;
 use model::{BackendState, Policy};
@@ -122,6 +126,8 @@ struct Inner {
     /// Changes after each response: wakes those who wait for an answer.
     published: watch::Sender<()>,
     tables: Mutex<Tables>,
+    /// Held while a response is applied: taken before `tables`, and by nobody else.
+    applying: Mutex<()>,
     /// There is something to ask for.
     wake: Notify,
     direct: Mutex<HashMap<EndpointKey, (u64, Arc<Backend>)>>,
@@ -161,6 +167,7 @@ impl Config {
             snapshot: ArcSwap::from_pointee(store.snapshot()),
             published: watch::Sender::new(()),
             tables: Mutex::new(Tables { subscriptions, store }),
+            applying: Mutex::default(),
             wake: Notify::new(),
             direct: Mutex::default(),
             stats: ConfigStats::default(),
@@ -240,6 +247,17 @@ impl Config {
             wait_for_endpoints(port, deadline).await;
         }
         destination
+    }
+
+    /// What this pod's resolver makes of a host, as the app would be told; an address is itself.
+    ///
+    /// # Errors
+    /// When there is no answer.
+    ///
+    /// # Cancel safety
+    /// Yes.
+    pub async fn resolve(&self, host: &str) -> Result<Vec<IpAddr>, DnsError> {
+        Ok(self.0.dns.resolve(host).await?.addresses().to_vec())
     }
 
     /// Whether any host leads somewhere by its name alone: if not, nobody needs to look for one.

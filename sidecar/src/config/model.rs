@@ -14,10 +14,12 @@ use ipnet::IpNet;
 use tokio::sync::watch;
 use weft_proto::{EndpointsName, ServiceName, SpiffeId};
 
+use super::rate_limit::RateLimit;
 use super::subscriptions::LastUse;
+use crate::backend_tls::BackendTls;
 use crate::balance::{BalancePolicy, Balancer, EndpointKey, EndpointSpec, Health, Reach};
 use crate::resilience::{Budget, BudgetPolicy, Limiter, Limits, RetryPolicy};
-use crate::route::{HashBy, RouteTable};
+use crate::route::{ConnectionTable, HashBy, RouteTable};
 
 /// How the bytes on a port are to be understood (SEMANTICS.md §1 "protocol").
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize)]
@@ -64,6 +66,8 @@ pub struct ServicePort {
     pub backend: Arc<Backend>,
     /// `None`: plain balancing. `Some`: what no entry matches is answered 404, of gRPC UNIMPLEMENTED.
     pub routes: Option<RouteTable<Arc<Backend>>>,
+    /// `Some`: whole connections go by it (TCPRoute, TLSRoute), and there are no `routes`.
+    pub connections: Option<ConnectionTable<Arc<Backend>>>,
     /// Every backend the rules name, for waiting and for `/config`; without `backend`.
     pub(super) routed: Vec<Arc<Backend>>,
     /// What `/config` shows of the rules.
@@ -72,15 +76,53 @@ pub struct ServicePort {
 
 /// A rule, readable.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
-pub(super) struct RuleView {
+pub struct RuleView {
     pub(super) route: String,
     pub(super) rule: String,
     /// One text per match, in the order they are tried among all rules: `entry: conditions`.
     pub(super) matches: Vec<String>,
     /// What is done to requests and responses, one text per filter.
     pub(super) filters: Vec<String>,
-    /// `weight: backend or answer`, and the target's own filters.
-    pub(super) targets: Vec<String>,
+    pub(super) targets: Vec<TargetView>,
+}
+
+/// A target, readable; in `/config` as `weight: backend or answer; its own filters`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct TargetView {
+    pub(super) weight: u32,
+    pub(super) to: String,
+    pub(super) filters: Vec<String>,
+}
+
+impl RuleView {
+    /// The conditions of this entry of the port's; `None` where it is another rule's.
+    pub fn conditions(&self, entry: usize) -> Option<&str> {
+        let prefix = format!("{entry}: ");
+        self.matches.iter().find_map(|matched| matched.strip_prefix(&*prefix))
+    }
+
+    /// The filters of the rule, one text each.
+    pub fn filters(&self) -> &[String] {
+        &self.filters
+    }
+
+    /// The own filters of each target that gets requests, in the order listed.
+    pub fn target_filters(&self) -> impl Iterator<Item = &[String]> {
+        self.targets.iter().filter(|target| target.weight > 0).map(|target| &*target.filters)
+    }
+}
+
+impl std::fmt::Display for TargetView {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}: {}", self.weight, self.to)?;
+        self.filters.iter().try_for_each(|filter| write!(f, "; {filter}"))
+    }
+}
+
+impl serde::Serialize for TargetView {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
 }
 
 impl ServicePort {
@@ -88,6 +130,27 @@ impl ServicePort {
     pub fn backends(&self) -> impl Iterator<Item = &Arc<Backend>> {
         // With routes attached, the port's own endpoints serve only what is not HTTP.
         std::iter::once(&self.backend).chain(&self.routed)
+    }
+
+    /// A rule of the port's routes, readable, by its place among them.
+    pub fn rule_view(&self, index: usize) -> Option<&RuleView> {
+        self.rules.get(index)
+    }
+
+    /// How the port is spoken to: one that says nothing carries HTTP where routes are attached.
+    pub fn spoken(&self) -> Protocol {
+        if self.routes.is_some() && self.protocol == Protocol::Auto { Protocol::Http } else { self.protocol }
+    }
+}
+
+impl Protocol {
+    /// Whether connections are relayed as they are, whatever they carry. `opaque_port`: the mesh's settings list the port.
+    pub fn is_opaque(self, opaque_port: bool) -> bool {
+        match self {
+            Self::Tcp | Self::Tls => true,
+            Self::Auto => opaque_port,
+            Self::Http | Self::Http2 | Self::Grpc => false,
+        }
     }
 }
 
@@ -123,6 +186,8 @@ pub struct Backend {
     pub retry: RetryPolicy,
     /// One TCP connection attempt.
     pub connect_timeout: Duration,
+    /// How endpoints without mesh TLS are spoken to; `None`: in plain text.
+    pub tls: Option<Arc<BackendTls>>,
     pub(super) state: Arc<BackendState>,
     pub(super) balance: BalancePolicy,
 }
@@ -135,6 +200,7 @@ pub(super) struct Policy {
     pub(super) limits: Limits,
     pub(super) retry: RetryPolicy,
     pub(super) connect_timeout: Duration,
+    pub(super) tls: Option<Arc<BackendTls>>,
 }
 
 /// One TCP connection attempt (SEMANTICS.md §3).
@@ -148,6 +214,7 @@ impl Default for Policy {
             limits: Limits::default(),
             retry: RetryPolicy::default(),
             connect_timeout: CONNECT_TIMEOUT,
+            tls: None,
         }
     }
 }
@@ -186,6 +253,7 @@ impl Backend {
             limits: state.limits.with_limits(policy.limits),
             retry: policy.retry,
             connect_timeout: policy.connect_timeout,
+            tls: policy.tls,
             balance: policy.balance,
             state,
         }
@@ -199,6 +267,7 @@ impl Backend {
             && self.limits.limits() == policy.limits
             && self.retry == policy.retry
             && self.connect_timeout == policy.connect_timeout
+            && self.tls == policy.tls
     }
 
     /// Whether the control plane has said which endpoints there are (possibly none).
@@ -301,19 +370,21 @@ pub enum MtlsMode {
     Refuse,
 }
 
-/// Who may connect to this workload.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+/// Who may connect to this workload, and how often ask.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct InboundPolicy {
     /// For ports not listed.
     pub mode: MtlsMode,
     /// By port.
     pub ports: HashMap<u16, MtlsMode>,
+    /// In the order in which they are asked.
+    pub rate_limits: Box<[RateLimit]>,
 }
 
 impl InboundPolicy {
     /// What stands in for a policy that never compiled.
     pub fn refuse_all() -> Self {
-        Self { mode: MtlsMode::Refuse, ports: HashMap::new() }
+        Self { mode: MtlsMode::Refuse, ports: HashMap::new(), rate_limits: Box::default() }
     }
 
     /// The mode of a port.

@@ -4,8 +4,9 @@
 //! published snapshot still holds, so publishing costs a few pointers and a change at most one map. What changes most,
 //! endpoints, is not in it: a [`Backend`]'s balancer takes them in place.
 //!
-//! Everything here happens under the lock of `Config`, in the order of one response: compile (no effect) → commit →
-//! remove → settle (which backends are wanted now) → publish. So readers see all of a response or nothing of it.
+//! Everything here happens under the lock of `Config`, in the order of one response: commit → remove → settle (which
+//! backends are wanted now) → publish. So readers see all of a response or nothing of it. What it is made of was compiled
+//! before, without the lock ([`Interner`]).
 
 use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
@@ -19,6 +20,7 @@ use super::model::{
     Backend, BackendState, InboundPolicy, MeshSettings, Policy, Protocol, Service, Workload, wildcards,
 };
 use super::named::Follower;
+use super::retired::Retired;
 use super::subscriptions::LastUse;
 
 /// Everything requests need to know, at one moment.
@@ -100,6 +102,7 @@ pub(super) struct Store {
     backends: HashMap<EndpointsName, Interned>,
     /// Backends whose `refs` changed since the last [`Store::settle`].
     touched: BTreeSet<EndpointsName>,
+    pub(super) retired: Retired,
 }
 
 /// Endpoints to subscribe to and to give up.
@@ -131,6 +134,7 @@ impl Store {
             workloads: HashMap::new(),
             backends: HashMap::new(),
             touched: BTreeSet::new(),
+            retired: Retired::default(),
         }
     }
 
@@ -151,16 +155,19 @@ impl Store {
         self.backends.values().filter_map(|interned| interned.latest.clone()).collect()
     }
 
-    /// For the resources of one response: a backend two of them name is one backend.
-    pub(super) fn interner(&self) -> Interner<'_> {
-        Interner { store: self, states: HashMap::new(), made: HashMap::new() }
+    /// The state that backends of this name share, and the one that was committed last.
+    pub(super) fn known(&self, name: &EndpointsName) -> Option<(Arc<BackendState>, Option<Arc<Backend>>)> {
+        self.backends.get(name).map(|interned| (Arc::clone(&interned.state), interned.latest.clone()))
     }
 
     pub(super) fn set_settings(&mut self, settings: MeshSettings) {
         self.snapshot.settings = Arc::new(settings);
     }
 
-    pub(super) fn set_inbound(&mut self, inbound: InboundPolicy) {
+    pub(super) fn set_inbound(&mut self, mut inbound: InboundPolicy) {
+        if let Some(before) = &self.snapshot.inbound {
+            inbound.rate_limits.iter_mut().for_each(|limit| limit.succeed(&before.rate_limits));
+        }
         self.snapshot.inbound = Some(Arc::new(inbound));
     }
 
@@ -225,6 +232,7 @@ impl Store {
                 by_host.remove(host);
             }
         }
+        self.retired.keep(&old.service);
         for backend in old.service.ports.values().flat_map(|port| port.backends()) {
             if let Some(interned) = self.backends.get_mut(&backend.name) {
                 interned.refs = interned.refs.saturating_sub(1);
@@ -308,28 +316,39 @@ impl Store {
     }
 }
 
-/// See [`Store::interner`].
-pub(super) struct Interner<'a> {
-    store: &'a Store,
+/// For the resources of one response: a backend two of them name is one backend. It looks into the store for moments
+/// only: compiling may take a second or two (`compile/cost.rs`), and workers want the lock meanwhile. So the store may drop a
+/// backend that was found here, with the last service that named it; it is committed anew then, with the state it had.
+/// A backend cannot come to be there meanwhile: responses are applied one at a time.
+pub(super) struct Interner<L> {
+    look: L,
+    /// By name: found in the store, or made. Kept, or a backend that is dropped in between would have two.
     states: HashMap<EndpointsName, Arc<BackendState>>,
-    made: HashMap<EndpointsName, Arc<Backend>>,
+    latest: HashMap<EndpointsName, Arc<Backend>>,
 }
 
-impl Intern for Interner<'_> {
+impl<L: Fn(&EndpointsName) -> Option<(Arc<BackendState>, Option<Arc<Backend>>)>> Interner<L> {
+    /// `look` is [`Store::known`], under the lock.
+    pub(super) fn new(look: L) -> Self {
+        Self { look, states: HashMap::new(), latest: HashMap::new() }
+    }
+}
+
+impl<L: Fn(&EndpointsName) -> Option<(Arc<BackendState>, Option<Arc<Backend>>)>> Intern for Interner<L> {
     fn intern(&mut self, name: EndpointsName, protocol: Protocol, policy: Policy) -> Arc<Backend> {
-        let interned = self.store.backends.get(&name);
-        let latest = self.made.get(&name).or_else(|| interned.and_then(|interned| interned.latest.as_ref()));
-        if let Some(latest) = latest
+        if !self.states.contains_key(&name) {
+            let (state, latest) = (self.look)(&name).unwrap_or_else(|| (BackendState::new(&policy), None));
+            self.states.insert(name.clone(), state);
+            self.latest.extend(latest.map(|latest| (name.clone(), latest)));
+        }
+        if let Some(latest) = self.latest.get(&name)
             && latest.says(protocol, &policy)
         {
             return Arc::clone(latest);
         }
-        let state = match interned {
-            Some(interned) => Arc::clone(&interned.state),
-            None => Arc::clone(self.states.entry(name.clone()).or_insert_with(|| BackendState::new(&policy))),
-        };
+        let state = self.states.get(&name).map_or_else(|| BackendState::new(&policy), Arc::clone);
         let backend = Arc::new(Backend::new(name.clone(), protocol, policy, state));
-        self.made.insert(name, Arc::clone(&backend));
+        self.latest.insert(name, Arc::clone(&backend));
         backend
     }
 }

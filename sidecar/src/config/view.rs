@@ -29,6 +29,8 @@ pub struct ConfigView {
 struct InboundView {
     mode: MtlsMode,
     ports: BTreeMap<u16, MtlsMode>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    rate_limits: Vec<String>,
 }
 
 #[derive(Debug, Serialize)]
@@ -119,7 +121,11 @@ impl ConfigView {
 
 impl InboundView {
     fn of(policy: &InboundPolicy) -> Self {
-        Self { mode: policy.mode, ports: policy.ports.iter().map(|(port, mode)| (*port, *mode)).collect() }
+        Self {
+            mode: policy.mode,
+            ports: policy.ports.iter().map(|(port, mode)| (*port, *mode)).collect(),
+            rate_limits: policy.rate_limits.iter().map(ToString::to_string).collect(),
+        }
     }
 }
 
@@ -138,7 +144,7 @@ impl PortView {
         let backends = port.backends().map(|backend| (backend.name.to_string(), BackendView::of(backend, now)));
         Self {
             protocol: port.protocol,
-            routed: port.routes.is_some(),
+            routed: port.routes.is_some() || port.connections.is_some(),
             rules: port.rules.clone(),
             backends: backends.collect(),
         }

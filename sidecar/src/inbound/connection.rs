@@ -285,6 +285,7 @@ impl Inbound {
         let handler = RequestHandler {
             inbound: Arc::clone(&self),
             destination: visit.destination,
+            client: visit.client.ip(),
             client_cert: visit.peer.as_ref().and_then(|peer| client_cert(&self.settings.identity, peer)),
             peer: visit.peer.clone(),
             sidecar: visit.sidecar,

@@ -8,7 +8,7 @@
 //!   ├─ PERMISSIVE ─► that, or the app's own TLS (relayed), or plain bytes; a silent client: whoever speaks first
 //!   └─ DISABLE ────► the port is the app's own
 //! mesh TLS done, peer verified
-//!   ├─ weft/h2 ─► requests (`request.rs`) ─► the app in the version its client spoke
+//!   ├─ weft/h2 ─► requests (`request.rs`) ─► rate limits (`limit.rs`) ─► the app in the version its client spoke
 //!   ├─ weft/h1 ─► one exchange that becomes a tunnel
 //!   └─ weft/tcp ► detected again on an HTTP or undeclared port, else relayed
 //! ```
@@ -16,20 +16,24 @@
 //! Not here: authorization (a later room, `authz/`). Bound: pools by the ports of the pod.
 
 mod connection;
+mod limit;
 mod request;
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Instant;
 
 use parking_lot::Mutex;
 
-use crate::config::Config;
+use crate::answer::OwnAnswer;
+use crate::config::{Asking, Config};
 use crate::http::pool::{Pool, PoolSettings};
 use crate::http::server::ServerSettings;
-use crate::http::{Proto, Request, Response, SendError};
+use crate::http::{Proto, Request, Response, SendError, hygiene};
 use crate::identity::IdentityManager;
 use crate::listen::drain;
+use crate::resilience::Verdict;
 use crate::settings::Settings;
 use crate::telemetry::Telemetry;
 
@@ -71,7 +75,31 @@ impl Inbound {
     /// # Errors
     /// As any request that gets no response head.
     pub async fn deliver_own(&self, destination: SocketAddr, request: Request) -> Result<Response, SendError> {
-        request::to_app(self, destination, request).await
+        let client = self.settings.args.pod_address;
+        let asking = Asking { client, peer: Some(&self.settings.identity), headers: request.headers() };
+        let (verdict, may) = self.limit(destination, asking, tokio::time::Instant::now().into_std());
+        let mut response = match may {
+            Ok(()) => request::to_app(self, destination, request).await?,
+            Err(own) => {
+                self.telemetry.metrics.refused("inbound", own.reason);
+                own.response(hygiene::is_grpc(request.headers()), true)
+            }
+        };
+        verdict.into_iter().for_each(|verdict| limit::tell(verdict, response.headers_mut()));
+        Ok(response)
+    }
+
+    /// Asks the workload's rate limits, if it has any.
+    fn limit(
+        &self,
+        destination: SocketAddr,
+        asking: Asking<'_>,
+        now: Instant,
+    ) -> (Option<Verdict>, Result<(), OwnAnswer>) {
+        match self.config.inbound_policy().filter(|policy| !policy.rate_limits.is_empty()) {
+            Some(policy) => limit::ask(&policy, destination, asking, now),
+            None => (None, Ok(())),
+        }
     }
 
     /// Tells of the drain.

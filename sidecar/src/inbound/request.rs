@@ -5,9 +5,10 @@
 //! | the app could not be reached, not one byte written, or it closed without reading what was (`http/h1/unread.rs`) | `REFUSED_STREAM` (on `weft/h1`: 503 + `x-weft-not-processed`) | 503 `connect-failed` |
 //! | the app was lost after a byte, before a response head | `INTERNAL_ERROR` | 502 `upstream-reset` |
 //! | a limit of ours | 503 `overflow` | the same |
+//! | a rate limit (`limit.rs`) | 429 `rate-limited` | the same |
 //! | the response broke the protocol | 502 `upstream-protocol` | the same |
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -15,9 +16,10 @@ use http::header::{HeaderName, HeaderValue};
 use http::{Method, Version};
 use weft_proto::SpiffeId;
 
-use super::Inbound;
+use super::{Inbound, limit};
 use crate::answer::OwnAnswer;
 use crate::balance::PlainAddr;
+use crate::config::Asking;
 use crate::http::error::{ConnectError, Processed, SendErrorKind};
 use crate::http::pool::Connected;
 use crate::http::translate::{self, AppVersion};
@@ -40,6 +42,7 @@ pub(super) fn client_cert(own: &SpiffeId, peer: &SpiffeId) -> Option<HeaderValue
 pub(super) struct RequestHandler {
     pub(super) inbound: Arc<Inbound>,
     pub(super) destination: SocketAddr,
+    pub(super) client: IpAddr,
     /// The verified other end; `None` for plain text.
     pub(super) peer: Option<SpiffeId>,
     /// What the app is told of it.
@@ -82,8 +85,15 @@ impl RequestHandler {
         record.mtls = self.peer.is_some();
         record.tries = 1;
         record.peer(self.peer.as_ref());
-        match self.deliver(Request::from_parts(parts, body), now).await {
-            Ok(response) => {
+        let asking = Asking { client: self.client, peer: self.peer.as_ref(), headers: &parts.headers };
+        let (verdict, may) = inbound.limit(self.destination, asking, now);
+        let delivered = match may {
+            Ok(()) => self.deliver(Request::from_parts(parts, body), now).await,
+            Err(own) => Err(Failure::Own(own)),
+        };
+        match delivered {
+            Ok(mut response) => {
+                verdict.into_iter().for_each(|verdict| limit::tell(verdict, response.headers_mut()));
                 record.status = response.status();
                 let (parts, body) = response.into_parts();
                 Response::from_parts(parts, body.observed(Riding { record, _guards: () })).into()
@@ -93,7 +103,9 @@ impl RequestHandler {
                 tracing::debug!(reason = %own.reason, detail = %own.detail, "answered by the sidecar");
                 record.reason = Some(own.reason);
                 record.status = own.status();
-                let (parts, body) = own.response(record.is_grpc(), self.peer.is_some()).into_parts();
+                let mut response = own.response(record.is_grpc(), self.peer.is_some());
+                verdict.into_iter().for_each(|verdict| limit::tell(verdict, response.headers_mut()));
+                let (parts, body) = response.into_parts();
                 Response::from_parts(parts, body.observed(Riding { record, _guards: () })).into()
             }
             Err(Failure::Reset(reset, reason)) => {

@@ -219,4 +219,4 @@ impl<'b> Reader<'b> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -5,6 +5,7 @@
 //! * [`first`]: who speaks first; bytes read for detection are replayed
 //! * [`detect`]: HTTP/1, HTTP/2, TLS or opaque, by the first bytes
 //! * [`client_hello`]: SNI and ALPN of a TLS client
+//! * [`sni`]: a TLS client's server name, read off the connection
 //! * [`drain`]: one signal, and a guard per thing that must finish
 //!
 //! `detect` and `client_hello` are pure. What follows from the answers is decided in `outbound/` and `inbound/`.
@@ -15,6 +16,7 @@ pub mod detect;
 pub mod drain;
 pub mod first;
 pub mod original_dst;
+pub mod sni;
 
 pub use accept::{Accept, Scope};
 pub use client_hello::{ClientHello, NotTls, read_client_hello};

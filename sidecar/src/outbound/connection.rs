@@ -30,7 +30,7 @@ use super::opaque::{self, Early};
 use super::request::{By, RequestHandler, refusal};
 use crate::answer::OwnAnswer;
 use crate::balance::PlainAddr;
-use crate::config::{Backend, Destination, Protocol};
+use crate::config::{Backend, Destination, Protocol, ServicePort};
 use crate::http::Proto;
 use crate::http::server::serve;
 use crate::listen::first::{FIRST_MESSAGE, SILENCE, detect_more};
@@ -47,6 +47,8 @@ pub(super) type Carrying = Pin<Box<dyn Future<Output = ()> + Send>>;
 enum Way {
     /// Into the mesh.
     Backend(Arc<Backend>, Protocol),
+    /// By the port's rules for connections.
+    Ruled(Arc<ServicePort>),
     /// As it is.
     Outside,
     /// Nowhere: the answer says why.
@@ -84,12 +86,9 @@ impl Outbound {
 
     async fn lead(self: Arc<Self>, stream: TcpStream, client: SocketAddr, destination: SocketAddr) -> Option<Carrying> {
         let way = match self.config.destination(destination).await {
+            Destination::Service { port, .. } if port.connections.is_some() => Way::Ruled(port),
             Destination::Service { port, .. } => {
-                let protocol = if port.routes.is_some() && port.protocol == Protocol::Auto {
-                    Protocol::Http
-                } else {
-                    port.protocol
-                };
+                let protocol = port.spoken();
                 Way::Backend(Arc::clone(&port.backend), protocol)
             }
             Destination::Workload(workload) => {
@@ -100,6 +99,10 @@ impl Outbound {
         };
         match way {
             Way::Backend(backend, protocol) => self.into_mesh(stream, client, destination, backend, protocol).await,
+            Way::Ruled(port) => {
+                let rules = port.connections.as_ref()?;
+                self.by_rule(stream, client, &port, rules).await
+            }
             Way::Outside if self.config.knows_hosts() => self.by_host(stream, client, destination, None).await,
             Way::Refused(own) if own.reason == Reason::RegistryOnly && self.config.knows_hosts() => {
                 self.by_host(stream, client, destination, Some(own)).await
@@ -119,9 +122,10 @@ impl Outbound {
     ) -> Option<Carrying> {
         let opaque_port = self.config.settings().opaque_ports.contains(&destination.port());
         let mut buf = BytesMut::new();
+        if protocol.is_opaque(opaque_port) {
+            return Some(self.opaque(stream, buf, client, backend, None));
+        }
         match protocol {
-            Protocol::Tcp | Protocol::Tls => return Some(self.opaque(stream, buf, client, backend, None)),
-            Protocol::Auto if opaque_port => return Some(self.opaque(stream, buf, client, backend, None)),
             Protocol::Http | Protocol::Http2 | Protocol::Grpc => {
                 // Declared, so silence means nothing: a throttled client keeps its routing. The server's own limits
                 // on a first head begin with its first byte.
@@ -137,7 +141,7 @@ impl Outbound {
                     } => return None,
                 }
             }
-            Protocol::Auto => match first_bytes(&mut stream, &mut buf, SILENCE).await {
+            Protocol::Auto | Protocol::Tcp | Protocol::Tls => match first_bytes(&mut stream, &mut buf, SILENCE).await {
                 Ok(FirstSpeaker::Client) => {}
                 Ok(FirstSpeaker::Eof) | Err(_) => return None,
                 Ok(FirstSpeaker::Silent) => {
@@ -175,7 +179,7 @@ impl Outbound {
         client: SocketAddr,
         backend: &Arc<Backend>,
     ) -> First {
-        let dial = opaque::dial(self, backend, client);
+        let dial = opaque::dial(self, backend, client, opaque::brings_tls(backend, &[]));
         tokio::pin!(dial);
         let mut early = tokio::select! {
             read = stream.read_buf(buf) => return match read {
@@ -278,9 +282,10 @@ impl Outbound {
         early: Option<Early>,
     ) -> Carrying {
         Box::pin(async move {
-            let early = match early {
+            let own_tls = opaque::brings_tls(&backend, &buf);
+            let early = match early.filter(|early| early.own_tls == own_tls || backend.tls.is_none()) {
                 Some(early) => early,
-                None => match Box::pin(opaque::dial(&self, &backend, client)).await {
+                None => match Box::pin(opaque::dial(&self, &backend, client, own_tls)).await {
                     Ok(early) => early,
                     Err(own) => {
                         tracing::debug!(%client, backend = %backend.name, detail = %own.detail, "opaque connection refused");

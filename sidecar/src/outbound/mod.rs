@@ -10,6 +10,7 @@
 //!   ├─ unknown, Host or SNI names a known host ────────────► that Service (`host.rs`)
 //!   ├─ unknown, policy REGISTRY_ONLY ──────────────────────► 502 or RST (`registry-only`)
 //!   ├─ unknown, policy ALLOW_ANY ──────────────────────────► relayed as it is
+//!   ├─ Service port with rules for connections ───────────► one of their backends, or RST (`ruled.rs`)
 //!   └─ Service or Workload: what does the client speak? (`connection.rs`)
 //!        ├─ HTTP ─► each request: route, tries, response (`request.rs`, `tries.rs`)
 //!        └─ else ─► an endpoint picked, bytes relayed (`opaque.rs`)
@@ -19,23 +20,29 @@
 //! |---|---|
 //! | `collect.rs` | what is measured of backends |
 //! | `connection.rs` | destination and protocol of a connection; whoever speaks first |
+//! | `explain/` | what would become of a request, for `weft explain` |
 //! | `host.rs` | a destination outside: the host that is asked for may lead somewhere (lookup 3) |
 //! | `request.rs` | one request: match, filters, answer, what is counted |
+//! | `fault.rs` | waits and answers that a FaultInjection wants |
 //! | `mirror.rs` | copies of requests that nobody waits for |
 //! | `tries.rs` | one backend's tries: pick, send, judge, retry |
 //! | `upstream.rs` | connections to endpoints: dialling, mesh TLS, pools |
 //! | `warm.rs` | connections to new endpoints of busy backends, before their first request |
 //! | `opaque.rs` | bytes we do not understand |
+//! | `ruled.rs` | connections that have rules themselves, by server name or without |
 //!
 //! Decisions are in `route/`, `balance/` and `resilience/`; this room acts on them.
 //! Bounds: connections by the worker's file limit; pools by [`upstream::MAX_POOLS`]; copies of requests by `mirror::MAX_COPIES`.
 
 mod collect;
 mod connection;
+mod explain;
+mod fault;
 mod host;
 mod mirror;
 mod opaque;
 mod request;
+mod ruled;
 mod tries;
 pub mod upstream;
 mod warm;

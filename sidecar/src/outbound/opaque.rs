@@ -13,8 +13,9 @@ use tokio::time::Instant;
 use super::Outbound;
 use crate::answer::OwnAnswer;
 use crate::balance::{EndpointKey, Pick, PickRequest, PlainAddr, TryResult};
-use crate::config::Backend;
+use crate::config::{Backend, Protocol};
 use crate::http::BoxedIo;
+use crate::listen::{Detected, detect};
 use crate::reason::Reason;
 use crate::resilience::ConnectionGuard;
 use crate::tcp::{self, Abort, Counters, Ended};
@@ -29,6 +30,8 @@ pub(super) struct Early {
     /// What the server has said already.
     pub(super) said: BytesMut,
     pub(super) meshed: bool,
+    /// It is for what the client says in plain text, or for TLS of its own: where a policy has backend TLS, never for both.
+    pub(super) own_tls: bool,
     /// When the peer's certificate ends; `None` in plain text.
     pub(super) ends: Option<Instant>,
     /// Kept to the connection's end.
@@ -41,8 +44,18 @@ pub(super) struct Held {
     _place: ConnectionGuard,
 }
 
+/// Whether a client that has said this so far brings TLS of its own to `backend`: backend TLS is not put around it.
+pub(super) fn brings_tls(backend: &Backend, said: &[u8]) -> bool {
+    backend.protocol == Protocol::Tls || detect(said) == Detected::Tls
+}
+
 /// Connects to an endpoint of `backend` for opaque bytes.
-pub(super) async fn dial(outbound: &Outbound, backend: &Arc<Backend>, client: SocketAddr) -> Result<Early, OwnAnswer> {
+pub(super) async fn dial(
+    outbound: &Outbound,
+    backend: &Arc<Backend>,
+    client: SocketAddr,
+    own_tls: bool,
+) -> Result<Early, OwnAnswer> {
     let place = backend
         .limits
         .connection_now()
@@ -66,7 +79,7 @@ pub(super) async fn dial(outbound: &Outbound, backend: &Arc<Backend>, client: So
                 .map(|io| -> (BoxedIo, _) { (Box::new(io), None) })
                 .map_err(Into::into)
         } else {
-            outbound.upstreams.dial_opaque(endpoint, backend).await
+            outbound.upstreams.dial_opaque(endpoint, backend, own_tls).await
         };
         let took = tokio::time::Instant::now().into_std();
         let latency = took.saturating_duration_since(now);
@@ -78,6 +91,7 @@ pub(super) async fn dial(outbound: &Outbound, backend: &Arc<Backend>, client: So
                     io,
                     said: BytesMut::new(),
                     meshed,
+                    own_tls,
                     ends,
                     held: Held { _pick: pick, _place: place },
                 });

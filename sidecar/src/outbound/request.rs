@@ -7,8 +7,8 @@
 //! response ◄─ filters ◄─ own headers off ◄─ the try that was kept
 //! ```
 //!
-//! Filters may answer by themselves (redirects, preflights), have the request copied (`mirror.rs`), and say what the
-//! response tells browsers, also one that we made.
+//! Filters may answer by themselves (redirects, preflights, faults), have the request wait (`fault.rs`) or copied (`mirror.rs`),
+//! and say what the response tells browsers, also one that we made.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -18,17 +18,17 @@ use http::HeaderValue;
 use http::header::LOCATION;
 use http::request::Parts;
 use parking_lot::Mutex;
-use weft_proto::headers;
+use weft_proto::{ServiceName, headers};
 
 use super::Outbound;
-use super::mirror;
 use super::tries::{Kept, Plan, Tries};
+use super::{fault, mirror};
 use crate::answer::OwnAnswer;
 use crate::config::{Backend, Destination, LOOKUP_TIMEOUT, Protocol};
 use crate::http::{Answer, Body, Handler, Request, Response, h1, host, hygiene};
 use crate::reason::Reason;
 use crate::resilience::Deadline;
-use crate::route::{After, Filters, Made, RequestView, RouteTable, Rule, Target, Token, Unsendable};
+use crate::route::{After, Filters, Found, Made, RequestView, RouteTable, Rule, Target, Token, Unsendable};
 use crate::telemetry::record::{Direction, Record, Riding};
 
 /// What says where a connection's requests go.
@@ -150,20 +150,26 @@ impl RequestHandler {
                 match &port.routes {
                     None => Arc::clone(&port.backend),
                     Some(routes) => {
-                        let rule = find(routes, request).ok_or_else(|| {
-                            let detail =
-                                format!("no rule of the routes attached to {} matches this request", service.name);
-                            OwnAnswer::new(Reason::NoRoute, detail)
-                        })?;
+                        let rule = find(routes, request).ok_or_else(|| no_route(&service.name))?.rule;
                         record.route = (&rule.route).into();
                         // Before a filter takes its header or cookie away.
                         token = rule.session.as_ref().and_then(|it| it.read(&request.headers, seconds()));
-                        if let Some(made) = apply(&rule.filters, rule, request, after)? {
+                        let made = apply(&rule.filters, rule, request, after)?;
+                        if !after.delay.is_zero() {
+                            let delay = std::mem::take(&mut after.delay);
+                            now = Box::pin(fault::wait(&self.outbound, delay, rule, request, record.started())).await?;
+                        }
+                        if let Some(made) = made {
                             return made_by(made, rule, &[&rule.filters], record);
                         }
                         let stays = token.and_then(|token| rule.choose_for(|backend| holds(backend, token)));
                         let (target, filters) = stays.unwrap_or_else(|| rule.choose(&mut rand::rng()));
-                        if let Some(made) = apply(filters, rule, request, after)? {
+                        let made = apply(filters, rule, request, after)?;
+                        if !after.delay.is_zero() {
+                            let delay = std::mem::take(&mut after.delay);
+                            now = Box::pin(fault::wait(&self.outbound, delay, rule, request, record.started())).await?;
+                        }
+                        if let Some(made) = made {
                             return made_by(made, rule, &[filters, &rule.filters], record);
                         }
                         chosen = Some((rule, filters));
@@ -291,6 +297,7 @@ fn made_by(
             (Reason::Redirect, response)
         }
         Made::Preflight(response) => (Reason::Preflight, response),
+        Made::Abort(abort) => return Err(fault::aborted(abort).with_context(name_of(rule))),
     };
     record.reason = Some(reason);
     if let Ok(value) = HeaderValue::try_from(format!("{reason}; {}", name_of(rule))) {
@@ -301,18 +308,18 @@ fn made_by(
 
 /// Whether the backend has a session's endpoint, as far as is known. One that is gone takes its sessions with it: they are
 /// balanced anew by weight.
-fn holds(backend: &Backend, token: Token) -> bool {
+pub(super) fn holds(backend: &Backend, token: Token) -> bool {
     let has = || backend.balancer.endpoints().iter().any(|endpoint| token.is_at(endpoint.addr()));
     token.is_of(&backend.label) && (!backend.is_known() || has())
 }
 
 /// Since 1970.
-fn seconds() -> u64 {
+pub(super) fn seconds() -> u64 {
     SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
 /// For `x-weft-reason`.
-fn name_of(rule: &Rule<Arc<Backend>>) -> String {
+pub(super) fn name_of(rule: &Rule<Arc<Backend>>) -> String {
     format!("rule={}#{}", rule.route, rule.name)
 }
 
@@ -330,8 +337,9 @@ fn for_the_app(mut kept: Kept) -> Kept {
     kept
 }
 
-fn find<'a>(routes: &'a RouteTable<Arc<Backend>>, request: &Parts) -> Option<&'a Rule<Arc<Backend>>> {
-    routes.find(&RequestView {
+/// The one place where a request meets the rules: `explain.rs` asks here as well.
+pub(super) fn find<'a>(routes: &'a RouteTable<Arc<Backend>>, request: &Parts) -> Option<Found<'a, Arc<Backend>>> {
+    routes.find_entry(&RequestView {
         method: &request.method,
         path: request.uri.path(),
         query: request.uri.query(),
@@ -339,8 +347,13 @@ fn find<'a>(routes: &'a RouteTable<Arc<Backend>>, request: &Parts) -> Option<&'a
     })
 }
 
+/// What is answered where a route is attached to the Service and no rule matches.
+pub(super) fn no_route(service: &ServiceName) -> OwnAnswer {
+    OwnAnswer::new(Reason::NoRoute, format!("no rule of the routes attached to {service} matches this request"))
+}
+
 /// The earlier of the route's request timeout and what the client is willing to wait. Spent already: 504 without calling.
-fn request_deadline(
+pub(super) fn request_deadline(
     request: &Parts,
     timeout: Option<std::time::Duration>,
     now: Instant,

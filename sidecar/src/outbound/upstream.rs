@@ -4,7 +4,7 @@
 //! |---|---|---|
 //! | meshed | any HTTP | HTTP/2 over mesh TLS (`weft/h2`), shared, further ones when streams run out |
 //! | meshed | upgrade, CONNECT | HTTP/1 over mesh TLS (`weft/h1`), one of its own |
-//! | plain | HTTP/1 | HTTP/1, kept alive 4 s |
+//! | plain | HTTP/1 | HTTP/1, kept alive 4 s; by backend TLS where the backend has a policy, as are the others of this kind |
 //! | plain | HTTP/2, or the backend is h2c | HTTP/2 with prior knowledge |
 //! | this very pod | any | handed to `inbound/` in-process |
 //!
@@ -24,6 +24,7 @@ use tokio::time::Instant;
 use weft_proto::{EndpointsName, SpiffeId, headers};
 
 use super::Outbound;
+use crate::backend_tls::{BackendTlsError, Speaks};
 use crate::balance::{Balancer, Endpoint};
 use crate::config::{Backend, Protocol};
 use crate::http::error::{ConnectError, SendError, SendErrorKind};
@@ -48,6 +49,8 @@ struct PoolKey {
     proto: Proto,
     /// Changed limits make another pool: what is in flight on the old one finishes there, and it idles away.
     limits: Limits,
+    /// [`BackendTls::id`](crate::backend_tls::BackendTls::id), so that a changed policy makes another pool as well.
+    tls: Option<u64>,
 }
 
 struct Entry {
@@ -79,6 +82,9 @@ pub enum DialError {
     /// Mesh TLS.
     #[error(transparent)]
     Handshake(#[from] HandshakeError),
+    /// Backend TLS. Boxed: every other error would have room for it.
+    #[error(transparent)]
+    BackendTls(#[from] Box<BackendTlsError>),
 }
 
 /// A connection just made.
@@ -105,10 +111,13 @@ fn usable_for(not_after: SystemTime, now: SystemTime) -> Duration {
 impl DialError {
     /// Whether it says something about this proxy and nothing about the endpoint.
     pub(super) fn is_ours(&self) -> bool {
-        matches!(
-            self,
-            Self::Nowhere | Self::Tcp(tcp::DialError::Exhausted { .. }) | Self::Handshake(HandshakeError::NoSvid)
-        )
+        match self {
+            Self::Nowhere | Self::Tcp(tcp::DialError::Exhausted { .. }) | Self::Handshake(HandshakeError::NoSvid) => {
+                true
+            }
+            Self::BackendTls(error) => error.is_ours(),
+            Self::Tcp(_) | Self::Handshake(_) => false,
+        }
     }
 }
 
@@ -133,10 +142,21 @@ impl Upstreams {
         Ok(Dialled { io: Box::new(tls), expires, ends: Some(now + left(peer.not_after(), clock)) })
     }
 
-    async fn dial(&self, endpoint: &Endpoint, protocol: MeshProtocol, backend: &Backend) -> Result<Dialled, DialError> {
+    /// `speaks`: what a server outside the mesh is spoken to by backend TLS, if there is a policy; `None`: never by that.
+    async fn dial(
+        &self,
+        endpoint: &Endpoint,
+        protocol: MeshProtocol,
+        speaks: Option<Speaks>,
+        backend: &Backend,
+    ) -> Result<Dialled, DialError> {
         if let Some(addr) = endpoint.plain() {
             let tcp = tcp::dial_plain(addr, backend.connect_timeout).await?;
-            return Ok(Dialled { io: Box::new(tcp), expires: None, ends: None });
+            let io: BoxedIo = match (&backend.tls, speaks) {
+                (Some(tls), Some(speaks)) => Box::new(Box::pin(tls.connect(tcp, speaks)).await.map_err(Box::new)?),
+                _ => Box::new(tcp),
+            };
+            return Ok(Dialled { io, expires: None, ends: None });
         }
         match endpoint.mesh() {
             Some((addr, identity)) => self.dial_mesh(addr, identity, protocol, backend.connect_timeout).await,
@@ -144,19 +164,22 @@ impl Upstreams {
         }
     }
 
-    /// A connection for opaque bytes, and when it has to end.
+    /// A connection for opaque bytes, and when it has to end. `own_tls`: they are TLS of the app's own.
     pub(super) async fn dial_opaque(
         &self,
         endpoint: &Endpoint,
         backend: &Backend,
+        own_tls: bool,
     ) -> Result<(BoxedIo, Option<Instant>), DialError> {
-        let Dialled { io, ends, .. } = self.dial(endpoint, MeshProtocol::Tcp, backend).await?;
+        let speaks = (!own_tls).then_some(Speaks::Bytes);
+        let Dialled { io, ends, .. } = self.dial(endpoint, MeshProtocol::Tcp, speaks, backend).await?;
         Ok((io, ends))
     }
 
     fn pool(&self, backend: &Backend, endpoint: &Endpoint, proto: Proto) -> Pool {
         let limits = backend.limits.limits();
-        let key = PoolKey { endpoint: endpoint.id(), proto, limits };
+        let tls = backend.tls.as_ref().map(|tls| tls.id());
+        let key = PoolKey { endpoint: endpoint.id(), proto, limits, tls };
         let mut pools = self.pools.lock();
         if let Some(entry) = pools.get(&key) {
             return entry.pool.clone();
@@ -265,7 +288,8 @@ fn connect(
 ) -> impl Future<Output = Result<Connected, ConnectError>> + Send + use<> {
     let (outbound, backend, endpoint) = (Arc::clone(outbound), Arc::clone(backend), Arc::clone(endpoint));
     async move {
-        let dialled = outbound.upstreams.dial(&endpoint, MeshProtocol::H2, &backend).await;
+        let speaks = if proto == Proto::H1 { Speaks::Http1 } else { Speaks::Http2 };
+        let dialled = outbound.upstreams.dial(&endpoint, MeshProtocol::H2, Some(speaks), &backend).await;
         let Dialled { io, expires, .. } = dialled.map_err(ConnectError::new)?;
         Ok(Connected { io, proto, expires })
     }
@@ -380,7 +404,7 @@ impl Exchange<'_> {
         let io = self
             .outbound
             .upstreams
-            .dial(endpoint, MeshProtocol::H1, self.backend)
+            .dial(endpoint, MeshProtocol::H1, Some(Speaks::Http1), self.backend)
             .await
             .map_err(|error| SendError::not_processed(SendErrorKind::Connect(ConnectError::new(error))))?
             .io;

@@ -14,13 +14,16 @@
 //! Each other file is one row of the contract (SEMANTICS.md). Most tests run on the real clock and wait for nothing but
 //! loopback; those about time run paused.
 
+mod backend_tls;
 mod balancing;
 mod calls;
 mod control_plane;
 mod cost;
 mod detection;
 mod drain;
+mod explain;
 mod fairness;
+mod faults;
 mod filters;
 mod grpc;
 mod hosts;
@@ -29,7 +32,9 @@ mod lifetimes;
 mod limits;
 mod measured;
 mod opaque;
+mod ratelimits;
 mod routing;
+mod ruled;
 mod streams;
 mod timeouts;
 mod truth;
@@ -153,7 +158,11 @@ impl Sidecar {
             cluster_cidrs: settings.args.cluster_cidr.clone(),
             ..ConfigSettings::default()
         };
-        let config = Config::new(config_settings, identity.clone(), Dns::fixed([]));
+        let config = Config::new(
+            config_settings,
+            identity.clone(),
+            Dns::fixed([("reviews", Ipv4Addr::new(10, 96, 0, 1).into())]),
+        );
         let (inbound, outbound, drains) = directions(&settings, &config, &identity, &telemetry);
         let this = Self {
             account: account.to_owned(),
@@ -239,7 +248,7 @@ impl Sidecar {
             ..v1::Workload::default()
         };
         self.set(Kind::Workload, "self", &[], &workload);
-        let policy = v1::InboundPolicy { mode: mode.into(), ports: Vec::new() };
+        let policy = v1::InboundPolicy { mode: mode.into(), ..v1::InboundPolicy::default() };
         self.set(Kind::InboundPolicy, "self", &[], &policy);
     }
 

@@ -7,6 +7,7 @@
 //! | `budget.rs` | whether the backend can bear another retry |
 //! | `timeout.rs` | how long a request and a try may take, and what is passed on of it |
 //! | `limits.rs` | whether one more connection or request is let through |
+//! | `rate.rs` | whether a client has asked too often |
 //! | `places.rs` | who gets the place of a connection that has closed |
 //! | `count.rs` | what these two count by |
 //!
@@ -16,12 +17,14 @@
 //! Not here: which endpoint the next try goes to (`balance/`, by `PickRequest::avoid`), the body kept for it (`http/`),
 //! the answer's reason and status (`reason.rs`).
 //!
-//! Bound: four words per backend for the budget, six for the limits, and one per pool that holds its connections.
+//! Bound: four words per backend for the budget, six for the limits, and one per pool that holds its connections; of each rate
+//! limit as many clients as [`MAX_BUCKETS`].
 
 mod budget;
 mod count;
 mod limits;
 mod places;
+mod rate;
 mod retry;
 mod timeout;
 
@@ -29,5 +32,6 @@ pub use budget::{ActiveGuard, Budget, BudgetPolicy, RetryPermit};
 pub use count::{Limit, Overflow};
 pub use limits::{Limiter, Limits, PendingGuard, RequestGuard};
 pub use places::{ConnectionGuard, Holder};
+pub use rate::{Buckets, InvalidRate, MAX_BUCKETS, Rate, Verdict};
 pub use retry::{NextTry, Outcome, Retry, RetryOverride, RetryPolicy};
 pub use timeout::{Deadline, InvalidTimeout, Timeouts, format_grpc_timeout, parse_deadline_ms, parse_grpc_timeout};

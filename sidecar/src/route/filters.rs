@@ -6,6 +6,7 @@
 //! | redirect, rewrite | `url.rs` |
 //! | CORS | `cors.rs`; whatever its place it is asked first, or a redirect would answer preflights |
 //! | mirror | here it is decided whether this request is copied, and its head is, as it is at that place in the list |
+//! | FaultInjection | `fault.rs`; the waiting is left to whoever asked |
 //!
 //! Refused when compiled: changing headers that frame the message or belong to one connection, and ours. A filter that could
 //! write `transfer-encoding` could smuggle a request past the next proxy.
@@ -15,6 +16,8 @@
 //!
 //! A rule without filters costs a look at two empty lists.
 
+use std::time::Duration;
+
 use http::Response;
 use http::header::{HOST, HeaderMap, HeaderName, HeaderValue, LOCATION};
 use http::request::Parts;
@@ -22,6 +25,8 @@ use rand::Rng;
 use weft_proto::headers::is_out_of_bounds;
 
 use super::cors::{Cors, Shared};
+use super::fault::{Abort, Fault, Injected};
+use super::fraction::Fraction;
 use super::url::{Redirect, Rewrite, Unsendable, host_edited};
 
 /// One filter's edits, in this order: remove, set, add.
@@ -97,31 +102,10 @@ fn pair((key, value): (&str, &str)) -> Result<(HeaderName, HeaderValue), Invalid
 /// Copies some requests to another backend. `B` is the handle of a backend.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mirror<B> {
-    backend: B,
-    numerator: u32,
-    denominator: u32,
-}
-
-/// A share that is none.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("{0} of {1} is no share of requests")]
-pub struct InvalidShare(u32, u32);
-
-impl<B> Mirror<B> {
-    /// `numerator` of `denominator` requests.
-    ///
-    /// # Errors
-    /// When that is more than all, or a part of nothing.
-    pub fn new(backend: B, numerator: u32, denominator: u32) -> Result<Self, InvalidShare> {
-        if denominator == 0 || numerator > denominator {
-            return Err(InvalidShare(numerator, denominator));
-        }
-        Ok(Self { backend, numerator, denominator })
-    }
-
-    fn draws(&self, rng: &mut (impl Rng + ?Sized)) -> bool {
-        self.numerator == self.denominator || rng.random_range(0..self.denominator) < self.numerator
-    }
+    /// Who gets the copies.
+    pub backend: B,
+    /// Of which requests.
+    pub share: Fraction,
 }
 
 /// One thing to do to a request.
@@ -137,6 +121,8 @@ pub enum RequestFilter<B> {
     Mirror(Mirror<B>),
     /// CORS
     Cors(Box<Cors>),
+    /// FaultInjection, by ExtensionRef
+    Fault(Box<Fault>),
 }
 
 /// The filters of a rule or of one of its targets, in the order listed.
@@ -159,11 +145,13 @@ pub struct After<B> {
     pub copies: Vec<(B, Parts)>,
     /// What the response says of who may read it, whoever makes it.
     pub shared: Option<Box<Shared>>,
+    /// How long it has to wait before anything else happens, this answer included; zero is not at all.
+    pub delay: Duration,
 }
 
 impl<B> Default for After<B> {
     fn default() -> Self {
-        Self { copies: Vec::new(), shared: None }
+        Self { copies: Vec::new(), shared: None, delay: Duration::ZERO }
     }
 }
 
@@ -174,6 +162,8 @@ pub enum Made {
     Redirect(Response<()>),
     /// To a browser that asks whether it may ask. Complete: nothing is to be added.
     Preflight(Response<()>),
+    /// A failure that was asked for.
+    Abort(Abort),
 }
 
 impl<B: Clone> Filters<B> {
@@ -209,7 +199,7 @@ impl<B: Clone> Filters<B> {
                     return Ok(Some(Made::Redirect(response)));
                 }
                 RequestFilter::Rewrite(rewrite) => rewrite.apply(request)?,
-                RequestFilter::Mirror(mirror) if mirror.draws(rng) => {
+                RequestFilter::Mirror(mirror) if mirror.share.draws(rng) => {
                     after.copies.push((mirror.backend.clone(), head_of(request)));
                 }
                 RequestFilter::Mirror(_) => {}
@@ -218,6 +208,13 @@ impl<B: Clone> Filters<B> {
                         return Ok(Some(Made::Preflight(response)));
                     }
                     after.shared = Some(Box::new(cors.share(&request.headers)));
+                }
+                RequestFilter::Fault(fault) => {
+                    let Injected { delay, abort } = fault.draw(rng);
+                    after.delay = after.delay.saturating_add(delay);
+                    if let Some(abort) = abort {
+                        return Ok(Some(Made::Abort(abort.clone())));
+                    }
                 }
             }
         }

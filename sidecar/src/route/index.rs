@@ -3,17 +3,25 @@
 //!
 //! Entries are filed under the path they want: an exact one under itself, a prefix under its text. A request finds the first
 //! under its own path, and the second under each beginning of its path that ends where a segment does. What can match any
-//! path, or is an expression, is looked at every time ([`Index::anywhere`]). In each file the order of the table is kept, so
+//! path is filed under the text that a header must be, if it asks for one, and is found by what the request says there; of
+//! several such headers under the one that the fewest others ask the same of. The rest (any path or an expression for it,
+//! and no text of a header) is looked at every time ([`Index::anywhere`]). In each file the order of the table is kept, so
 //! the first that matches is the file's best, and of all files the least wins: the answer is that of a pass over all entries.
 //!
-//! Cost: a look-up for the path, one for each of its segments down to the deepest prefix there is, and the entries that
-//! share a path or have none. Bound: no beginning is looked at that is longer than the longest prefix of the table, however long
-//! and deep a request's path is.
+//! Cost: a look-up for the path, one for each of its segments down to the deepest prefix there is, one for each header of the
+//! request's or of the table's, whoever has fewer, and the entries that are left. Bound: no beginning is looked at that is longer
+//! than the longest prefix of the table, and no more headers than it knows, however long and deep a request's path is and
+//! however many headers it has.
 
-use super::matching::{Match, PathKind, RequestView};
+use http::HeaderName;
+
+use super::matching::{Match, PathKind, RequestView, header_value};
 
 /// Positions of entries, ascending.
 type File = foldhash::HashMap<Box<str>, Vec<usize>>;
+
+/// The same, by what a header says.
+type Values = foldhash::HashMap<Box<[u8]>, Vec<usize>>;
 
 /// Entries by the paths they want.
 #[derive(Debug, Default)]
@@ -24,7 +32,9 @@ pub(super) struct Index {
     depths: u64,
     /// Bytes of the longest prefix.
     longest: usize,
-    /// Those that any path may match.
+    /// Of those that any path may match: by a header and the value that it must have.
+    headers: foldhash::HashMap<HeaderName, Values>,
+    /// The rest.
     anywhere: Vec<usize>,
 }
 
@@ -35,8 +45,12 @@ fn bit(slashes: usize) -> u64 {
 
 impl Index {
     /// Files entries.
-    pub(super) fn new<'a>(entries: impl Iterator<Item = &'a Match>) -> Self {
+    pub(super) fn new<'a>(entries: impl Iterator<Item = &'a Match> + Clone) -> Self {
         let mut index = Self::default();
+        let mut wanted = foldhash::HashMap::<_, usize>::default();
+        for header in entries.clone().flat_map(Match::plain_headers) {
+            *wanted.entry(header).or_default() += 1;
+        }
         for (position, entry) in entries.enumerate() {
             match entry.path_kind() {
                 PathKind::Exact(path) => index.exact.entry(path.into()).or_default().push(position),
@@ -45,7 +59,13 @@ impl Index {
                     index.depths |= bit(path.bytes().filter(|byte| *byte == b'/').count());
                     index.prefix.entry(path.into()).or_default().push(position);
                 }
-                PathKind::Other => index.anywhere.push(position),
+                PathKind::Any => match entry.plain_headers().min_by_key(|header| wanted.get(header)) {
+                    Some((name, value)) => {
+                        index.headers.entry(name.clone()).or_default().entry(value.into()).or_default().push(position);
+                    }
+                    None => index.anywhere.push(position),
+                },
+                PathKind::Expression => index.anywhere.push(position),
             }
         }
         index
@@ -83,6 +103,19 @@ impl Index {
                 }
             }
         }
+        if !self.headers.is_empty() {
+            let mut of_header = |name: &HeaderName, values: &Values| {
+                if let Some(file) = header_value(request.headers, name).and_then(|sent| values.get(&*sent)) {
+                    among(file, Match::matches_but_path);
+                }
+            };
+            if self.headers.len() < request.headers.keys_len() {
+                self.headers.iter().for_each(|(name, values)| of_header(name, values));
+            } else {
+                let known = request.headers.keys().filter_map(|name| Some((name, self.headers.get(name)?)));
+                known.for_each(|(name, values)| of_header(name, values));
+            }
+        }
         among(&self.anywhere, Match::matches);
         best
     }
@@ -92,7 +125,7 @@ impl Index {
 mod tests {
     use http::{HeaderMap, Method};
 
-    use super::super::matching::PathMatch;
+    use super::super::matching::{KeyMatch, PathMatch, ValueMatch};
     use super::*;
 
     fn find(paths: &[PathMatch], path: &str) -> Option<usize> {
@@ -130,6 +163,50 @@ mod tests {
         }
         assert_eq!(find(&paths[..2], "/b"), None);
         assert_eq!(find(&[], "/"), None);
+    }
+
+    #[test]
+    fn headers_are_found_by_what_they_say() {
+        let entry = |rows: &[(&str, &str)]| {
+            let key = |(name, value): &(&str, &str)| KeyMatch {
+                name: (*name).to_owned(),
+                value: match value.strip_prefix('~') {
+                    Some(regex) => ValueMatch::Regex(regex.to_owned()),
+                    None => ValueMatch::Exact((*value).to_owned()),
+                },
+            };
+            Match::new(None, None, rows.iter().map(key).collect(), vec![]).unwrap()
+        };
+        let entries = [
+            entry(&[("x-user", "a"), ("x-beta", "1")]),
+            entry(&[("x-user", "~[ab]"), ("x-beta", "2")]),
+            entry(&[("x-beta", "1")]),
+            entry(&[("x-user", "a")]),
+            entry(&[("x-user", "a,b")]),
+            entry(&[("x-other", "~.*")]),
+        ];
+        type Sent<'a> = &'a [(&'a str, &'a str)];
+        let rows: [(Sent<'_>, Option<usize>); 9] = [
+            (&[("x-user", "a"), ("x-beta", "1")], Some(0)),
+            (&[("x-beta", "2"), ("x-user", "b")], Some(1)),
+            (&[("x-beta", "1"), ("x-user", "c")], Some(2)),
+            (&[("x-user", "a"), ("x-beta", "3")], Some(3)),
+            (&[("x-user", "a"), ("x-user", "b")], Some(4)),
+            (&[("x-other", ""), ("x-user", "c")], Some(5)),
+            (&[("a", "1"), ("b", "1"), ("c", "1"), ("x-user", "a")], Some(3)),
+            (&[("x-user", "A")], None),
+            (&[], None),
+        ];
+        for (sent, want) in rows {
+            let mut headers = HeaderMap::new();
+            for (name, value) in sent {
+                headers.append(HeaderName::from_bytes(name.as_bytes()).unwrap(), value.parse().unwrap());
+            }
+            let request = RequestView { method: &Method::GET, path: "/", query: None, headers: &headers };
+            let found = Index::new(entries.iter()).find(&request, |position| entries.get(position));
+            assert_eq!(found, want, "{sent:?}");
+            assert_eq!(found, entries.iter().position(|entry| entry.matches(&request)), "{sent:?}");
+        }
     }
 
     #[test]

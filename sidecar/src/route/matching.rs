@@ -172,8 +172,17 @@ impl Match {
         match &self.path {
             Path::Exact(path) => PathKind::Exact(path),
             Path::Prefix(path) => PathKind::Prefix(path),
-            Path::Any | Path::Regex(_) | Path::Call { .. } => PathKind::Other,
+            Path::Any => PathKind::Any,
+            Path::Regex(_) | Path::Call { .. } => PathKind::Expression,
         }
+    }
+
+    /// The headers that must have one very value.
+    pub(super) fn plain_headers(&self) -> impl Iterator<Item = (&HeaderName, &[u8])> {
+        self.headers.iter().filter_map(|(name, value)| match value {
+            Value::Exact(exact) => Some((name, &**exact)),
+            Value::Regex(_) => None,
+        })
     }
 
     /// Whether all conditions but the path's hold.
@@ -191,8 +200,10 @@ pub(super) enum PathKind<'a> {
     Exact(&'a str),
     /// This one, and all that go on with a slash after it.
     Prefix(&'a str),
-    /// Any, or whatever an expression says.
-    Other,
+    /// Whatever it is.
+    Any,
+    /// What an expression says.
+    Expression,
 }
 
 impl Path {
@@ -285,20 +296,21 @@ fn described(error: &regex::Error) -> String {
 }
 
 fn header_matches(headers: &HeaderMap, name: &HeaderName, value: &Value) -> bool {
+    header_value(headers, name).is_some_and(|sent| value.matches(&sent))
+}
+
+/// What a header says, its lines joined.
+pub(super) fn header_value<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<Cow<'a, [u8]>> {
     let mut lines = headers.get_all(name).iter();
-    let Some(first) = lines.next() else { return false };
-    match lines.next() {
-        None => value.matches(first.as_bytes()),
-        Some(second) => {
-            let separator: &[u8] = if *name == COOKIE { b"; " } else { b"," };
-            let mut joined = first.as_bytes().to_vec();
-            for line in std::iter::once(second).chain(lines).map(HeaderValue::as_bytes) {
-                joined.extend_from_slice(separator);
-                joined.extend_from_slice(line);
-            }
-            value.matches(&joined)
-        }
+    let first = lines.next()?.as_bytes();
+    let Some(second) = lines.next() else { return Some(Cow::Borrowed(first)) };
+    let separator: &[u8] = if *name == COOKIE { b"; " } else { b"," };
+    let mut joined = first.to_vec();
+    for line in std::iter::once(second).chain(lines).map(HeaderValue::as_bytes) {
+        joined.extend_from_slice(separator);
+        joined.extend_from_slice(line);
     }
+    Some(Cow::Owned(joined))
 }
 
 fn query_matches(query: Option<&str>, name: &str, value: &Value) -> bool {

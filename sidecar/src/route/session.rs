@@ -76,6 +76,13 @@ impl Token {
     }
 }
 
+impl std::fmt::Display for Session {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let what = if self.attributes.is_some() { "cookie" } else { "header" };
+        write!(f, "sessions by {what} {}", self.as_written)
+    }
+}
+
 impl Session {
     /// In a cookie for this path; `permanent`: which outlives the browser, for as long as `lasts` says.
     ///

@@ -56,15 +56,36 @@ impl<B> RouteTable<B> {
 
     /// The rule of the first entry that matches. `None` where routes are attached is a 404, of gRPC UNIMPLEMENTED.
     pub fn find(&self, request: &RequestView<'_>) -> Option<&Rule<B>> {
-        let position = self.index.find(request, |position| self.entries.get(position).map(|(entry, _)| entry))?;
-        let (_, rule) = self.entries.get(position)?;
-        self.rules.get(*rule)
+        self.find_entry(request).map(|found| found.rule)
+    }
+
+    /// The same, and which entry and rule that is.
+    pub fn find_entry(&self, request: &RequestView<'_>) -> Option<Found<'_, B>> {
+        let entry = self.index.find(request, |position| self.entries.get(position).map(|(entry, _)| entry))?;
+        let (_, index) = self.entries.get(entry)?;
+        Some(Found { entry, index: *index, rule: self.rules.get(*index)? })
+    }
+
+    /// How many entries there are.
+    pub fn entries(&self) -> usize {
+        self.entries.len()
     }
 
     /// Every rule, in the order given.
     pub fn rules(&self) -> &[Rule<B>] {
         &self.rules
     }
+}
+
+/// What a request matches.
+#[derive(Debug)]
+pub struct Found<'t, B> {
+    /// The entry, in the order of precedence.
+    pub entry: usize,
+    /// The rule's place among [`RouteTable::rules`].
+    pub index: usize,
+    /// The rule.
+    pub rule: &'t Rule<B>,
 }
 
 /// What happens to the requests of one rule.
@@ -174,13 +195,18 @@ impl<B> WeightedTargets<B> {
 
     /// Every target that gets requests, with its weight, in the order listed.
     pub fn iter(&self) -> impl Iterator<Item = (u64, &Target<B>)> {
-        let mut before = 0;
-        std::iter::once(&self.first)
-            .chain(&self.rest)
-            .map(move |share| (share.up_to - std::mem::replace(&mut before, share.up_to), &share.target))
+        self.shares().map(|(weight, target, _)| (weight, target))
     }
 
-    fn choose<R: Rng + ?Sized>(&self, rng: &mut R) -> (&Target<B>, &Filters<B>) {
+    /// The same, with the target's own filters.
+    pub fn shares(&self) -> impl Iterator<Item = (u64, &Target<B>, &Filters<B>)> {
+        let mut before = 0;
+        std::iter::once(&self.first).chain(&self.rest).map(move |share| {
+            (share.up_to - std::mem::replace(&mut before, share.up_to), &share.target, &share.filters)
+        })
+    }
+
+    pub(super) fn choose<R: Rng + ?Sized>(&self, rng: &mut R) -> (&Target<B>, &Filters<B>) {
         let share = if self.rest.is_empty() {
             &self.first
         } else {

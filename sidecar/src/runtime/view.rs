@@ -3,11 +3,13 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
+use futures_util::future::BoxFuture;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use tokio::sync::watch;
+use weft_proto::explain::{Explanation, Question};
 
 use super::Drains;
 use super::logging::Log;
@@ -16,10 +18,12 @@ use crate::admin::View;
 use crate::admin::probe::Probes;
 use crate::config::Config;
 use crate::identity::IdentityManager;
+use crate::outbound::Outbound;
 use crate::telemetry::{Metrics, Telemetry};
 
 pub(super) struct Proxy {
     pub(super) config: Config,
+    pub(super) outbound: Arc<Outbound>,
     pub(super) identity: IdentityManager,
     pub(super) telemetry: Telemetry,
     pub(super) drains: Arc<Drains>,
@@ -60,6 +64,10 @@ impl View for Proxy {
             });
         }
         value
+    }
+
+    fn explain(&self, question: Question) -> BoxFuture<'_, Result<Explanation, String>> {
+        Box::pin(async move { self.outbound.explain(&question).await })
     }
 
     fn log_level(&self) -> String {

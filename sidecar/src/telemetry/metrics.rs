@@ -156,6 +156,8 @@ pub struct Metrics {
     pub mirrors: Series<BackendLabels>,
     /// Copies that were not sent.
     pub mirrors_dropped: Series<BackendLabels>,
+    /// Requests that a FaultInjection has made wait.
+    pub faults_delayed: Counter,
     refused: Family<RefusedLabels, Counter>,
     connections: Family<DirectionLabels, Counter>,
     /// Connections open now, by direction.
@@ -193,6 +195,7 @@ impl Default for Metrics {
             ejections: Series::default(),
             mirrors: Series::default(),
             mirrors_dropped: Series::default(),
+            faults_delayed: Counter::default(),
             refused: Family::default(),
             connections: Family::default(),
             connections_open: Gauge::default(),
@@ -222,6 +225,7 @@ impl Default for Metrics {
         registry.register("weft_ejections", "Endpoints ejected by outlier detection", metrics.ejections.family());
         registry.register("weft_mirrors", "Copies of requests sent", metrics.mirrors.family());
         registry.register("weft_mirrors_dropped", "Copies not sent", metrics.mirrors_dropped.family());
+        registry.register("weft_faults_delayed", "Requests a FaultInjection made wait", metrics.faults_delayed.clone());
         registry.register("weft_refused", "Connections and requests we ended ourselves", metrics.refused.clone());
         registry.register("weft_connections", "Connections accepted", metrics.connections.clone());
         registry.register("weft_connections_open", "Connections open now", metrics.connections_open.clone());

@@ -17,10 +17,16 @@ use crate::model::{Age, Kind, Meta, Namespace, Node as NodeObject, Object, Objec
 use crate::source::{Severity, kind_name};
 
 mod backend_policy;
+mod backend_tls;
+mod connection_routes;
 mod core;
+mod fault_injection;
 mod filters;
 mod grpc_route;
 mod peer_authentication;
+mod rate_limit;
+#[cfg(test)]
+mod reference;
 mod route;
 
 pub(super) use self::core::SERVICE_NAME_LABEL;
@@ -126,8 +132,14 @@ fn read(kind: Kind, meta: Meta, document: &Field<'_>, origin: Origin) -> Option<
         Kind::Pod => core::pod(meta, document, origin).map(Object::Pod),
         Kind::EndpointSlice => core::endpoint_slice(meta, document).map(Object::EndpointSlice),
         Kind::BackendPolicy => backend_policy::backend_policy(meta, document).map(Object::BackendPolicy),
+        Kind::FaultInjection => fault_injection::fault_injection(meta, document).map(Object::FaultInjection),
+        Kind::RateLimit => rate_limit::rate_limit(meta, document).map(Object::RateLimit),
         Kind::GrpcRoute => grpc_route::grpc_route(meta, document, origin).map(Object::GrpcRoute),
         Kind::HttpRoute => route::http_route(meta, document, origin).map(Object::HttpRoute),
+        Kind::TlsRoute => connection_routes::tls_route(meta, document, origin).map(Object::TlsRoute),
+        Kind::TcpRoute => connection_routes::tcp_route(meta, document, origin).map(Object::TcpRoute),
+        Kind::BackendTlsPolicy => backend_tls::policy(meta, document, origin).map(Object::BackendTlsPolicy),
+        Kind::ConfigMap => Some(Object::ConfigMap(backend_tls::config_map(meta, document))),
         Kind::PeerAuthentication => {
             peer_authentication::peer_authentication(meta, document).map(Object::PeerAuthentication)
         }
@@ -141,8 +153,17 @@ fn check_schema(kind: Kind, document: &Field<'_>) {
         Kind::Node => super::schema::check::<core_v1::Node>(document),
         Kind::Service => super::schema::check::<core_v1::Service>(document),
         Kind::Pod => super::schema::check::<core_v1::Pod>(document),
+        Kind::ConfigMap => super::schema::check::<core_v1::ConfigMap>(document),
         Kind::EndpointSlice => super::schema::check::<discovery_v1::EndpointSlice>(document),
-        Kind::BackendPolicy | Kind::GrpcRoute | Kind::HttpRoute | Kind::PeerAuthentication => {
+        Kind::BackendPolicy
+        | Kind::FaultInjection
+        | Kind::RateLimit
+        | Kind::GrpcRoute
+        | Kind::HttpRoute
+        | Kind::TlsRoute
+        | Kind::TcpRoute
+        | Kind::BackendTlsPolicy
+        | Kind::PeerAuthentication => {
             if let Some(metadata) = document.get("metadata") {
                 super::schema::check::<meta_v1::ObjectMeta>(&metadata);
             }
@@ -161,22 +182,22 @@ enum Identified {
     Nobody,
 }
 
+/// The group of the kinds that are Weft's own.
+const OURS: &str = "weft.dev";
+
 /// The groups in which every kind is known here, so that a misspelt one is an error and not somebody else's object.
 const GROUPS: &[(&str, &[&str])] = &[
     (
         "",
         &[
-            "Binding ComponentStatus ConfigMap Endpoints Event LimitRange PersistentVolume PersistentVolumeClaim",
+            "Binding ComponentStatus Endpoints Event LimitRange PersistentVolume PersistentVolumeClaim",
             "PodTemplate ReplicationController ResourceQuota Secret ServiceAccount",
         ],
     ),
     ("discovery.k8s.io", &[]),
-    (
-        "gateway.networking.k8s.io",
-        &["BackendTLSPolicy Gateway GatewayClass ListenerSet ReferenceGrant TCPRoute TLSRoute UDPRoute"],
-    ),
-    ("weft.dev", &[]),
+    ("gateway.networking.k8s.io", &["Gateway GatewayClass ListenerSet ReferenceGrant UDPRoute"]),
     ("security.istio.io", &["AuthorizationPolicy RequestAuthentication"]),
+    (OURS, &[]),
 ];
 
 /// The kinds read, their groups, and the versions of each group that spell the same.
@@ -185,10 +206,16 @@ const KINDS: &[(Kind, &str, &[&str])] = &[
     (Kind::Service, "", &["v1"]),
     (Kind::Pod, "", &["v1"]),
     (Kind::Node, "", &["v1"]),
-    (Kind::BackendPolicy, "weft.dev", &["v1alpha1"]),
+    (Kind::BackendPolicy, OURS, &["v1alpha1"]),
     (Kind::EndpointSlice, "discovery.k8s.io", &["v1"]),
+    (Kind::FaultInjection, OURS, &["v1alpha1"]),
+    (Kind::RateLimit, OURS, &["v1alpha1"]),
     (Kind::GrpcRoute, "gateway.networking.k8s.io", &["v1"]),
     (Kind::HttpRoute, "gateway.networking.k8s.io", &["v1", "v1beta1"]),
+    (Kind::TlsRoute, "gateway.networking.k8s.io", &["v1"]),
+    (Kind::TcpRoute, "gateway.networking.k8s.io", &["v1"]),
+    (Kind::BackendTlsPolicy, "gateway.networking.k8s.io", &["v1"]),
+    (Kind::ConfigMap, "", &["v1"]),
     (Kind::PeerAuthentication, "security.istio.io", &["v1", "v1beta1"]),
 ];
 
@@ -241,10 +268,10 @@ fn identify(document: &Field<'_>) -> Identified {
     }
 }
 
-/// Whether a group belongs to neither Kubernetes nor Istio: a Service of Knative is not our Service, while
+/// Whether a group belongs to neither Kubernetes nor Istio nor us: a Service of Knative is not our Service, while
 /// `apps/v1` or `gatway.networking.k8s.io/v1` are slips of the pen.
 fn is_another_projects(group: &str) -> bool {
-    group.contains('.') && !group.ends_with(".k8s.io") && !group.ends_with(".istio.io")
+    group.contains('.') && group != OURS && !group.ends_with(".k8s.io") && !group.ends_with(".istio.io")
 }
 
 /// The key, and the metadata if all of it is right. A name that no object can have is no key: it is more likely a slip

@@ -5,6 +5,8 @@
 //! `null` is absence, as the API server has it. Bound: a flaw per field of a document at most, less duplicates.
 
 use std::cell::RefCell;
+#[cfg(test)]
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
 
 use super::tree::{Mark, Node, Value};
@@ -21,22 +23,53 @@ pub(super) struct Flaw {
 
 /// What was found wrong so far. A place is blamed once for each severity: the first word is the most specific.
 #[derive(Debug, Default)]
-pub(super) struct Flaws(RefCell<Vec<Flaw>>);
+pub(super) struct Flaws {
+    found: RefCell<Vec<Flaw>>,
+    #[cfg(test)]
+    pub(super) schema: RefCell<Schema>,
+}
+
+/// What the decoders know, noted as they say it: the reference is held against this (`decode/reference.rs`). Paths are
+/// those of a schema: `[]` for each place in a list, `{port}` for a key that is a number.
+#[cfg(test)]
+#[derive(Debug, Default)]
+pub(super) struct Schema {
+    /// Each field of each mapping that was looked at, and whether it has an effect.
+    pub(super) fields: BTreeMap<String, bool>,
+    /// Fields that were there.
+    pub(super) seen: BTreeSet<String>,
+    /// Fields that are one of a few words, and those words.
+    pub(super) words: BTreeMap<String, Vec<&'static str>>,
+}
+
+/// A path of a document as one of its schema.
+#[cfg(test)]
+fn shape(path: &str) -> String {
+    let mut out = Vec::new();
+    for part in path.split('.') {
+        match part.split_once('[') {
+            Some((name, _)) => out.push(format!("{name}[]")),
+            None if part.parse::<u16>().is_ok() => out.push("{port}".to_owned()),
+            None => out.push(part.to_owned()),
+        }
+    }
+    out.join(".")
+}
 
 impl Flaws {
     pub(super) fn push(&self, severity: Severity, at: Mark, field: &str, message: String) {
-        let mut flaws = self.0.borrow_mut();
+        let mut flaws = self.found.borrow_mut();
         if !flaws.iter().any(|known| known.severity == severity && known.at == at && known.field == field) {
             flaws.push(Flaw { severity, at, field: field.to_owned(), message });
         }
     }
 
     pub(super) fn refused(&self) -> bool {
-        self.0.borrow().iter().any(|flaw| flaw.severity == Severity::Error)
+        self.found.borrow().iter().any(|flaw| flaw.severity == Severity::Error)
     }
 
     pub(super) fn into_vec(self) -> Vec<Flaw> {
-        let mut flaws = self.0.into_inner();
+        let mut flaws = self.found.into_inner();
         flaws.sort_by_key(|flaw| flaw.at);
         flaws
     }
@@ -168,6 +201,8 @@ impl<'a> Field<'a> {
 
     /// Its text, one of a few.
     pub(super) fn one_of(&self, allowed: &[&'static str]) -> Option<&'static str> {
+        #[cfg(test)]
+        self.flaws.schema.borrow_mut().words.entry(shape(&self.path)).or_insert_with(|| allowed.to_vec());
         let text = self.text()?;
         let found = allowed.iter().find(|word| **word == text).copied();
         if found.is_none() {
@@ -238,6 +273,8 @@ impl<'a> Field<'a> {
         if !self.is_mapping() {
             return false;
         }
+        #[cfg(test)]
+        self.note(known, later);
         for (key, field) in self.entries() {
             if later.contains(&key) {
                 field.warn("is not done by this version and has no effect");
@@ -246,5 +283,13 @@ impl<'a> Field<'a> {
             }
         }
         true
+    }
+    #[cfg(test)]
+    fn note(&self, known: &[&str], later: &[&str]) {
+        let mut schema = self.flaws.schema.borrow_mut();
+        for (names, effective) in [(known, true), (later, false)] {
+            schema.fields.extend(names.iter().map(|name| (shape(&self.child_path(name)), effective)));
+        }
+        schema.seen.extend(self.entries().iter().map(|(_, field)| shape(&field.path)));
     }
 }

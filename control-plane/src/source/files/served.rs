@@ -287,19 +287,25 @@ mod tests {
         let rows: &[(&str, Json, bool, &[&str])] = &[
             ("good", json!({"backendRefs": [{"name": "web", "port": 80}]}), true, &[]),
             (
-                "a regular expression that is none",
+                "a regular expression that is none: status says so, for the API server did not",
                 json!({"matches": [{"path": {"type": "RegularExpression", "value": "("}}]}),
+                true,
+                &[],
+            ),
+            (
+                "no rule's name",
+                json!({"name": "A b"}),
                 false,
                 &[
-                    "HTTPRoute shop/web: spec.rules[0].matches[0].path.value: must be a regular expression (RE2): unclosed group",
+                    "HTTPRoute shop/web: spec.rules[0].name: must be a DNS name: at most 253 of a-z, 0-9, `-` and `.`, a letter or digit at both ends of each part",
                 ],
             ),
             (
                 "not done yet",
-                json!({"filters": [{"type": "ExtensionRef", "extensionRef": {"name": "x"}}]}),
+                json!({"filters": [{"type": "ExternalAuth", "externalAuth": {"protocol": "HTTP"}}]}),
                 true,
                 &[
-                    "HTTPRoute shop/web: spec.rules[0].filters[0].type: ExtensionRef is not done by this version: requests it applies to answer 500",
+                    "HTTPRoute shop/web: spec.rules[0].filters[0].type: ExternalAuth is not done by this version: requests it applies to answer 500",
                 ],
             ),
         ];

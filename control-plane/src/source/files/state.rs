@@ -326,7 +326,17 @@ fn touched_namespaces(before: &Objects, after: &Objects) -> BTreeSet<String> {
                 touched.insert(name.namespace.clone());
             }
             Kind::Node => nodes = true,
-            Kind::BackendPolicy | Kind::Namespace | Kind::GrpcRoute | Kind::HttpRoute | Kind::PeerAuthentication => {}
+            Kind::BackendPolicy
+            | Kind::Namespace
+            | Kind::FaultInjection
+            | Kind::RateLimit
+            | Kind::GrpcRoute
+            | Kind::HttpRoute
+            | Kind::TlsRoute
+            | Kind::TcpRoute
+            | Kind::BackendTlsPolicy
+            | Kind::ConfigMap
+            | Kind::PeerAuthentication => {}
         }
     }
     if nodes {

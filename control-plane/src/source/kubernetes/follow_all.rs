@@ -35,6 +35,8 @@ macro_rules! of {
                     $(Kind::$marker => tasks.spawn(follow(how, |event| {
                         Message::Object(Kind::$marker, Box::new(map_event(event, |seen: Seen<$marker>| seen.served)))
                     }, || Message::Object(Kind::$marker, Box::new(Happening::Absent)))),)*
+                    // Asked for by name (`config_maps.rs`); none of the table.
+                    Kind::ConfigMap => continue,
                 };
             }
             for row in &UNENFORCED {
@@ -52,4 +54,4 @@ macro_rules! of {
     };
 }
 
-of!(Namespace Service EndpointSlice Pod Node HttpRoute PeerAuthentication GrpcRoute BackendPolicy);
+of!(Namespace Service EndpointSlice Pod Node HttpRoute PeerAuthentication GrpcRoute TlsRoute TcpRoute BackendTlsPolicy FaultInjection RateLimit BackendPolicy);

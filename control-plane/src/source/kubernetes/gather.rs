@@ -28,6 +28,8 @@ const EDITS: usize = 1;
 pub(super) enum Message {
     /// Of a kind that Weft reads.
     Object(Kind, Box<Happening<Served>>),
+    /// A ConfigMap that was asked for; `None`: there is none.
+    ConfigMap(ObjectName, Option<Box<Served>>),
     /// Of a kind that it does not enforce.
     Unenforced(&'static str, Happening<ObjectName>),
 }
@@ -43,6 +45,8 @@ pub(super) struct Gather {
     oldest_kubelet: watch::Sender<Option<(u32, u32)>>,
     opted_in: watch::Sender<BTreeSet<String>>,
     named: watch::Sender<Arc<BTreeMap<String, Vec<String>>>>,
+    /// ConfigMaps to ask for.
+    config_maps: watch::Sender<BTreeSet<ObjectName>>,
     /// End with this.
     _followers: JoinSet<()>,
 }
@@ -52,6 +56,7 @@ impl Gather {
         settings: WatchSettings,
         metrics: Metrics,
         events: mpsc::Receiver<Message>,
+        config_maps: watch::Sender<BTreeSet<ObjectName>>,
         followers: JoinSet<()>,
     ) -> (Self, Watch) {
         let (edits, edits_out) = mpsc::channel(EDITS);
@@ -68,6 +73,7 @@ impl Gather {
             oldest_kubelet,
             opted_in,
             named,
+            config_maps,
             _followers: followers,
         };
         let watch =
@@ -112,6 +118,7 @@ impl Gather {
                 }
                 self.state.on(kind, *happening);
             }
+            Message::ConfigMap(name, served) => self.state.on_config_map(name, served.map(|served| *served)),
             Message::Unenforced(kind, happening) => {
                 if self.unenforced.on(kind, happening) {
                     self.state.stir();
@@ -129,6 +136,14 @@ impl Gather {
         for row in &UNENFORCED {
             self.metrics.holds(row.kind, self.unenforced.count(row.kind));
         }
+        let config_maps = self.state.config_maps();
+        self.config_maps.send_if_modified(|asked| {
+            let changed = *asked != config_maps;
+            if changed {
+                *asked = config_maps;
+            }
+            changed
+        });
         if !self.state.is_complete() {
             return;
         }
@@ -170,7 +185,8 @@ mod tests {
     async fn an_edit_waits_for_nothing_but_its_taker_and_what_comes_meanwhile_joins_the_next() {
         let (events, incoming) = mpsc::channel(16);
         let never = WatchSettings { never_injected: ["b".to_owned()].into() };
-        let (gather, mut watch) = Gather::new(never, Metrics::default(), incoming, JoinSet::new());
+        let (gather, mut watch) =
+            Gather::new(never, Metrics::default(), incoming, watch::Sender::default(), JoinSet::new());
         let task = tokio::spawn(gather.run());
         let policy = Happening::Apply(ObjectName::new("shop", "deny"));
         events.send(Message::Unenforced("AuthorizationPolicy", policy)).await.unwrap();

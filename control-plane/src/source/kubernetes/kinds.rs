@@ -27,14 +27,14 @@ impl Row {
         Self { kind, group, versions: &["v1", "v1beta1"], plural, optional: true }
     }
 
-    /// With a CRD that was promoted without a v1beta1.
+    /// With a CRD that was promoted without a v1beta1, or whose older versions spell otherwise.
     const fn promoted(kind: &'static str, group: &'static str, plural: &'static str) -> Self {
         Self { kind, group, versions: &["v1"], plural, optional: true }
     }
 
-    /// Of ours, not yet promoted.
-    const fn own(kind: &'static str, plural: &'static str) -> Self {
-        Self { kind, group: "weft.dev", versions: &["v1alpha1"], plural, optional: true }
+    /// One of ours, as the chart brings it.
+    const fn ours(kind: &'static str, group: &'static str, plural: &'static str) -> Self {
+        Self { kind, group, versions: &["v1alpha1"], plural, optional: true }
     }
 
     /// The kind in one of its versions.
@@ -54,8 +54,8 @@ impl Row {
     }
 }
 
-/// The kinds that Weft reads.
-pub(super) const KINDS: [(Kind, Row); 9] = [
+/// The kinds that Weft reads, but for ConfigMaps, which are not watched (`config_maps.rs`).
+pub(super) const KINDS: [(Kind, Row); 14] = [
     (Kind::Namespace, Row::core("Namespace", "", "namespaces")),
     (Kind::Service, Row::core("Service", "", "services")),
     (Kind::EndpointSlice, Row::core("EndpointSlice", "discovery.k8s.io", "endpointslices")),
@@ -64,7 +64,12 @@ pub(super) const KINDS: [(Kind, Row); 9] = [
     (Kind::HttpRoute, Row::custom("HTTPRoute", "gateway.networking.k8s.io", "httproutes")),
     (Kind::PeerAuthentication, Row::custom("PeerAuthentication", "security.istio.io", "peerauthentications")),
     (Kind::GrpcRoute, Row::promoted("GRPCRoute", "gateway.networking.k8s.io", "grpcroutes")),
-    (Kind::BackendPolicy, Row::own("BackendPolicy", "backendpolicies")),
+    (Kind::TlsRoute, Row::promoted("TLSRoute", "gateway.networking.k8s.io", "tlsroutes")),
+    (Kind::TcpRoute, Row::promoted("TCPRoute", "gateway.networking.k8s.io", "tcproutes")),
+    (Kind::BackendTlsPolicy, Row::promoted("BackendTLSPolicy", "gateway.networking.k8s.io", "backendtlspolicies")),
+    (Kind::FaultInjection, Row::ours("FaultInjection", "weft.dev", "faultinjections")),
+    (Kind::RateLimit, Row::ours("RateLimit", "weft.dev", "ratelimits")),
+    (Kind::BackendPolicy, Row::ours("BackendPolicy", "weft.dev", "backendpolicies")),
 ];
 
 /// Kinds that restrict traffic and that this version does not enforce: by metadata only, for a warning.

@@ -7,6 +7,7 @@
 //! | `state` | **pure**: events of all kinds in, edits out; a list is taken in one stroke |
 //! | `course` | **pure**: what a failure means, what to tell the operator, when and how to go on |
 //! | `follow` | one kind's watch, for ever |
+//! | `config_maps` | ConfigMaps that policies name, asked for by name |
 //! | `gather` | events into edits, as fast as whoever takes them |
 //! | `metrics` | what is counted |
 //!
@@ -23,8 +24,11 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
-use super::Edit;
+use super::files::served::{self, Form};
+use super::{Edit, Severity};
+use crate::model::Kind;
 
+mod config_maps;
 mod course;
 mod follow;
 mod follow_all;
@@ -75,6 +79,18 @@ pub enum KubernetesError {
     Client(#[source] kube::Error),
 }
 
+/// What makes an object, as an API server hands it out, one that cannot be used; nothing where it can.
+pub(crate) fn errors_in(kind: Kind, object: &serde_json::Value) -> Vec<String> {
+    match served::read(kind, object) {
+        Ok(read) if read.form != Form::Bad => Vec::new(),
+        Ok(read) => {
+            let errors = read.problems.iter().filter(|problem| problem.severity == Severity::Error);
+            errors.map(|problem| format!("{}: {}", problem.field, problem.message)).collect()
+        }
+        Err(error) => vec![error.to_string()],
+    }
+}
+
 /// Begins to watch, in tasks of the current runtime. An API server that does not answer is waited for: the log says so.
 ///
 /// Takes the configuration rather than a client, because timeouts and retries must be ours: kube's own retries wait
@@ -91,7 +107,9 @@ pub fn watch(mut config: kube::Config, settings: WatchSettings, metrics: Metrics
     let (events, gathered) = mpsc::channel(EVENTS);
     let mut followers = JoinSet::new();
     follow_all::follow_all(&client, &events, &metrics, &mut followers);
-    let (gather, watch) = gather::Gather::new(settings, metrics, gathered, followers);
+    let (named, named_out) = watch::channel(BTreeSet::new());
+    followers.spawn(config_maps::follow(client, named_out, events));
+    let (gather, watch) = gather::Gather::new(settings, metrics, gathered, named, followers);
     tokio::spawn(gather.run());
     Ok(watch)
 }

@@ -6,25 +6,28 @@
 //! - An object that cannot be used keeps its last good form until it is usable again or gone. One that was made anew
 //!   under the same name (another uid) has none.
 //! - The first edit comes when every kind was listed or is known not to be served, so nobody sees half a cluster.
+//! - A policy waits for the ConfigMaps that it names to be asked for (`named`): without them it would mean something else.
 //!
 //! Objects are handed out and not kept: of each a digest stays, to tell a change from a heartbeat. Bound: a name and some
 //! words for each object watched, and the changed objects of lists under way.
 
-use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
 use std::hash::Hash as _;
 
 use kube::runtime::watcher::Event;
 use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 
 use super::kinds::KINDS;
-use crate::model::{Batch, Kind, Object, ObjectKey, ObjectName};
+use crate::model::{BackendTlsPolicy, Batch, Kind, Object, ObjectKey, ObjectName};
 use crate::source::files::served::{Form, Served};
 use crate::source::{Edit, MAX_PROBLEMS, Problem, Severity};
 
+mod named;
 mod notes;
 mod unenforced;
 
+use named::Named;
 pub(super) use notes::Notes;
 pub(super) use unenforced::Unenforced;
 
@@ -66,6 +69,7 @@ pub(super) struct State {
     flawed: BTreeMap<ObjectKey, Vec<Problem>>,
     problems_changed: bool,
     notes: Notes,
+    named: Named,
     started: bool,
 }
 
@@ -128,6 +132,10 @@ impl State {
         self.problems_changed = false;
         let mut objects = Batch::default();
         for (key, object) in std::mem::take(&mut self.pending) {
+            if is_held(&self.named, &key) {
+                self.pending.insert(key, object);
+                continue;
+            }
             match object {
                 Some(object) => objects.upserts.push(object),
                 None => objects.removes.push(key),
@@ -138,7 +146,10 @@ impl State {
 
     /// Whether there is an edit to be taken.
     pub(super) fn is_due(&self) -> bool {
-        if self.started { !self.pending.is_empty() || self.problems_changed } else { self.is_complete() }
+        if !self.started {
+            return self.is_complete();
+        }
+        self.problems_changed || self.pending.keys().any(|key| !is_held(&self.named, key))
     }
 
     /// Something outside of this has changed what [`State::take`] lists as problems.
@@ -146,9 +157,10 @@ impl State {
         self.problems_changed = true;
     }
 
-    /// Whether every kind was listed or is not served.
+    /// Whether every kind was listed or is not served, and every ConfigMap asked for that policies name.
     pub(super) fn is_complete(&self) -> bool {
-        KINDS.iter().all(|(kind, _)| self.kinds.get(kind).is_some_and(|known| known.listed))
+        let listed = KINDS.iter().all(|(kind, _)| self.kinds.get(kind).is_some_and(|known| known.listed));
+        listed && !self.named.any_awaits()
     }
 
     /// How many objects of a kind there are, usable or not.
@@ -159,6 +171,30 @@ impl State {
     /// What the objects say beside the model.
     pub(super) fn notes(&self) -> &Notes {
         &self.notes
+    }
+
+    /// The ConfigMaps that policies name.
+    pub(super) fn config_maps(&self) -> BTreeSet<ObjectName> {
+        self.named.all()
+    }
+
+    /// Takes in what there is of a ConfigMap that was asked for.
+    pub(super) fn on_config_map(&mut self, name: ObjectName, served: Option<Served>) {
+        if !self.named.has(&name) {
+            return;
+        }
+        self.named.answer(name.clone());
+        match served {
+            Some(served) => self.set(Kind::ConfigMap, served),
+            None => self.remove(Kind::ConfigMap, name),
+        }
+    }
+
+    /// Takes in which ConfigMaps a policy names now.
+    fn names(&mut self, policy: &ObjectName, now: Option<&BackendTlsPolicy>) {
+        for config_map in self.named.set(policy, now) {
+            self.remove(Kind::ConfigMap, config_map);
+        }
     }
 
     /// Makes a kind what a complete list says.
@@ -188,17 +224,25 @@ impl State {
             Form::Bad => held.uid != uid,
             Form::Ignored => true,
         };
-        if forgets && held.good.take().is_some() {
+        let forgotten = forgets && held.good.take().is_some();
+        if forgotten {
             self.pending.insert(key.clone(), None);
         }
         held.uid = uid;
         held.sound = served.is_sound();
+        let mut named = None;
         if let Form::Good(object) = served.form {
             let digest = Some(digest(&object));
             if held.good != digest {
                 held.good = digest;
+                if let Object::BackendTlsPolicy(policy) = &*object {
+                    named = Some(policy.clone());
+                }
                 self.pending.insert(key.clone(), Some(*object));
             }
+        }
+        if kind == Kind::BackendTlsPolicy && (forgotten || named.is_some()) {
+            self.names(&key.name, named.as_ref());
         }
         self.blame(key, served.problems);
     }
@@ -207,6 +251,9 @@ impl State {
         let Some(held) = self.kinds.entry(kind).or_default().held.remove(&name) else { return };
         let key = ObjectKey { kind, name };
         self.notes.set(&key, None);
+        if kind == Kind::BackendTlsPolicy {
+            self.names(&key.name, None);
+        }
         self.blame(key.clone(), Vec::new());
         if held.good.is_some() {
             self.pending.insert(key, None);
@@ -244,6 +291,11 @@ impl State {
         }
         problems
     }
+}
+
+/// Whether the edit for an object waits for others.
+fn is_held(named: &Named, key: &ObjectKey) -> bool {
+    key.kind == Kind::BackendTlsPolicy && named.awaits(&key.name)
 }
 
 impl Held {

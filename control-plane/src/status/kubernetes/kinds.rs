@@ -11,7 +11,7 @@ use kube::runtime::utils::Backoff;
 use kube::runtime::{WatchStreamExt as _, watcher};
 use kube::{Api, Client};
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::plan::Live;
 use crate::model::{Kind, ObjectKey, ObjectName};
@@ -21,7 +21,8 @@ const FIRST_PAUSE: Duration = Duration::from_millis(500);
 const LAST_PAUSE: Duration = Duration::from_secs(5);
 
 /// Every kind.
-pub(super) const KINDS: [Kind; 2] = [Kind::GrpcRoute, Kind::HttpRoute];
+pub(super) const KINDS: [Kind; 5] =
+    [Kind::GrpcRoute, Kind::HttpRoute, Kind::TlsRoute, Kind::TcpRoute, Kind::BackendTlsPolicy];
 
 pub(super) fn is_route(kind: Kind) -> bool {
     KINDS.contains(&kind)
@@ -34,12 +35,16 @@ pub(super) type Route = Object<Spec, Status>;
 #[serde(rename_all = "camelCase", default)]
 pub(super) struct Spec {
     parent_refs: Vec<Value>,
+    /// Of a policy.
+    target_refs: Vec<Value>,
 }
 
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub(super) struct Status {
     parents: Vec<Value>,
+    /// Of a policy.
+    ancestors: Vec<Value>,
 }
 
 /// Where a kind is served.
@@ -47,12 +52,18 @@ pub(super) fn resource(kind: Kind) -> Option<ApiResource> {
     let (kind, plural) = match kind {
         Kind::GrpcRoute => ("GRPCRoute", "grpcroutes"),
         Kind::HttpRoute => ("HTTPRoute", "httproutes"),
+        Kind::TlsRoute => ("TLSRoute", "tlsroutes"),
+        Kind::TcpRoute => ("TCPRoute", "tcproutes"),
+        Kind::BackendTlsPolicy => ("BackendTLSPolicy", "backendtlspolicies"),
         Kind::BackendPolicy
         | Kind::Namespace
         | Kind::Service
         | Kind::EndpointSlice
         | Kind::Pod
         | Kind::Node
+        | Kind::ConfigMap
+        | Kind::FaultInjection
+        | Kind::RateLimit
         | Kind::PeerAuthentication => return None,
     };
     Some(ApiResource {
@@ -70,7 +81,7 @@ pub(super) fn watch(
     kind: Kind,
 ) -> Option<BoxStream<'static, (Kind, watcher::Result<watcher::Event<Route>>)>> {
     let routes = Api::<Route>::all_with(client.clone(), &resource(kind)?);
-    let events = watcher(routes, watcher::Config::default()).backoff(Pauses(FIRST_PAUSE));
+    let events = watcher(routes, watcher::Config::default()).backoff(Pauses::default());
     Some(events.map(move |event| (kind, event)).boxed())
 }
 
@@ -78,18 +89,74 @@ pub(super) fn watch(
 pub(super) fn read(kind: Kind, route: Route) -> Option<(ObjectKey, Live)> {
     let meta = route.metadata;
     let name = ObjectName::new(meta.namespace?, meta.name?);
+    let status = route.status.unwrap_or_default();
+    let (parents, entries) = match kind {
+        Kind::BackendTlsPolicy => {
+            let ancestors = status.ancestors.into_iter().map(|entry| renamed(entry, ANCESTOR, PARENT));
+            let targets = route.spec.target_refs.into_iter().map(|target| ancestor(target, &name.namespace));
+            (targets.collect(), ancestors.collect())
+        }
+        _ => (route.spec.parent_refs, status.parents),
+    };
     let live = Live {
         uid: meta.uid?,
         version: meta.resource_version?,
         generation: meta.generation.unwrap_or_default(),
-        parents: route.spec.parent_refs,
-        entries: route.status.unwrap_or_default().parents,
+        parents,
+        entries,
     };
     Some((ObjectKey { kind, name }, live))
 }
 
-/// Doubling pauses.
-struct Pauses(Duration);
+/// The reason of Accepted on an object of this kind that the source does not take.
+pub(super) fn refusal(kind: Kind) -> &'static str {
+    if kind == Kind::BackendTlsPolicy { "Invalid" } else { "UnsupportedValue" }
+}
+
+/// What a policy's status calls what a route's calls so.
+const ANCESTOR: &str = "ancestorRef";
+const PARENT: &str = "parentRef";
+
+/// `entries`, made for a route, as the status of an object of this kind has them.
+pub(super) fn status_of(kind: Kind, entries: Vec<Value>) -> Value {
+    match kind {
+        Kind::BackendTlsPolicy => {
+            let entries: Vec<_> = entries.into_iter().map(|entry| renamed(entry, PARENT, ANCESTOR)).collect();
+            json!({"ancestors": entries})
+        }
+        _ => json!({"parents": entries}),
+    }
+}
+
+fn renamed(mut entry: Value, from: &str, to: &str) -> Value {
+    if let Some(fields) = entry.as_object_mut()
+        && let Some(reference) = fields.remove(from)
+    {
+        fields.insert(to.to_owned(), reference);
+    }
+    entry
+}
+
+/// The ancestor that a policy has by this targetRef: the target itself.
+fn ancestor(mut target: Value, namespace: &str) -> Value {
+    if let Some(fields) = target.as_object_mut() {
+        fields.insert("namespace".to_owned(), namespace.into());
+        // Empty is the same as left out.
+        if fields.get("sectionName").is_some_and(|section| section == "") {
+            fields.remove("sectionName");
+        }
+    }
+    target
+}
+
+/// Doubling pauses, between tries of a watch.
+pub(super) struct Pauses(Duration);
+
+impl Default for Pauses {
+    fn default() -> Self {
+        Self(FIRST_PAUSE)
+    }
+}
 
 impl Iterator for Pauses {
     type Item = Duration;
@@ -105,5 +172,29 @@ impl Iterator for Pauses {
 impl Backoff for Pauses {
     fn reset(&mut self) {
         self.0 = FIRST_PAUSE;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_policys_ancestors_are_read_and_written_as_a_routes_parents() {
+        let policy = json!({
+            "apiVersion": "gateway.networking.k8s.io/v1", "kind": "BackendTLSPolicy",
+            "metadata": {"name": "p", "namespace": "shop", "uid": "u", "resourceVersion": "7", "generation": 3},
+            "spec": {"targetRefs": [{"group": "", "kind": "Service", "name": "db", "sectionName": ""}]},
+            "status": {"ancestors": [{"ancestorRef": {"name": "gateway"}, "controllerName": "x.org/y", "conditions": []}]},
+        });
+        let (key, live) = read(Kind::BackendTlsPolicy, serde_json::from_value(policy).unwrap()).unwrap();
+        assert_eq!((key.kind, &*key.name.name, live.generation), (Kind::BackendTlsPolicy, "p", 3));
+        let target = json!({"group": "", "kind": "Service", "name": "db", "namespace": "shop"});
+        assert_eq!(live.parents, [target]);
+        let entry = json!({"parentRef": {"name": "gateway"}, "controllerName": "x.org/y", "conditions": []});
+        assert_eq!(live.entries, std::slice::from_ref(&entry));
+        let ancestors = json!([{"ancestorRef": {"name": "gateway"}, "controllerName": "x.org/y", "conditions": []}]);
+        assert_eq!(status_of(Kind::BackendTlsPolicy, live.entries), json!({"ancestors": ancestors}));
+        assert_eq!(status_of(Kind::TcpRoute, vec![entry.clone()]), json!({"parents": [entry]}));
     }
 }

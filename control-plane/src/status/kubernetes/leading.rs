@@ -11,10 +11,9 @@ use futures_util::stream::{FuturesUnordered, select_all};
 use kube::api::{Patch, PatchParams};
 use kube::runtime::watcher;
 use kube::{Api, Client};
-use prost::Message as _;
 use serde_json::{Value, json};
 use tokio::time::Instant;
-use weft_proto::v1::{NamespaceVersion, ProgressRequest, ServiceQuestion};
+use weft_proto::v1::ProgressRequest;
 
 use super::kinds::{self, KINDS, Route};
 use super::pace::Pace;
@@ -23,7 +22,8 @@ use super::{MAX_WRITES, SETTLED, TIME_LIMIT, TOGETHER, Writer};
 use crate::identity::FIELD_MANAGER;
 use crate::model::{Kind, ObjectKey};
 use crate::replicas::{Gathered, MAX_ASKED, MAX_QUESTIONS};
-use crate::status::programmed::{About, At, Programmed};
+use crate::status::programmed::{At, Programmed};
+use crate::status::questions::{question, within};
 use crate::translate::Translated;
 
 /// Leads until it is dropped.
@@ -153,7 +153,8 @@ impl Lead {
         let status = state.route_status(&key).map(|status| &**status);
         let current = status.filter(|status| generation_of(status) == Some(live.generation));
         self.programmed.on_route(&key, current, |parent| live.programmed(parent), now);
-        let wanted = Wanted { status, refused: self.refused.get(&key).map(String::as_str) };
+        let refused = self.refused.get(&key).map(String::as_str);
+        let wanted = Wanted { status, refused, reason: kinds::refusal(key.kind) };
         let programmed = |parent: &_| self.programmed.verdict(&key, parent, live.generation).cloned();
         let Plan::Write { entries, digest, refused } = plan(live, &wanted, programmed, SystemTime::now()) else {
             return None;
@@ -271,37 +272,13 @@ impl Lead {
     }
 }
 
-/// The first of `questions` that have at most `most` bytes together, but at least one. The others stay due.
-fn within<A>(questions: impl Iterator<Item = (A, ServiceQuestion)>, most: usize) -> (Vec<A>, Vec<ServiceQuestion>) {
-    let mut bytes = 0;
-    let mut fits = |question: &ServiceQuestion| {
-        let first = bytes == 0;
-        // And its tag and length.
-        bytes += question.encoded_len() + 6;
-        first || bytes <= most
-    };
-    questions.take_while(|(_, question)| fits(question)).unzip()
-}
-
-/// Who has the Service as we serve it?
-fn question(about: &About, state: &Translated) -> ServiceQuestion {
-    let versions = state.service_versions(&about.service);
-    let (version, forms) = versions.map(|versions| (versions.default, versions.by_namespace)).unwrap_or_default();
-    ServiceQuestion {
-        service: about.service.to_string(),
-        version,
-        namespaces: forms.into_iter().map(|(namespace, version)| NamespaceVersion { namespace, version }).collect(),
-        client_namespace: about.client_namespace.clone().unwrap_or_default(),
-    }
-}
-
 impl Write {
     async fn make(self, client: Client) -> (ObjectKey, Outcome) {
         let Self { key, version, entries } = self;
         let Some(resource) = kinds::resource(key.kind) else { return (key, Outcome::Gone) };
         let routes = Api::<Route>::namespaced_with(client, &key.name.namespace, &resource);
         // Named versions make it a replace of exactly what was read.
-        let patch = json!({"metadata": {"resourceVersion": version}, "status": {"parents": entries}});
+        let patch = json!({"metadata": {"resourceVersion": version}, "status": kinds::status_of(key.kind, entries)});
         let params = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
         let patch = Patch::Merge(&patch);
         let written = tokio::time::timeout(TIME_LIMIT, routes.patch_status(&key.name.name, &params, &patch)).await;
@@ -316,25 +293,5 @@ impl Write {
             Err(_) => Outcome::Failed(format!("no answer within {TIME_LIMIT:?}")),
         };
         (key, outcome)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_question_is_no_longer_than_a_replica_reads() {
-        let question = |bytes: usize| ServiceQuestion { service: "s".repeat(bytes), ..ServiceQuestion::default() };
-        for (row, sizes, expected) in [
-            ("nothing is due", &[][..], 0),
-            ("all fit", &[300, 300, 300], 3),
-            ("the rest stays due", &[400, 400, 400], 2),
-            ("one that is too long is asked alone", &[5000, 10], 1),
-        ] {
-            let questions = sizes.iter().map(|bytes| ((), question(*bytes)));
-            let (about, services) = within(questions, 1000);
-            assert_eq!((about.len(), services.len()), (expected, expected), "{row}");
-        }
     }
 }

@@ -20,13 +20,17 @@
 //! | `plan.rs` | what the list should be (pure) |
 //! | `pace.rs` | how fast it is written (pure) |
 //! | `leading.rs` | what is due, while this replica leads |
-//! | `kinds.rs` | which kinds of routes there are, and how they are watched |
+//! | `kinds.rs` | which kinds of routes and policies there are, and how they are watched |
+//! | `mesh.rs` | what an XMesh is told of this mesh |
+//! | `own.rs` | Accepted of the kinds that are Weft's own |
 //!
 //! Bound: per route its parentRefs and status entries, on the leader; [`MAX_WRITES`] requests under way; one question to the
 //! replicas at a time.
 
 mod kinds;
 mod leading;
+mod mesh;
+mod own;
 mod pace;
 mod plan;
 
@@ -167,6 +171,8 @@ impl Writer {
             self.shared.lead(true);
             tokio::select! {
                 () = leading::lead(&self) => {}
+                never = mesh::lead(&self.client) => match never {},
+                () = own::lead(&self) => {}
                 // Only an end of it ends the lead: what is under way then is cut off.
                 _ = leader.wait_for(|leads| !*leads) => {}
             }

@@ -39,6 +39,8 @@ pub(super) struct Wanted<'a> {
     pub(super) status: Option<&'a RouteStatus>,
     /// Why the source does not take the object as it is.
     pub(super) refused: Option<&'a str>,
+    /// The reason of the Accepted condition for that.
+    pub(super) reason: &'static str,
 }
 
 /// What to do.
@@ -90,7 +92,7 @@ pub(super) fn plan(
     let current = wanted.status.filter(|status| generation_of(status) == Some(live.generation));
     let (mut parents, refused) = match (current, wanted.refused) {
         (Some(status), _) => (status.parents.clone(), false),
-        (None, Some(why)) => (refused(live, why, wanted.status), true),
+        (None, Some(why)) => (refused(live, (wanted.reason, why), wanted.status), true),
         (None, None) if wanted.status.is_none() && live.own_parents().next().is_none() => (Vec::new(), false),
         (None, None) => return Plan::Later,
     };
@@ -131,7 +133,7 @@ fn is_news(verdict: &Condition, said: Option<Known>) -> bool {
 }
 
 /// An object that the source does not take is not accepted by any parent of ours.
-fn refused(live: &Live, why: &str, before: Option<&RouteStatus>) -> Vec<ParentStatus> {
+fn refused(live: &Live, (reason, why): (&'static str, &str), before: Option<&RouteStatus>) -> Vec<ParentStatus> {
     let before = match before.and_then(generation_of) {
         Some(generation) => format!("; generation {generation} stays in effect"),
         None => "; the route is not in effect".to_owned(),
@@ -139,7 +141,7 @@ fn refused(live: &Live, why: &str, before: Option<&RouteStatus>) -> Vec<ParentSt
     let accepted = Condition {
         kind: "Accepted",
         status: false,
-        reason: "UnsupportedValue".into(),
+        reason: reason.into(),
         message: format!("{why}{before}"),
         observed_generation: live.generation,
     };

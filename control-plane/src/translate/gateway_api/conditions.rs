@@ -3,11 +3,10 @@
 
 use std::borrow::Cow;
 
-use super::conflicts::Attached;
+use super::conflicts::{Attached, a};
 use super::parents::Refusal;
-use super::rules::Compiled;
+use super::rules::{Compiled, Costs};
 use crate::model::{Kind, ParentRef, Route};
-use crate::source::kind_name;
 use crate::status::{Condition, ParentStatus, RouteStatus};
 
 /// A message names this many problems of a kind; more are counted.
@@ -21,7 +20,11 @@ pub(super) fn status(
 ) -> RouteStatus {
     let generation = route.meta.generation;
     // What a client of this kind of route sees instead of an answer.
-    let failure = if route.kind == Kind::GrpcRoute { "UNAVAILABLE" } else { "500" };
+    let failure = match route.kind {
+        Kind::GrpcRoute => "UNAVAILABLE",
+        Kind::TlsRoute | Kind::TcpRoute => "a reset",
+        _ => "500",
+    };
     let condition = |kind, status, reason: &'static str, message| Condition {
         kind,
         status,
@@ -43,7 +46,7 @@ pub(super) fn status(
         };
         let resolved_refs = match compiled.bad_refs.first() {
             None => condition("ResolvedRefs", true, "ResolvedRefs", "every backendRef is valid".to_owned()),
-            Some(first) => condition("ResolvedRefs", false, first.reason, bad_refs(compiled, failure)),
+            Some(first) => condition("ResolvedRefs", false, first.reason, bad_refs(compiled, route.kind, failure)),
         };
         let partially_invalid = (accepted.status && !invalid.is_empty())
             .then(|| condition("PartiallyInvalid", true, reason_of(compiled), invalid.clone()));
@@ -54,12 +57,18 @@ pub(super) fn status(
 }
 
 /// Names what is not valid, and what becomes of it.
-fn bad_refs(compiled: &Compiled, failure: &str) -> String {
-    let (mirrors, shares): (Vec<_>, Vec<_>) = compiled.bad_refs.iter().partition(|bad| bad.mirror);
-    let share = format!("their share of requests gets {failure}");
-    let parts = [(shares, &*share), (mirrors, "nothing is mirrored there")];
-    let parts = parts.iter().filter(|(bad, _)| !bad.is_empty());
-    let parts = parts.map(|(bad, what)| format!("{} ({what})", list(bad.iter().map(|bad| &*bad.message))));
+fn bad_refs(compiled: &Compiled, kind: Kind, failure: &str) -> String {
+    let of = if matches!(kind, Kind::TlsRoute | Kind::TcpRoute) { "connections" } else { "requests" };
+    let part = |costs: Costs| {
+        let bad: Vec<_> = compiled.bad_refs.iter().filter(|bad| bad.costs == costs).map(|bad| &*bad.message).collect();
+        let what = match costs {
+            Costs::Share => format!("their share of {of} gets {failure}"),
+            Costs::Copies => "nothing is mirrored there".to_owned(),
+            Costs::Rule => format!("all requests of their rules get {failure}"),
+        };
+        (!bad.is_empty()).then(|| format!("{} ({what})", list(bad.into_iter())))
+    };
+    let parts = [Costs::Rule, Costs::Share, Costs::Copies].into_iter().filter_map(part);
     parts.collect::<Vec<_>>().join(". ")
 }
 
@@ -93,7 +102,7 @@ fn attached(to: &Attached, kind: Kind) -> String {
     if !to.taken.is_empty() {
         let taken: Vec<_> = to.taken.iter().map(ToString::to_string).collect();
         let taken = list(taken.iter().map(String::as_str));
-        text.push_str(&format!(". Not in effect where a route goes before an {}: {taken}", kind_name(kind)));
+        text.push_str(&format!(". Not in effect where a route goes before {}: {taken}", a(kind)));
     }
     text
 }

@@ -14,12 +14,18 @@ use crate::model::{Kind, ObjectKey, Route};
 use crate::source::{describe, kind_name};
 
 /// Kinds of routes, the one that goes before all others first.
-pub(in super::super) const PRECEDENCE: [Kind; 2] = [Kind::GrpcRoute, Kind::HttpRoute];
+pub(in super::super) const PRECEDENCE: [Kind; 4] = [Kind::GrpcRoute, Kind::HttpRoute, Kind::TlsRoute, Kind::TcpRoute];
 
 /// Whether a route of kind `a` on a port leaves none of kind `b` there.
 pub(in super::super) fn goes_before(a: Kind, b: Kind) -> bool {
     let rank = |kind| PRECEDENCE.iter().position(|ranked| *ranked == kind);
     rank(a) < rank(b)
+}
+
+/// A kind with its article, read letter by letter.
+pub(super) fn a(kind: Kind) -> String {
+    let article = if kind == Kind::HttpRoute { "an" } else { "a" };
+    format!("{article} {}", kind_name(kind))
 }
 
 /// What a parentRef attaches to: some ports at least, and those that a route of another kind has.
@@ -68,10 +74,10 @@ pub(super) fn settle<'a>(
         Some(taken) if attached.ports.is_empty() => Err(Refusal {
             reason: "RouteReasonConflicted",
             message: format!(
-                "{taken}, and one kind of route acts on a port: a {} goes before an {}; give each a port of its own \
+                "{taken}, and one kind of route acts on a port: {} goes before {}; give each a port of its own \
                  (parentRefs[].port), or say all of it in one kind",
-                kind_name(taken.by.kind),
-                kind_name(route.kind)
+                a(taken.by.kind),
+                a(route.kind)
             ),
         }),
         _ => Ok(attached),

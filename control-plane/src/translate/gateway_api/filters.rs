@@ -13,15 +13,15 @@
 //! | RequestRedirect beside URLRewrite | no | no |
 //! | RequestMirror and ExtensionRef | any number | any number |
 //!
-//! Paths and hosts are checked in `url`, CORS here.
+//! Paths and hosts are checked in `url`, CORS here. What an ExtensionRef names is in `fault`.
 
 use http::{HeaderName, HeaderValue, Method};
 use weft_proto::OriginPattern;
 use weft_proto::headers::is_out_of_bounds;
 use weft_proto::v1::{self, Protocol, filter::Kind};
 
-use super::rules::{BadRef, Wrong, backend};
-use super::{short, url};
+use super::rules::{BadRef, Costs, Wrong, backend};
+use super::{fault, short, url};
 use crate::model::{BackendRef, Cors, HeaderModifier, HttpRouteFilter, HttpRouteRule, Mirror, Model};
 
 /// The filters of a rule, in their order. A mirror whose backend is not valid is left out, and named in `bad_refs`.
@@ -75,11 +75,12 @@ fn wire_filters(
                 Ok(Some(mirror)) => Kind::Mirror(mirror),
                 Ok(None) => continue,
                 Err(bad) => {
-                    bad_refs.push(BadRef { mirror: true, ..bad });
+                    bad_refs.push(BadRef { costs: Costs::Copies, ..bad });
                     continue;
                 }
             },
             HttpRouteFilter::Cors(cors) => Kind::Cors(wire_cors(cors)?),
+            HttpRouteFilter::Extension(reference) => Kind::Fault(fault::named(reference, model)?),
             HttpRouteFilter::Unsupported(kind) => {
                 return Err(format!("filter {kind} is not supported by this version").into());
             }
@@ -91,11 +92,11 @@ fn wire_filters(
 
 /// The table above. `above` are the rule's, where these are a backendRef's.
 fn compatible(filters: &[HttpRouteFilter], above: &[HttpRouteFilter]) -> Result<(), Wrong> {
-    use HttpRouteFilter::{Cors, Mirror, Redirect, RequestHeaders, ResponseHeaders, Rewrite, Unsupported};
+    use HttpRouteFilter::{Cors, Extension, Mirror, Redirect, RequestHeaders, ResponseHeaders, Rewrite, Unsupported};
     for (index, filter) in filters.iter().enumerate() {
         let before = filters.iter().take(index);
         let others: Vec<_> = match filter {
-            Mirror(_) | Unsupported(_) => continue,
+            Mirror(_) | Extension(_) | Unsupported(_) => continue,
             RequestHeaders(_) | ResponseHeaders(_) => before.collect(),
             Redirect(_) | Rewrite(_) | Cors(_) => before.chain(above).collect(),
         };

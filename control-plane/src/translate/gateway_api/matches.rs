@@ -117,7 +117,10 @@ fn checked_regex(pattern: &str) -> Result<String, String> {
     let alone = |unicode| compile(pattern, unicode).and_then(|_| compile(&whole, unicode));
     match alone(false).or_else(|_| alone(true)) {
         Ok(_) => Ok(pattern.to_owned()),
-        Err(regex::Error::CompiledTooBig(_)) => Err(format!("expression `{}` is too large", short(pattern))),
+        Err(regex::Error::CompiledTooBig(limit)) => Err(format!(
+            "expression `{}` is larger than {limit} bytes when compiled: are there large repetitions in it?",
+            short(pattern)
+        )),
         Err(_) => Err(format!("`{}` is not a regular expression (RE2 syntax)", short(pattern))),
     }
 }

@@ -6,13 +6,16 @@
 //! ([`routed_port`], `precedence`).
 //!
 //! HTTPRoute and GRPCRoute are one thing here but for their kind: which goes before the other, what a port without a
-//! declaration is taken to speak, and what status calls an answer that is an error.
+//! declaration is taken to speak, and what status calls an answer that is an error. A TLSRoute or TCPRoute has one rule, for
+//! whole connections (`connections`).
 //!
 //! Producer routes (in the Service's namespace) are for all clients. Consumer routes are for clients in the route's own
 //! namespace; on a port that has one, producers do not count there.
 
 mod conditions;
 mod conflicts;
+mod connections;
+mod fault;
 mod filters;
 mod matches;
 mod parents;
@@ -34,7 +37,7 @@ pub(super) use self::rules::millis;
 use self::rules::{Rule, undeclared};
 use super::MeshConfig;
 use super::kubernetes::RoutedPort;
-use crate::model::{Age, Model, ObjectKey, Route};
+use crate::model::{Age, Kind, Model, ObjectKey, Route};
 use crate::status::RouteStatus;
 
 /// What a route means, wherever it is attached.
@@ -42,6 +45,8 @@ use crate::status::RouteStatus;
 pub(super) struct Analysis {
     age: Age,
     key: ObjectKey,
+    /// Of a TLSRoute.
+    hostnames: Vec<String>,
     /// Empty unless the route is accepted there.
     attached: BTreeSet<(ServiceName, u16)>,
     /// Usable ones, in their order. Shared by all attachments.
@@ -86,7 +91,8 @@ pub(super) fn analyse<'a>(
         BTreeSet::new()
     };
     let status = (!parents.is_empty()).then(|| conditions::status(route, &parents, &compiled));
-    Analysis { age: route.meta.age.clone(), key: route.key(), attached, rules: compiled.rules, status }
+    let hostnames = route.hostnames.to_vec();
+    Analysis { age: route.meta.age.clone(), key: route.key(), hostnames, attached, rules: compiled.rules, status }
 }
 
 /// Client namespaces other than the Service's own for which some of these routes are consumer routes.
@@ -114,9 +120,14 @@ pub(super) fn routed_port(
     }
     attached.sort_by(|a, b| (&a.age, &a.key.name).cmp(&(&b.age, &b.key.name)));
     // They are of one kind (`conflicts`).
-    let protocol = undeclared(attached.first()?.key.kind);
+    let kind = attached.first()?.key.kind;
+    let protocol = undeclared(kind);
+    let mut out = RoutedPort { protocol, entries: Vec::new(), rules: Vec::new(), connections: None };
+    if matches!(kind, Kind::TlsRoute | Kind::TcpRoute) {
+        out.connections = Some(connections::routes(&attached));
+        return Some(out);
+    }
 
-    let mut out = RoutedPort { protocol, entries: Vec::new(), rules: Vec::new() };
     let mut entries: Vec<(&Precedence, RouteEntry)> = Vec::new();
     for rule in attached.iter().flat_map(|route| &route.rules) {
         // A proxy refuses what it cannot index; far below 2^32 by the API server's limits.

@@ -4,6 +4,8 @@
 //! Services have none), and have a port that the reference selects and that can carry HTTP. `sectionName` is a port's
 //! name, `port` its number; both must hold.
 //!
+//! For TLSRoutes and TCPRoutes alike, with TLS and bytes in the place of HTTP: [`attaches`] has the rows.
+//!
 //! Without either, a route attaches to every port but those that are opaque: declared TCP or TLS, or undeclared and on
 //! the list of opaque ports. A route for a Service with ports 80 and 3306 must not turn its MySQL into HTTP. Naming an
 //! undeclared port of that list attaches to it.
@@ -11,8 +13,10 @@
 use weft_proto::ServiceName;
 
 use super::super::MeshConfig;
-use super::super::kubernetes::{declared, is_opaque, may_carry_http};
+use super::super::kubernetes::{declared, is_opaque, may_carry, may_carry_http};
 use super::rules::{declaration, undeclared};
+use weft_proto::v1::Protocol;
+
 use crate::model::{Model, ObjectName, ParentRef, Route, Service, ServiceKind, ServicePort};
 
 /// Why a parent does not take the route.
@@ -62,6 +66,7 @@ fn service_ports(parent: &ParentRef, route: Route<'_>, model: &Model, config: &M
             )));
         }
     }
+    let wanted = undeclared(route.kind);
     let named = parent.port.is_some() || parent.section_name.is_some();
     let selected: Vec<&ServicePort> = service
         .ports
@@ -70,19 +75,17 @@ fn service_ports(parent: &ParentRef, route: Route<'_>, model: &Model, config: &M
         .filter(|port| parent.section_name.as_ref().is_none_or(|section| *section == port.name))
         .collect();
     if selected.is_empty() {
-        return Err(refuse(format!("Service {name} has no {}; it has {}", wanted(parent), ports_of(service))));
+        return Err(refuse(format!("Service {name} has no {}; it has {}", selection(parent), ports_of(service))));
     }
     let ports: Vec<_> = selected
         .iter()
-        .filter(|port| match declared(port) {
-            Some(protocol) => may_carry_http(protocol),
-            None => named || !is_opaque(port.port, config),
-        })
+        .filter(|port| attaches(wanted, declared(port), named, is_opaque(port.port, config)))
         .map(|port| (ServiceName::new(&*name.namespace, &*name.name), port.port))
         .collect();
     if ports.is_empty() {
-        let (what, app_protocol) = declaration(undeclared(route.kind));
-        let hint = if selected.iter().any(|port| declared(port).is_none()) {
+        let (what, app_protocol) = declaration(wanted);
+        let by_name = |port: &&ServicePort| attaches(wanted, declared(port), true, false);
+        let hint = if selected.iter().any(by_name) {
             format!("name the port in the parentRef if it does carry {what}")
         } else {
             format!("set its appProtocol to {app_protocol} if it does carry {what}")
@@ -92,7 +95,20 @@ fn service_ports(parent: &ParentRef, route: Route<'_>, model: &Model, config: &M
     Ok(ports)
 }
 
-fn wanted(parent: &ParentRef) -> String {
+/// Whether a route that speaks `wanted` attaches to a port with this declaration: `named` by the parentRef or not, on the
+/// list of `opaque` ports or not.
+fn attaches(wanted: Protocol, declared: Option<Protocol>, named: bool, opaque: bool) -> bool {
+    match (wanted, declared) {
+        // A port for HTTP would lose its requests.
+        (Protocol::Tcp, Some(protocol)) => named || !may_carry_http(protocol),
+        (Protocol::Tcp, None) => true,
+        (Protocol::Tls, Some(Protocol::Tcp)) => named,
+        (_, Some(protocol)) => may_carry(protocol, wanted),
+        (_, None) => named || !opaque,
+    }
+}
+
+fn selection(parent: &ParentRef) -> String {
     match (parent.port, &parent.section_name) {
         (Some(port), Some(section)) => format!("port {port} named {section}"),
         (Some(port), None) => format!("port {port}"),

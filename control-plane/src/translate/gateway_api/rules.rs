@@ -5,8 +5,8 @@
 //! A rule whose match cannot be evaluated (a bad regular expression, say) is dropped: it would match nothing. A rule with a
 //! filter this version does not do is kept and answers 500, because skipping a filter would let requests through that
 //! it was meant to change; so is one with timeouts or retries that cannot be as written. A backendRef that is not valid keeps
-//! its share and answers 500 (HTTPRoute `backendRefs`). A call of gRPC gets UNAVAILABLE instead of every such 500: the proxy sees
-//! what it is.
+//! its share and answers 500 (HTTPRoute `backendRefs`), and so does what has a filter whose ExtensionRef leads nowhere. A call
+//! of gRPC gets UNAVAILABLE instead of every such 500: the proxy sees what it is.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use weft_proto::v1::weighted_target::Target;
 use weft_proto::v1::{self, FixedAnswer, HttpMatch, Millis, Protocol, RouteRule, WeightedTarget};
 
 use super::super::backend_policy::backend_policy;
-use super::super::kubernetes::{declared, may_carry_http};
+use super::super::kubernetes::{declared, may_carry};
 use super::filters;
 use super::matches::{match_all, wire_match};
 use super::parents::ports_of;
@@ -41,14 +41,24 @@ pub(super) struct Rule {
     pub(super) matches: Vec<(Precedence, HttpMatch)>,
 }
 
-/// Why a reference to a backend is not valid.
+/// Why a reference is not valid.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct BadRef {
     /// A reason of the ResolvedRefs condition.
     pub(super) reason: &'static str,
     pub(super) message: String,
-    /// It was to get copies of requests, not requests.
-    pub(super) mirror: bool,
+    pub(super) costs: Costs,
+}
+
+/// What a reference that is not valid costs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Costs {
+    /// A backend's share of requests.
+    Share,
+    /// Copies of requests.
+    Copies,
+    /// All requests of a rule.
+    Rule,
 }
 
 /// Why a rule, or a share of one, cannot be done as written.
@@ -57,12 +67,23 @@ pub(super) struct Wrong {
     /// A reason of the Accepted condition.
     pub(super) reason: &'static str,
     pub(super) message: String,
+    /// Nothing is wrong with the rule itself, but what a filter of its names is not there: the reason is one of ResolvedRefs.
+    pub(super) unresolved: bool,
 }
 
 impl Wrong {
+    /// What a filter names is not there.
+    pub(super) fn unresolved(reason: &'static str, message: String) -> Self {
+        Self { reason, message, unresolved: true }
+    }
+
+    fn into_bad_ref(self, costs: Costs) -> BadRef {
+        BadRef { reason: self.reason, message: format!("rule {}", self.message), costs }
+    }
+
     /// Filters that exclude each other.
     pub(super) fn incompatible(message: String) -> Self {
-        Self { reason: "IncompatibleFilters", message }
+        Self { reason: "IncompatibleFilters", message, unresolved: false }
     }
 
     /// Says where.
@@ -73,7 +94,7 @@ impl Wrong {
 
 impl From<String> for Wrong {
     fn from(message: String) -> Self {
-        Self { reason: "UnsupportedValue", message }
+        Self { reason: "UnsupportedValue", message, unresolved: false }
     }
 }
 
@@ -122,7 +143,14 @@ pub(super) fn compile(route: Route<'_>, model: &Model) -> Compiled {
             }
             Err(wrong) => {
                 let target = answer(1, format!("rule {label}: {}", wrong.message));
-                out.answering.push(wrong.at(&label));
+                let wrong = wrong.at(&label);
+                if wrong.unresolved {
+                    // As where a backendRef is not valid: it takes its requests, whatever becomes of them.
+                    out.implemented += 1;
+                    out.bad_refs.push(wrong.into_bad_ref(Costs::Rule));
+                } else {
+                    out.answering.push(wrong);
+                }
                 RouteRule { targets: vec![target], ..RouteRule::default() }
             }
         };
@@ -134,12 +162,22 @@ pub(super) fn compile(route: Route<'_>, model: &Model) -> Compiled {
 
 /// What a port without a declaration is taken to speak where a route of this kind leads there, or from there.
 pub(super) fn undeclared(kind: Kind) -> Protocol {
-    if kind == Kind::GrpcRoute { Protocol::Grpc } else { Protocol::Http }
+    match kind {
+        Kind::GrpcRoute => Protocol::Grpc,
+        Kind::TlsRoute => Protocol::Tls,
+        Kind::TcpRoute => Protocol::Tcp,
+        _ => Protocol::Http,
+    }
 }
 
 /// What status calls that, and the appProtocol that declares it.
 pub(super) fn declaration(undeclared: Protocol) -> (&'static str, &'static str) {
-    if undeclared == Protocol::Grpc { ("gRPC", "grpc") } else { ("HTTP", "http") }
+    match undeclared {
+        Protocol::Grpc => ("gRPC", "grpc"),
+        Protocol::Tls => ("TLS", "tls"),
+        Protocol::Tcp => ("TCP", "tcp"),
+        Protocol::Auto | Protocol::Http | Protocol::Http2 => ("HTTP", "http"),
+    }
 }
 
 /// What a rule does, without its name.
@@ -209,7 +247,11 @@ fn targets(
                 Err(wrong) => {
                     let wrong = wrong.at(&format!("{label}, backend {}", reference.name));
                     let why = wrong.message.clone();
-                    out.answering.push(wrong);
+                    if wrong.unresolved {
+                        out.bad_refs.push(wrong.into_bad_ref(Costs::Share));
+                    } else {
+                        out.answering.push(wrong);
+                    }
                     // The reference itself is still checked, so that status names everything at once.
                     if let Err(bad) = backend(reference, undeclared, model) {
                         out.bad_refs.push(bad);
@@ -241,7 +283,7 @@ fn answer(weight: u32, detail: String) -> WeightedTarget {
 
 /// A backend that exists; whether it has endpoints is the proxy's to see (503).
 pub(super) fn backend(reference: &BackendRef, undeclared: Protocol, model: &Model) -> Result<v1::Backend, BadRef> {
-    let bad = |reason, message| Err(BadRef { reason, message, mirror: false });
+    let bad = |reason, message| Err(BadRef { reason, message, costs: Costs::Share });
     let name = ObjectName::new(&*reference.namespace, &*reference.name);
     if !matches!(&*reference.group, "" | "core") || reference.kind != "Service" {
         let group = if reference.group.is_empty() { "core" } else { &reference.group };
@@ -264,9 +306,9 @@ pub(super) fn backend(reference: &BackendRef, undeclared: Protocol, model: &Mode
     let Some(port) = service.ports.iter().find(|port| port.port == number) else {
         return bad("BackendNotFound", format!("Service {name} has no port {number}; it has {}", ports_of(service)));
     };
-    // The request is HTTP already, or a call of gRPC, so an undeclared port is taken to speak it too.
+    // The request is HTTP already, or a call of gRPC, so an undeclared port is taken to speak it too; of a connection likewise.
     let protocol = declared(port).unwrap_or(undeclared);
-    if !may_carry_http(protocol) {
+    if !may_carry(protocol, undeclared) {
         let (what, app_protocol) = declaration(undeclared);
         let message = format!(
             "port {number} of Service {name} is not declared {what}; set its appProtocol to {app_protocol} if it is"
@@ -277,7 +319,7 @@ pub(super) fn backend(reference: &BackendRef, undeclared: Protocol, model: &Mode
         service: ServiceName::new(name.namespace, name.name).to_string(),
         port: number.into(),
         protocol: protocol.into(),
-        policy: backend_policy(service, model),
+        policy: backend_policy(service, port, model),
     })
 }
 

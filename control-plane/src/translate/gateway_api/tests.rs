@@ -1,3 +1,5 @@
+mod connections;
+mod faults;
 mod filters;
 
 use std::time::Duration;
@@ -308,12 +310,12 @@ fn a_rule_with_an_unsupported_filter_answers_500_and_status_names_it() {
 
 #[test]
 fn a_backend_with_an_unsupported_filter_answers_500_for_its_share() {
-    let filters = vec![HttpRouteFilter::Unsupported("ExtensionRef".to_owned())];
+    let filters = vec![HttpRouteFilter::Unsupported("ExternalAuth".to_owned())];
     let split =
         rule(vec![BackendRef { weight: 3, ..backend("shop/v2") }, BackendRef { filters, ..backend("shop/reviews") }]);
     assert_eq!(shares(&only_rule(split.clone())), ["3 shop/v2:80", "1 500"]);
     let world = world(upserts![reviews(), route("shop/r", vec![parent("reviews")], vec![split])]);
-    assert!(condition(&world.status_of("shop/r"), "PartiallyInvalid").unwrap().message.contains("ExtensionRef"));
+    assert!(condition(&world.status_of("shop/r"), "PartiallyInvalid").unwrap().message.contains("ExternalAuth"));
 }
 
 #[test]
@@ -344,6 +346,18 @@ fn a_rule_that_cannot_be_evaluated_is_dropped_and_named() {
         let partial = condition(&world.status_of("shop/r"), "PartiallyInvalid").unwrap();
         assert!(partial.message.starts_with("Dropped Rule 1: "), "{row}: {}", partial.message);
     }
+}
+
+#[test]
+fn an_expression_that_is_too_large_is_named_with_what_makes_it_so() {
+    let bad = HttpRouteRule { matches: vec![regex("/([a-z]{300}){300}")], ..rule(vec![backend("shop/reviews")]) };
+    let world = world(upserts![reviews(), route("shop/r", vec![parent("reviews")], vec![bad])]);
+    let status = world.status_of("shop/r");
+    let accepted = condition(&status, "Accepted").unwrap();
+    assert_eq!((accepted.status, &*accepted.reason), (false, "UnsupportedValue"));
+    let wanted =
+        "expression `/([a-z]{300}){300}` is larger than 524288 bytes when compiled: are there large repetitions in it?";
+    assert!(accepted.message.contains(wanted), "{}", accepted.message);
 }
 
 #[test]

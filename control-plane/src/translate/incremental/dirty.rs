@@ -11,8 +11,8 @@ use weft_proto::{EndpointsName, ServiceName};
 use super::super::MeshConfig;
 use super::super::kubernetes::{selects_pod, zone_label};
 use crate::model::{
-    BackendPolicy, Change, EndpointSlice, Kind, Model, Node, Object, ObjectKey, ObjectName, PeerAuthentication, Pod,
-    Service, selects,
+    BackendPolicy, BackendTlsPolicy, Change, EndpointSlice, Kind, Model, Node, Object, ObjectKey, ObjectName,
+    PeerAuthentication, Pod, RateLimit, Service, selects,
 };
 
 /// Units to compute anew.
@@ -23,6 +23,7 @@ pub(super) struct Dirty {
     pub(super) services: BTreeSet<ServiceName>,
     pub(super) endpoints: BTreeSet<EndpointsName>,
     pub(super) addresses: BTreeSet<IpAddr>,
+    pub(super) policies: BTreeSet<ObjectName>,
 }
 
 impl Dirty {
@@ -68,9 +69,32 @@ impl Dirty {
                     self.node(&name.name, model);
                 }
             }
-            Kind::GrpcRoute | Kind::HttpRoute => {
+            Kind::GrpcRoute | Kind::HttpRoute | Kind::TlsRoute | Kind::TcpRoute => {
                 // What it was is in the analysis that is replaced.
                 self.routes.insert(change.key.clone());
+            }
+            Kind::BackendTlsPolicy => {
+                self.policies.insert(name.clone());
+                if let Some(Object::BackendTlsPolicy(old)) = before {
+                    self.backend_tls_policy(old, model);
+                }
+                if let Some(policy) = model.backend_tls_policy(name) {
+                    self.backend_tls_policy(policy, model);
+                }
+            }
+            Kind::ConfigMap => {
+                for policy in model.backend_tls_policies_with(name) {
+                    self.backend_tls_policy(policy, model);
+                }
+            }
+            Kind::FaultInjection => self.routes.extend(model.routes_with_fault(name).map(|route| route.key())),
+            Kind::RateLimit => {
+                if let Some(Object::RateLimit(old)) = before {
+                    self.rate_limit(old, model);
+                }
+                if let Some(limit) = model.rate_limit(name) {
+                    self.rate_limit(limit, model);
+                }
             }
             Kind::PeerAuthentication => {
                 if let Some(Object::PeerAuthentication(old)) = before {
@@ -91,6 +115,7 @@ impl Dirty {
         self.services.insert(wire_name);
         let routes = model.routes_with_parent(name).chain(model.routes_with_backend(name));
         self.routes.extend(routes.map(|route| route.key()));
+        self.policies.extend(model.backend_tls_policies_for(name).map(|policy| policy.meta.name.clone()));
         // Its ports declare what its pods' ports speak.
         if !service.selector.is_empty() {
             let pods = model.pods_in(&name.namespace).filter(|pod| selects_pod(service, pod));
@@ -103,6 +128,23 @@ impl Dirty {
         for name in policy.services() {
             self.routes.extend(model.routes_with_backend(&name).map(|route| route.key()));
             self.services.insert(ServiceName::new(name.namespace, name.name));
+        }
+    }
+
+    /// Which of several policies acts on a Service, and what that says, travels with the Service and with whatever leads there.
+    fn backend_tls_policy(&mut self, policy: &BackendTlsPolicy, model: &Model) {
+        for service in policy.services() {
+            self.policies.extend(model.backend_tls_policies_for(&service).map(|policy| policy.meta.name.clone()));
+            self.routes.extend(model.routes_with_backend(&service).map(|route| route.key()));
+            self.services.insert(ServiceName::new(service.namespace, service.name));
+        }
+    }
+
+    fn rate_limit(&mut self, limit: &RateLimit, model: &Model) {
+        // A Service that changed with it marks its own pods.
+        for service in limit.targets.iter().filter_map(|target| model.service(&target.service)) {
+            let pods = model.pods_in(&service.meta.name.namespace).filter(|pod| selects_pod(service, pod));
+            self.addresses.extend(pods.flat_map(|pod| &pod.addresses));
         }
     }
 

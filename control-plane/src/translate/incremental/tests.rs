@@ -6,14 +6,16 @@ use weft_proto::v1::{MeshSettings, Protocol};
 use weft_proto::{MESH_SETTINGS, MESH_TLS_LABEL, type_url};
 
 use super::super::fixtures::{
-    aged, backend, call, decode, endpoint, grpc_route, ip, map, meta, named, node, parent, peer_authentication, pod,
-    port, prefix, route, rule, service, slice, upserts, view,
+    aged, backend, call, decode, endpoint, fault_injection, grpc_route, ip, map, meta, named, node, parent,
+    peer_authentication, pod, port, prefix, rate_limit, route, rule, service, slice, tcp_route, tls_route, upserts,
+    view,
 };
 use super::super::{Lookup, MeshConfig, Translated, WorkloadIdentity};
 use super::{Touched, Translator};
 use crate::model::{
-    BackendPolicy, BackendRef, Batch, ConnectionLimits, HttpRouteFilter, HttpRouteMatch, HttpRouteRule, Kind, Mirror,
-    MtlsMode, Object, ObjectKey, ParentRef, Pod, Service, ServiceKind, ServicePort, TargetPort,
+    BackendPolicy, BackendRef, BackendTlsPolicy, Batch, Certificate, ConfigMap, ConnectionLimits, ExtensionRef,
+    FaultInjection, HttpRouteFilter, HttpRouteMatch, HttpRouteRule, Kind, LocalRef, Mirror, MtlsMode, Object,
+    ObjectKey, ObjectName, ParentRef, Pod, PolicyTarget, RateLimit, Service, ServiceKind, ServicePort, TargetPort,
 };
 use crate::status::RouteStatus;
 
@@ -202,6 +204,66 @@ fn a_slice() -> impl Strategy<Value = Object> {
     })
 }
 
+/// A BackendTLSPolicy, or a ConfigMap that one may name.
+fn a_backend_tls_policy() -> impl Strategy<Value = Object> {
+    let target = (pick(&NAMES), prop::option::weighted(0.3, pick(&["http", "other"])));
+    let lists = (prop::collection::vec(target, 1..3), prop::collection::vec(pick(&NAMES), 0..3));
+    (name(), lists, 0..3_i64, prop::option::of(prop::result::maybe_ok(0..3_u8, Just(())))).prop_map(
+        |(name, (targets, refs), age, config_map)| {
+            if let Some(ca) = config_map {
+                let ca = ca.map(|byte| vec![Certificate(vec![byte])]).map_err(|()| "no key".to_owned());
+                return ConfigMap { meta: meta(&name), ca }.into();
+            }
+            let targets = targets.into_iter().map(|(name, section)| PolicyTarget {
+                group: String::new(),
+                kind: "Service".to_owned(),
+                name: name.to_owned(),
+                section_name: section.map(str::to_owned),
+            });
+            let refs = refs.into_iter().map(|name| LocalRef {
+                group: String::new(),
+                kind: "ConfigMap".to_owned(),
+                name: name.to_owned(),
+            });
+            let policy = BackendTlsPolicy {
+                meta: aged(meta(&name), age),
+                targets: targets.collect(),
+                hostname: "a.b".to_owned(),
+                ca_refs: refs.collect(),
+                well_known: None,
+                names: Vec::new(),
+                options: Vec::new(),
+            };
+            policy.into()
+        },
+    )
+}
+
+/// A TLSRoute or a TCPRoute.
+fn a_connection_route() -> impl Strategy<Value = Object> {
+    let parents = (prop::option::of(pick(&NAMESPACES)), pick(&NAMES), prop::option::weighted(0.3, 80..82_u16));
+    let backends = (name(), prop::option::weighted(0.9, 80..82_u16), 0..3_u32);
+    let hostnames = prop::collection::vec(pick(&["a.b", "*.b", "c.b"]), 0..3);
+    let lists = (prop::collection::vec(parents, 0..3), prop::collection::vec(backends, 0..3), hostnames);
+    (name(), lists, 0..3_i64).prop_map(|(name, (parents, backends, hostnames), age)| {
+        let parents = parents.into_iter().map(|(namespace, name, port)| ParentRef {
+            namespace: namespace.map(str::to_owned),
+            port,
+            ..parent(name)
+        });
+        let backends =
+            backends.into_iter().map(|(name, port, weight)| BackendRef { port, weight, ..backend(&name) }).collect();
+        if hostnames.is_empty() {
+            let mut route = tcp_route(&name, parents.collect(), backends);
+            route.meta = aged(route.meta, age);
+            return route.into();
+        }
+        let mut route = tls_route(&name, parents.collect(), &hostnames, backends);
+        route.meta = aged(route.meta, age);
+        route.into()
+    })
+}
+
 /// An HTTPRoute or a GRPCRoute.
 fn a_route() -> impl Strategy<Value = Object> {
     let parents = (prop::option::of(pick(&NAMESPACES)), pick(&NAMES), prop::option::weighted(0.3, 80..82_u16));
@@ -212,7 +274,7 @@ fn a_route() -> impl Strategy<Value = Object> {
         prop::bool::weighted(0.2),
         prop::bool::weighted(0.1),
         prop::collection::vec(backends, 0..3),
-        prop::option::weighted(0.2, (name(), 0..3_u32)),
+        (prop::option::weighted(0.2, (name(), 0..3_u32)), prop::option::weighted(0.2, pick(&NAMES))),
     );
     let kind = (0..3_i64, prop::bool::weighted(0.4));
     (name(), prop::collection::vec(parents, 0..3), prop::collection::vec(rules, 0..3), kind).prop_map(
@@ -222,7 +284,7 @@ fn a_route() -> impl Strategy<Value = Object> {
                 port,
                 ..parent(name)
             });
-            let rules = rules.into_iter().map(|(path, method, unsupported, bad, backends, mirror)| {
+            let rules = rules.into_iter().map(|(path, method, unsupported, bad, backends, (mirror, fault))| {
                 let backends = backends
                     .into_iter()
                     .map(|(name, port, weight)| BackendRef { port, weight, ..backend(&name) })
@@ -236,6 +298,16 @@ fn a_route() -> impl Strategy<Value = Object> {
                 if let Some((name, numerator)) = mirror {
                     let mirror = Mirror { backend: backend(&name), numerator, denominator: 2 };
                     rule.filters.push(HttpRouteFilter::Mirror(Box::new(mirror)));
+                }
+                if let Some(fault) = fault {
+                    let (group, kind) = ("weft.dev".to_owned(), "FaultInjection".to_owned());
+                    let name = ObjectName::new(&*named(&name).namespace, fault);
+                    let reference = HttpRouteFilter::Extension(ExtensionRef { group, kind, name });
+                    // Of the rule, or of its first backend.
+                    match rule.backends.first_mut().filter(|_| unsupported) {
+                        Some(backend) => backend.filters.push(reference),
+                        None => rule.filters.push(reference),
+                    }
                 }
                 rule
             });
@@ -290,8 +362,17 @@ fn an_object() -> impl Strategy<Value = Object> {
         4 => a_pod(),
         3 => a_slice(),
         4 => a_route(),
+        2 => a_connection_route(),
+        2 => a_backend_tls_policy(),
         2 => a_peer_authentication(),
         2 => a_backend_policy(),
+        2 => (name(), any::<bool>()).prop_map(|(name, abort)| {
+            let fault = fault_injection(&name);
+            FaultInjection { abort: fault.abort.clone().filter(|_| abort), ..fault }.into()
+        }),
+        2 => (name(), 0..2_u32).prop_map(|(name, requests)| {
+            RateLimit { requests: requests + 1, ..rate_limit(&name) }.into()
+        }),
         1 => (pick(&["n1", "n2"]), pick(&["z1", "z2"])).prop_map(|(name, zone)| node(name, zone).into()),
     ]
 }
@@ -303,6 +384,12 @@ fn a_key() -> impl Strategy<Value = ObjectKey> {
         Kind::Pod,
         Kind::HttpRoute,
         Kind::GrpcRoute,
+        Kind::TlsRoute,
+        Kind::TcpRoute,
+        Kind::BackendTlsPolicy,
+        Kind::ConfigMap,
+        Kind::FaultInjection,
+        Kind::RateLimit,
         Kind::PeerAuthentication,
         Kind::BackendPolicy,
         Kind::Node,

@@ -3,13 +3,14 @@
 
 mod endpoints;
 mod protocol;
+mod rate_limits;
 mod service;
 #[cfg(test)]
 mod tests;
 mod workload;
 
 pub(super) use endpoints::endpoints;
-pub(super) use protocol::{declared, is_opaque, may_carry_http};
+pub(super) use protocol::{declared, is_opaque, may_carry, may_carry_http};
 pub(super) use service::{RoutedPort, known_hosts, service_forms, vip_owner};
 pub(super) use workload::{selects_pod, workload};
 

@@ -1,6 +1,6 @@
 //! What the bytes on a port are (SEMANTICS.md §1 "protocol"). In this order, first that speaks: the Service port's own
-//! declaration (`appProtocol`, then Istio's name prefixes: `source/` read them); an attached accepted HTTPRoute or
-//! GRPCRoute; the list of opaque ports; otherwise AUTO, and whoever speaks first decides.
+//! declaration (`appProtocol`, then Istio's name prefixes: `source/` read them); an attached accepted route, by its
+//! kind; the list of opaque ports; otherwise AUTO, and whoever speaks first decides.
 
 use weft_proto::v1::Protocol;
 
@@ -28,6 +28,15 @@ pub(in super::super) fn with_defaults(
         Some(protocol) => protocol,
         None if is_opaque(port, config) => Protocol::Tcp,
         None => Protocol::Auto,
+    }
+}
+
+/// Whether a port declared so may carry what a route speaks. What speaks HTTP does not speak TLS, and everything is bytes.
+pub(in super::super) fn may_carry(declared: Protocol, route: Protocol) -> bool {
+    match route {
+        Protocol::Tcp => true,
+        Protocol::Tls => matches!(declared, Protocol::Auto | Protocol::Tls | Protocol::Tcp),
+        Protocol::Auto | Protocol::Http | Protocol::Http2 | Protocol::Grpc => may_carry_http(declared),
     }
 }
 

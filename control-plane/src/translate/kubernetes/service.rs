@@ -12,9 +12,10 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use weft_proto::v1::{self, BackendPolicy, RouteEntry, RouteRule};
+use weft_proto::v1::{self, ConnectionRoutes, RouteEntry, RouteRule};
 use weft_proto::{ServiceName, type_url};
 
+use super::super::backend_policy::backend_policy;
 use super::super::translated::ServiceForms;
 use super::super::{MeshConfig, Resource};
 use super::protocol;
@@ -27,6 +28,8 @@ pub(in super::super) struct RoutedPort {
     pub(in super::super) protocol: v1::Protocol,
     pub(in super::super) entries: Vec<RouteEntry>,
     pub(in super::super) rules: Vec<RouteRule>,
+    /// Instead of both, where routes are of whole connections.
+    pub(in super::super) connections: Option<ConnectionRoutes>,
 }
 
 /// Who answers at a VIP: the oldest Service that lists it, then by name.
@@ -38,12 +41,12 @@ pub(in super::super) fn vip_owner(vip: IpAddr, model: &Model) -> Option<ServiceN
         .map(|service| ServiceName::new(&*service.meta.name.namespace, &*service.meta.name.name))
 }
 
-/// Every form of a Service, whose endpoints are called as `policy` says. `owns` says which of the VIPs it lists are its; `namespaces` are those with consumer routes;
+/// Every form of a Service. `owns` says which of the VIPs it lists are its; `namespaces` are those with consumer routes;
 /// `routed` gives what routes make of a port for clients of a namespace (`None`: no route is attached).
 pub(in super::super) fn service_forms(
     service: &Service,
+    model: &Model,
     config: &MeshConfig,
-    policy: Option<BackendPolicy>,
     owns: impl Fn(IpAddr) -> bool,
     namespaces: impl IntoIterator<Item = String>,
     routed: impl Fn(Option<&str>, u16) -> Option<RoutedPort>,
@@ -55,7 +58,7 @@ pub(in super::super) fn service_forms(
     };
     vips.sort_unstable();
     vips.dedup();
-    let form = |namespace: Option<&str>| Arc::new(form(service, config, policy.as_ref(), &vips, namespace, &routed));
+    let form = |namespace: Option<&str>| Arc::new(form(service, model, config, &vips, namespace, &routed));
     let by_namespace: BTreeMap<_, _> =
         namespaces.into_iter().chain([own.clone()]).map(|view| (view.clone(), form(Some(&view)))).collect();
     ServiceForms { default: form(None), by_namespace }
@@ -63,8 +66,8 @@ pub(in super::super) fn service_forms(
 
 fn form(
     service: &Service,
+    model: &Model,
     config: &MeshConfig,
-    policy: Option<&BackendPolicy>,
     vips: &[IpAddr],
     view: Option<&str>,
     routed: &impl Fn(Option<&str>, u16) -> Option<RoutedPort>,
@@ -87,16 +90,18 @@ fn form(
         let routes = routed(view, port.port);
         let routed = routes.as_ref().map(|routes| routes.protocol);
         let protocol = protocol::with_defaults(protocol::declared(port), routed, port.port, config);
-        let is_routed = routes.is_some();
-        let (entries, rules) = routes.map(|routes| (routes.entries, routes.rules)).unwrap_or_default();
+        let is_routed = routes.as_ref().is_some_and(|routes| routes.connections.is_none());
+        let routes = routes.map(|routes| (routes.entries, routes.rules, routes.connections));
+        let (entries, rules, connections) = routes.unwrap_or_default();
         v1::ServicePort {
             port: port.port.into(),
             name: port.name.clone(),
             protocol: protocol.into(),
-            policy: policy.cloned(),
+            policy: backend_policy(service, port, model),
             routed: is_routed,
             entries,
             rules,
+            connections,
         }
     });
     let vips: Vec<_> = vips.iter().map(IpAddr::to_string).collect();

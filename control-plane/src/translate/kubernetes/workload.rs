@@ -13,6 +13,7 @@ use weft_proto::{SELF, type_url};
 use super::super::peer_authentication::{PodSecurity, identity};
 use super::super::translated::{WorkloadEntry, WorkloadIdentity};
 use super::super::{MeshConfig, Resource};
+use super::rate_limits::rate_limits;
 use super::{labels, protocol, zone_of};
 use crate::model::{Model, Pod, Service, ServiceKind, TargetPort, selects};
 
@@ -52,7 +53,7 @@ pub(in super::super) fn workload(addr: IpAddr, model: &Model, config: &MeshConfi
         }
         .into(),
     };
-    let inbound = security.inbound_policy();
+    let inbound = v1::InboundPolicy { rate_limits: rate_limits(pod, model), ..security.inbound_policy() };
     Some(WorkloadEntry {
         workload: Arc::new(Resource::new(type_url::WORKLOAD, addr.to_string(), Vec::new(), &message)),
         inbound: Arc::new(Resource::new(type_url::INBOUND_POLICY, SELF.to_owned(), Vec::new(), &inbound)),
@@ -121,7 +122,7 @@ pub(in super::super) fn selects_pod(service: &Service, pod: &Pod) -> bool {
 }
 
 /// A named target port may be another number in each pod.
-fn target(target: &TargetPort, pod: &Pod) -> Option<u16> {
+pub(super) fn target(target: &TargetPort, pod: &Pod) -> Option<u16> {
     match target {
         TargetPort::Number(port) => Some(*port),
         TargetPort::Name(name) => pod.ports.iter().find(|port| port.name == *name).map(|port| port.port),

@@ -1,8 +1,10 @@
 //! What `/config` and the metrics show of a balancer.
 
+use std::collections::HashSet;
+use std::sync::Arc;
 use std::time::Instant;
 
-use super::Balancer;
+use super::{Balancer, is_panic};
 use crate::balance::endpoint::{Endpoint, EndpointView};
 
 impl Balancer {
@@ -10,8 +12,12 @@ impl Balancer {
     pub fn snapshot(&self, now: Instant) -> BalancerView {
         let set = self.shared.set.load();
         let ms = self.shared.ms(now);
-        let view = |endpoint: &std::sync::Arc<Endpoint>| {
+        let pool = if set.ready.is_empty() { &set.draining } else { &set.ready };
+        let pooled: HashSet<*const Endpoint> = pool.iter().map(Arc::as_ptr).collect();
+        let panics = is_panic(self.ejected(), &set);
+        let view = |endpoint: &Arc<Endpoint>| {
             let state = &endpoint.state;
+            let usable = set.ready.is_empty() || panics || state.standing.in_use();
             EndpointView {
                 addr: endpoint.addr(),
                 identity: endpoint.mesh().map(|(_, identity)| identity.to_string()),
@@ -22,6 +28,7 @@ impl Balancer {
                 ewma_ms: state.latency.average_us(ms).map(|us| f64::from(us) / 1e3),
                 consecutive_failures: state.standing.failures(),
                 ejected_ms: state.standing.ejected_for(ms),
+                candidate: usable && pooled.contains(&Arc::as_ptr(endpoint)),
             }
         };
         BalancerView {

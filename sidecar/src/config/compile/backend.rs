@@ -9,6 +9,7 @@ use weft_proto::{EndpointsName, ServiceName, v1};
 use super::balancing::{balancing, hash_by, outlier};
 use super::error::{CompileError, In};
 use super::values::{at_least_1_ms, port_number, protocol, span, status_codes};
+use crate::backend_tls::BackendTls;
 use crate::balance::BalancePolicy;
 use crate::config::model::{Backend, Policy, Protocol};
 use crate::resilience::{Limits, RetryPolicy};
@@ -65,5 +66,6 @@ pub(super) fn policy(policy: Option<&v1::BackendPolicy>, node: &str) -> Result<P
         connect_timeout: at_least_1_ms(policy.connect_timeout.as_ref())
             .field("connect_timeout")?
             .unwrap_or(defaults.connect_timeout),
+        tls: policy.tls.as_ref().map(|tls| BackendTls::new(tls).map(Arc::new)).transpose().field("tls")?,
     })
 }

@@ -2,7 +2,11 @@
 
 use std::fmt;
 
-use crate::route::{InvalidCors, InvalidFilter, InvalidHashBy, InvalidMatch, InvalidSession, InvalidShare, InvalidUrl};
+use crate::backend_tls::InvalidBackendTls;
+use crate::route::{
+    InvalidConnections, InvalidCors, InvalidFilter, InvalidHashBy, InvalidMatch, InvalidSession, InvalidShare,
+    InvalidUrl,
+};
 
 /// What is wrong, and in which field.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -58,6 +62,8 @@ reasons!(
     http::header::InvalidHeaderValue,
     http::method::InvalidMethod,
     http::status::InvalidStatusCode,
+    InvalidBackendTls,
+    InvalidConnections,
     InvalidMatch,
     InvalidFilter,
     InvalidUrl,

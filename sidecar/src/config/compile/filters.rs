@@ -4,16 +4,17 @@
 use std::fmt::Display;
 use std::sync::Arc;
 
+use http::StatusCode;
 use weft_proto::v1;
 use weft_proto::v1::filter::Kind;
 
 use super::backend::{Intern, compile_backend};
 use super::error::{CompileError, In};
-use super::values::port_number;
+use super::values::{at_least_1_ms, port_number};
 use crate::config::model::Backend;
 use crate::route::{
-    Cors, CorsConfig, Filters, HeaderEdit, InvalidCors, InvalidFilter, Mirror, PathEdit, Redirect, RequestFilter,
-    Rewrite,
+    Abort, Cors, CorsConfig, Fault, Filters, Fraction, HeaderEdit, InvalidCors, InvalidFilter, Mirror, PathEdit,
+    Redirect, RequestFilter, Rewrite,
 };
 
 /// What filters name beyond themselves.
@@ -63,6 +64,9 @@ pub(super) fn compile_filters(
                 Some(Kind::Cors(cors)) => {
                     request.push(RequestFilter::Cors(Box::new(compile_cors(cors).field("cors")?)));
                 }
+                Some(Kind::Fault(fault)) => {
+                    request.push(RequestFilter::Fault(Box::new(compile_fault(fault).field("fault")?)));
+                }
                 None => return Err(CompileError::new("a filter that this version of the sidecar does not know")),
             }
             Ok(())
@@ -104,9 +108,33 @@ fn compile_mirror(wire: &v1::Mirror, around: &mut Around<'_>) -> Result<Mirror<A
     let missing = || CompileError::new("there is none");
     let backend = wire.backend.as_ref().ok_or_else(missing).field("backend")?;
     let backend = compile_backend(backend, around.node, around.interned).field("backend")?;
-    let mirror = Mirror::new(Arc::clone(&backend), wire.numerator, wire.denominator)?;
+    let share = Fraction::new(wire.numerator, wire.denominator)?;
     around.names(&backend);
-    Ok(mirror)
+    Ok(Mirror { backend, share })
+}
+
+fn compile_fault(wire: &v1::Fault) -> Result<Fault, CompileError> {
+    let delay = |delay: &v1::FaultDelay| {
+        let fixed = at_least_1_ms(delay.fixed.as_ref()).field("fixed")?;
+        let fixed = fixed.ok_or_else(|| CompileError::new("there is none")).field("fixed")?;
+        Ok::<_, CompileError>((Fraction::new(delay.numerator, delay.denominator)?, fixed))
+    };
+    let abort = |abort: &v1::FaultAbort| {
+        let outside = |what| CompileError::new(format!("{what} is no status that a FaultInjection may ask for"));
+        let status = u16::try_from(abort.http_status).ok().filter(|status| (200..600).contains(status));
+        let status = status.and_then(|status| StatusCode::from_u16(status).ok());
+        let grpc_status = u8::try_from(abort.grpc_status).ok().filter(|status| (1..=16).contains(status));
+        let abort_with = Abort {
+            status: status.ok_or_else(|| outside(abort.http_status)).field("http_status")?,
+            grpc_status: grpc_status.ok_or_else(|| outside(abort.grpc_status)).field("grpc_status")?,
+            by: (&*wire.name).into(),
+        };
+        Ok::<_, CompileError>((Fraction::new(abort.numerator, abort.denominator)?, abort_with))
+    };
+    Ok(Fault::new(
+        wire.delay.as_ref().map(delay).transpose().field("delay")?,
+        wire.abort.as_ref().map(abort).transpose().field("abort")?,
+    ))
 }
 
 fn compile_cors(wire: &v1::Cors) -> Result<Cors, InvalidCors> {
@@ -151,6 +179,18 @@ pub(super) fn readable(wire: &[v1::Filter]) -> Vec<String> {
             Some(format!("mirror {of} of {all} to {}:{}", backend.service, backend.port))
         }
         Kind::Cors(cors) => Some(format!("CORS: {}", names(&mut cors.allow_origins.iter().map(String::as_str)))),
+        Kind::Fault(fault) => {
+            let delay = fault.delay.as_ref().map(|delay| {
+                let ms = delay.fixed.as_ref().map_or(0, |fixed| fixed.value);
+                format!("{} of {} wait {ms} ms", delay.numerator, delay.denominator)
+            });
+            let abort = fault.abort.as_ref().map(|abort| {
+                let (of, all) = (abort.numerator, abort.denominator);
+                format!("{of} of {all} are answered {} (gRPC {})", abort.http_status, abort.grpc_status)
+            });
+            let does: Vec<String> = delay.into_iter().chain(abort).collect();
+            Some(format!("FaultInjection {}: {}", fault.name, does.join(", ")))
+        }
     };
     wire.iter().filter_map(text).collect()
 }

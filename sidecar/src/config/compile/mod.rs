@@ -5,18 +5,23 @@
 //! |---|---|
 //! | `mod.rs` | services, workloads, and what the mesh has one of |
 //! | `routes.rs` | a port's route rules |
+//! | `connections.rs` | a port's rules for whole connections |
 //! | `filters.rs` | what a rule does to requests and responses |
 //! | `backend.rs` | what ports and rules send to, and its policy |
 //! | `balancing.rs` | of that, how endpoints are chosen among and ejected |
 //! | `endpoints.rs` | where a backend's requests may go |
 //! | `values.rs` | single fields |
 //! | `error.rs` | the error, which names the field |
+//! | `cost.rs` | a test: how long the largest tables take |
 //!
 //! Pure, and without effect when it fails: backends come from an [`Intern`] whose owner commits them only after the whole
 //! resource has compiled.
 
 mod backend;
 mod balancing;
+mod connections;
+#[cfg(test)]
+pub(super) mod cost;
 mod endpoints;
 mod error;
 mod filters;
@@ -38,11 +43,13 @@ pub use self::error::CompileError;
 pub(super) use self::error::In;
 
 use self::backend::policy;
+use self::connections::compile_connections;
 use self::routes::compile_routes;
 use self::values::{health, port_number, protocol, unknown};
 use super::model::{
     InboundPolicy, MeshSettings, MtlsMode, OutboundPolicy, Service, ServicePort, Workload, WorkloadPort,
 };
+use super::rate_limit::RateLimit;
 
 pub(super) fn compile_service(
     resource: &v1::Service,
@@ -87,8 +94,20 @@ fn compile_port(
     } else {
         return Err(CompileError::new("there are rules although no route is attached")).field("routed");
     };
+    let connections = match &port.connections {
+        None => None,
+        Some(_) if routes.is_some() => {
+            return Err(CompileError::new("routes of requests are attached as well")).field("connections");
+        }
+        Some(wire) => {
+            let compiled = compile_connections(wire, number, node, backends).field("connections")?;
+            routed = compiled.backends;
+            rules = compiled.rules;
+            Some(compiled.table)
+        }
+    };
     routed.retain(|routed| routed.name != backend.name);
-    Ok(ServicePort { port: number, protocol, backend, routes, routed, rules })
+    Ok(ServicePort { port: number, protocol, backend, routes, connections, routed, rules })
 }
 
 pub(super) fn compile_workload(resource: &v1::Workload) -> Result<Workload, CompileError> {
@@ -144,7 +163,13 @@ pub(super) fn compile_inbound_policy(resource: &v1::InboundPolicy) -> Result<Inb
         let number = port_number(port.port).field(format_args!("ports[{index}].port"))?;
         ports.insert(number, mode(port.mode).field(format_args!("ports[{index}].mode"))?);
     }
-    Ok(InboundPolicy { mode: mode(resource.mode).field("mode")?, ports })
+    let limits = resource.rate_limits.iter().enumerate();
+    let limits = limits.map(|(index, limit)| RateLimit::compile(limit).field(format_args!("rate_limits[{index}]")));
+    Ok(InboundPolicy {
+        mode: mode(resource.mode).field("mode")?,
+        ports,
+        rate_limits: limits.collect::<Result<_, _>>()?,
+    })
 }
 
 /// `local` are the cluster's ranges by our own settings, used where the control plane names none.

@@ -11,7 +11,7 @@ use super::backend::{Intern, compile_backend};
 use super::error::{CompileError, In};
 use super::filters::{self, Around, compile_filters};
 use super::values::{at_least_1_ms, port_number, span, status_codes};
-use crate::config::model::{Backend, RuleView};
+use crate::config::model::{Backend, RuleView, TargetView};
 use crate::resilience::RetryOverride;
 use crate::route::{
     FixedAnswer, KeyMatch, Match, PathMatch, RouteTable, Rule, Session, Target, ValueMatch, WeightedTarget,
@@ -79,18 +79,7 @@ fn compile_rule(rule: &v1::RouteRule, around: &mut Around<'_>) -> Result<(Rule<A
     let mut targets = Vec::with_capacity(rule.targets.len());
     for (index, wire) in rule.targets.iter().enumerate() {
         let target = compile_target(wire, around).field(format_args!("targets[{index}]"))?;
-        let mut text = match &target.target {
-            Target::Backend(backend) => {
-                around.names(backend);
-                format!("{}: {}", target.weight, backend.name)
-            }
-            Target::Answer(answer) => format!("{}: {} ({})", target.weight, answer.status, answer.detail),
-        };
-        for filter in filters::readable(&wire.filters) {
-            // Writing to a String cannot fail.
-            let _ = write!(text, "; {filter}");
-        }
-        view.targets.push(text);
+        view.targets.push(readable_target(&target, wire, around));
         targets.push(target);
     }
     let retry = match &rule.retry {
@@ -121,6 +110,22 @@ fn compile_rule(rule: &v1::RouteRule, around: &mut Around<'_>) -> Result<(Rule<A
     Ok((rule, view))
 }
 
+/// Names its backend as one of the port's, and says what it is.
+pub(super) fn readable_target(
+    target: &WeightedTarget<Arc<Backend>>,
+    wire: &v1::WeightedTarget,
+    around: &mut Around<'_>,
+) -> TargetView {
+    let to = match &target.target {
+        Target::Backend(backend) => {
+            around.names(backend);
+            backend.name.to_string()
+        }
+        Target::Answer(answer) => format!("{} ({})", answer.status, answer.detail),
+    };
+    TargetView { weight: target.weight, to, filters: filters::readable(&wire.filters) }
+}
+
 fn session(wire: &v1::SessionPersistence) -> Result<Box<Session>, CompileError> {
     let lasts = at_least_1_ms(wire.absolute_timeout.as_ref()).field("absolute_timeout")?;
     let session = match wire.header {
@@ -130,7 +135,7 @@ fn session(wire: &v1::SessionPersistence) -> Result<Box<Session>, CompileError> 
     Ok(Box::new(session?))
 }
 
-fn compile_target(
+pub(super) fn compile_target(
     wire: &v1::WeightedTarget,
     around: &mut Around<'_>,
 ) -> Result<WeightedTarget<Arc<Backend>>, CompileError> {

@@ -65,6 +65,7 @@ fn service() -> v1::Service {
         routed: true,
         entries: vec![v1::RouteEntry { r#match: Some(first), rule: 0 }],
         rules: vec![rule],
+        connections: None,
     };
     v1::Service {
         namespace: "shop".into(),
@@ -95,6 +96,7 @@ fn policy_resource() -> v1::BackendPolicy {
         publish_not_ready: true,
         node_local: true,
         balancing: None,
+        tls: None,
     }
 }
 
@@ -186,15 +188,23 @@ fn who_gets_copies_is_a_backend_like_any_other_and_filters_can_be_read() {
     };
     let rule = &mut wire.ports[0].rules[0];
     rule.filters.push(mirror("m1"));
+    let fixed = Some(v1::Millis { value: 1500 });
+    let fault = v1::Fault {
+        name: "shop/slow".into(),
+        delay: Some(v1::FaultDelay { fixed, numerator: 1, denominator: 100 }),
+        abort: Some(v1::FaultAbort { http_status: 503, grpc_status: 14, numerator: 1, denominator: 1000 }),
+    };
+    rule.filters.push(v1::Filter { kind: Some(Kind::Fault(fault)) });
     rule.targets[2].filters = vec![mirror("m2"), mirror("v1")];
     let service = compiled(&wire).unwrap();
     let port = &service.ports[&80];
     let routed: Vec<String> = port.backends().map(|backend| backend.name.to_string()).collect();
     let all = ["shop/reviews:80", "shop/m1:80", "shop/v1:80", "shop/v2:80", "shop/m2:80", "shop/v3:80"];
     assert_eq!(routed, all, "they are subscribed to");
-    assert_eq!(port.rules[0].filters, ["request headers: x-rule", "mirror 1 of 10 to shop/m1:80"]);
+    let fault = "FaultInjection shop/slow: 1 of 100 wait 1500 ms, 1 of 1000 are answered 503 (gRPC 14)";
+    assert_eq!(port.rules[0].filters, ["request headers: x-rule", "mirror 1 of 10 to shop/m1:80", fault]);
     let target = "0: shop/v3:80; mirror 1 of 10 to shop/m2:80; mirror 1 of 10 to shop/v1:80";
-    assert_eq!(port.rules[0].targets[2], target);
+    assert_eq!(port.rules[0].targets[2].to_string(), target);
 }
 
 /// Every refusal names the field.
@@ -226,6 +236,23 @@ fn what_is_wrong_with_a_service_is_named() {
         put(service, Kind::Redirect(v1::Redirect { status: 302, ..v1::Redirect::default() }));
         match &mut rule(service).filters[0].kind {
             Some(Kind::Redirect(redirect)) => redirect,
+            other => panic!("{other:?}"),
+        }
+    }
+    fn delayed(service: &mut v1::Service) -> &mut v1::FaultDelay {
+        let fixed = Some(v1::Millis { value: 1 });
+        let delay = v1::FaultDelay { fixed, numerator: 1, denominator: 1 };
+        put(service, Kind::Fault(v1::Fault { delay: Some(delay), ..v1::Fault::default() }));
+        match &mut rule(service).filters[0].kind {
+            Some(Kind::Fault(fault)) => fault.delay.as_mut().unwrap(),
+            other => panic!("{other:?}"),
+        }
+    }
+    fn aborted(service: &mut v1::Service) -> &mut v1::FaultAbort {
+        let abort = v1::FaultAbort { http_status: 200, grpc_status: 1, numerator: 1, denominator: 1 };
+        put(service, Kind::Fault(v1::Fault { abort: Some(abort), ..v1::Fault::default() }));
+        match &mut rule(service).filters[0].kind {
+            Some(Kind::Fault(fault)) => fault.abort.as_mut().unwrap(),
             other => panic!("{other:?}"),
         }
     }
@@ -299,6 +326,14 @@ fn what_is_wrong_with_a_service_is_named() {
             |s| redirect(s).path = Some(v1::PathModifier { kind: None }),
             "ports[0].rules[0].filters[0].redirect.path: a kind this version",
         ),
+        (|s| delayed(s).fixed = None, "ports[0].rules[0].filters[0].fault.delay.fixed: there is none"),
+        (|s| delayed(s).fixed = Some(v1::Millis { value: 0 }), "ports[0].rules[0].filters[0].fault.delay.fixed: zero"),
+        (|s| delayed(s).numerator = 2, "ports[0].rules[0].filters[0].fault.delay: 2 of 1"),
+        (|s| aborted(s).denominator = 0, "ports[0].rules[0].filters[0].fault.abort: 1 of 0"),
+        (|s| aborted(s).http_status = 199, "ports[0].rules[0].filters[0].fault.abort.http_status: 199 is no status"),
+        (|s| aborted(s).http_status = 600, "ports[0].rules[0].filters[0].fault.abort.http_status: 600 is no status"),
+        (|s| aborted(s).grpc_status = 0, "ports[0].rules[0].filters[0].fault.abort.grpc_status: 0 is no status"),
+        (|s| aborted(s).grpc_status = 17, "ports[0].rules[0].filters[0].fault.abort.grpc_status: 17 is no status"),
         (
             |s| put(s, Kind::UrlRewrite(v1::UrlRewrite { hostname: "a b".into(), path: None })),
             "ports[0].rules[0].filters[0].url_rewrite.hostname: \"a b\" is not",
@@ -454,7 +489,7 @@ fn what_is_wrong_with_the_small_ones_is_named() {
     };
     let inbound = |mode, port| {
         let ports = vec![v1::PortMtls { port, mode }];
-        compile_inbound_policy(&v1::InboundPolicy { mode: 0, ports }).map(|_| ())
+        compile_inbound_policy(&v1::InboundPolicy { ports, ..v1::InboundPolicy::default() }).map(|_| ())
     };
     let bundle = v1::TrustBundle { trust_domain: "other".into(), roots: Vec::new() };
     let rows = [

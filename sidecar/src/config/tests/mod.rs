@@ -1,6 +1,7 @@
 //! The whole room against a control plane played over in-memory pipes: real gRPC, real mesh TLS, paused clock.
 
 mod changes;
+mod compiling;
 mod control_plane;
 mod lookups;
 mod refusals;

@@ -29,7 +29,7 @@ async fn a_bad_resource_is_refused_by_name_and_field_and_its_last_good_version_s
 #[tokio::test(start_paused = true)]
 async fn an_inbound_policy_that_never_compiled_lets_nothing_in() {
     let mut mesh = Mesh::alone();
-    let bad = v1::InboundPolicy { mode: 42, ports: Vec::new() };
+    let bad = v1::InboundPolicy { mode: 42, ..v1::InboundPolicy::default() };
     mesh.fake.set(Kind::InboundPolicy, "self", &[], &bad);
     mesh.fake.set(Kind::Workload, "self", &[], &workload("web-1", "10.1.0.5"));
     mesh.up();
@@ -37,7 +37,12 @@ async fn an_inbound_policy_that_never_compiled_lets_nothing_in() {
     assert_eq!(mesh.config.inbound_policy().unwrap().mode(80), MtlsMode::Refuse);
 
     let strict = v1::PortMtls { port: 80, mode: v1::MtlsMode::Strict.into() };
-    mesh.fake.set(Kind::InboundPolicy, "self", &[], &v1::InboundPolicy { mode: 0, ports: vec![strict] });
+    mesh.fake.set(
+        Kind::InboundPolicy,
+        "self",
+        &[],
+        &v1::InboundPolicy { ports: vec![strict], ..v1::InboundPolicy::default() },
+    );
     mesh.fake.push();
     mesh.settle().await;
     let policy = mesh.config.inbound_policy().unwrap();

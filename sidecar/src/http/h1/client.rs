@@ -190,7 +190,7 @@ impl Connection {
             Err(kind) => {
                 let unread = opening.written() == 0 || (opening.may_be_unread(&kind) && opening.is_unread(&kind).await);
                 if !unread && opening.aborts.is_some() {
-                    let (fin, one_piece, written) = (is_fin(&kind), opening.one_piece, opening.written());
+                    let (fin, one_piece, written) = (is_fin(&kind), opening.is_one_piece(), opening.written());
                     tracing::debug!(fin, one_piece, written, "the app is lost with a request that it may have read");
                 }
                 opening.tell_if_closed(&kind);
@@ -215,15 +215,13 @@ struct Opening {
     hold: Option<Pin<Box<Sleep>>>,
     gather: Gather,
     written_before: u64,
+    writes_before: u64,
     scan: HeadScan,
     interim: u32,
     method: Method,
     upgrades: bool,
     request_keeps_alive: bool,
     upload_failed: bool,
-    /// Nothing has been written yet; then, that all of it was at once.
-    fresh: bool,
-    one_piece: bool,
     /// For a request to the app that is not safe to repeat: whether it was read, if the app is lost (`unread.rs`).
     aborts: Option<Aborts>,
     /// For any request to the app: before its first byte was written.
@@ -258,10 +256,12 @@ impl Opening {
         let mut writer = Writer::for_request(body, framing);
         writer.hold(expects);
         let matters = connection.0.to_app && !parts.method.is_idempotent();
+        // Also of what is safe to repeat: an app that does not read what comes with a GET closes, and resets what comes later.
         let short = declared.is_some_and(|length| connection.0.queue.len() as u64 + length <= unread::ONE_PIECE);
         Ok(Self {
             written_before: connection.0.queue.written(),
-            gather: if matters && short && !expects { Gather::If } else { Gather::No },
+            writes_before: connection.0.queue.writes(),
+            gather: if connection.0.to_app && short && !expects { Gather::If } else { Gather::No },
             aborts: matters.then(Aborts::so_far),
             began: connection.0.to_app.then(Instant::now),
             connection: Some(connection),
@@ -273,8 +273,6 @@ impl Opening {
             upgrades,
             request_keeps_alive: keeps_alive,
             upload_failed: false,
-            fresh: true,
-            one_piece: false,
         })
     }
 
@@ -282,7 +280,7 @@ impl Opening {
     fn may_be_unread(&self, kind: &SendErrorKind) -> bool {
         matches!(kind, SendErrorKind::Lost(_))
             && self.aborts.is_some()
-            && self.one_piece
+            && self.is_one_piece()
             && self.interim == 0
             && self.written() <= unread::ONE_PIECE
             && self.connection.as_ref().is_some_and(|connection| connection.0.read.is_empty())
@@ -312,6 +310,11 @@ impl Opening {
 
     fn written(&self) -> u64 {
         self.connection.as_ref().map_or(u64::MAX, |connection| connection.0.queue.written() - self.written_before)
+    }
+
+    /// Whether what was written so far, be it the whole request or not, was one write.
+    fn is_one_piece(&self) -> bool {
+        self.connection.as_ref().is_some_and(|connection| connection.0.queue.writes() - self.writes_before == 1)
     }
 
     fn release(&mut self) {
@@ -345,10 +348,9 @@ impl Opening {
             if let Some(writer) = &mut self.writer
                 && matches!(self.gather, Gather::No)
             {
-                let first = std::mem::replace(&mut self.fresh, false);
                 match writer.poll(&mut connection.0.queue, &mut connection.0.io, cx) {
                     Poll::Pending => {}
-                    Poll::Ready(Ok(())) => (self.writer, self.one_piece) = (None, first),
+                    Poll::Ready(Ok(())) => self.writer = None,
                     Poll::Ready(Err(WriteError::Body(error))) => {
                         // A reader of what was sent so far must not take it for the whole.
                         connection.0.io.abort_on_drop();

@@ -12,7 +12,8 @@
 //! | aborted: closed with `SO_LINGER` of zero, having read everything or not | RST, and `TCPAbortOnData` counts it |
 //! | read all there was, then closed, or died | FIN |
 //!
-//! So, where not a byte of a response has come, and the request was one piece, handed to the kernel in one write:
+//! So, where not a byte of a response has come, and what was sent of the request was one piece, handed to the kernel in one write (the
+//! whole request, or its head, when the app is lost before the body comes):
 //!
 //! * FIN and then RST: it had closed before the request came.
 //! * RST alone, while no connection of this network namespace was aborted since before the request was written (`netstat`'s
@@ -242,6 +243,15 @@ mod tests {
                 drop(app);
             };
             tokio::join!(processed(connection, 5), ends).0
+        })
+        .await;
+        is_not_processed("a head whose body is still to come", async || {
+            let (connection, listener) = connection().await;
+            drop(listener.accept().await.unwrap());
+            let (_body, received) = Body::channel(Some(5));
+            let mut request = post(5);
+            *request.body_mut() = received;
+            connection.send(request).await.unwrap_err().processed
         })
         .await;
         is_not_processed("never accepted", async || {

@@ -37,8 +37,9 @@ pub(crate) struct Queue {
     /// After all pieces.
     tail: BytesMut,
     len: usize,
-    /// Bytes the connection has taken, ever.
+    /// Bytes the connection has taken, ever, and in how many writes.
     written: u64,
+    writes: u64,
 }
 
 impl Queue {
@@ -87,6 +88,11 @@ impl Queue {
         self.written
     }
 
+    /// In how many writes it has taken them.
+    pub(crate) fn writes(&self) -> u64 {
+        self.writes
+    }
+
     /// Ready when all of it has been written and flushed.
     pub(crate) fn poll_flush<IO: AsyncWrite + Unpin>(
         &mut self,
@@ -120,6 +126,7 @@ impl Queue {
 
     fn advance(&mut self, mut by: usize) {
         self.written += by as u64;
+        self.writes += 1;
         self.len -= by;
         while by > 0 {
             match self.pieces.front_mut() {

@@ -55,6 +55,11 @@ impl<T: AsyncWrite + Unpin> Outlet<T> {
         self.0.lock().gathers = true;
     }
 
+    /// The connection itself, once `h2` is done with it; `None` before.
+    pub(super) fn into_io(self) -> Option<T> {
+        Arc::into_inner(self.0).map(|gather| gather.into_inner().io)
+    }
+
     /// Writes what was gathered. Pending: the task is woken when there is room again.
     ///
     /// # Errors

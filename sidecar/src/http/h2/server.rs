@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use futures_util::task::AtomicWaker;
 use h2::RecvStream;
 use h2::server::SendResponse;
@@ -27,7 +27,7 @@ use super::{Incoming, Liveness, Metered, Pump, content_length};
 use crate::http::body::{Body, PollFrame, Source};
 use crate::http::error::ServeError;
 use crate::http::io::Io;
-use crate::http::server::shared::{ServerSettings, guarded, panic_answer, wants_grpc};
+use crate::http::server::shared::{ServerSettings, drop_rest, guarded, panic_answer, wants_grpc};
 use crate::http::timer::Timer;
 use crate::http::{Answer, Handler};
 use crate::listen::drain::Watch;
@@ -70,7 +70,7 @@ pub(crate) async fn serve<IO: Io, H: Handler>(
     let mut idle_since: Option<Instant> = None;
     let mut idle_timer = Timer::default();
 
-    std::future::poll_fn(|cx| {
+    let ended = std::future::poll_fn(|cx| {
         if !draining && drain.as_mut().poll(cx).is_ready() {
             draining = true;
             connection.graceful_shutdown();
@@ -104,7 +104,15 @@ pub(crate) async fn serve<IO: Io, H: Handler>(
         }
         Poll::Pending
     })
-    .await
+    .await;
+    if ended.is_ok() {
+        // Its side is shut. What the client still says (a window, an acknowledgement, its own end) is no reason for a reset.
+        drop(connection);
+        if let Some(mut io) = outlet.into_io() {
+            drop_rest(&mut io, &mut BytesMut::new(), settings.linger).await;
+        }
+    }
+    ended
 }
 
 /// One request and its response.

@@ -4,13 +4,19 @@ use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
+use bytes::BytesMut;
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderName, HeaderValue};
 use http::{HeaderMap, StatusCode};
+use tokio::io::{AsyncRead, AsyncReadExt};
 
 use crate::http::body::Body;
 use crate::http::h1::HeadLimits;
 use crate::http::{Handler, Response, hygiene};
 use crate::reason::Reason;
+
+/// Most bytes read and dropped while lingering, and how many at a time.
+const MAX_LINGER: usize = 1024 * 1024;
+const LINGER_READ: usize = 4096;
 
 /// What a downstream connection may do and cost. Worst-case memory of an HTTP/1 connection: one head or 64 KiB read, one
 /// head and 64 KiB written. Of an HTTP/2 connection: its connection window, plus `max_send_buffer` for each stream.
@@ -23,7 +29,7 @@ pub struct ServerSettings {
     pub head_timeout: Duration,
     /// A connection without an open request closes after this. Default 5 min (SEMANTICS.md §3).
     pub idle_timeout: Duration,
-    /// After a response that closes the connection while the client still sends: how long its bytes are read and
+    /// After the last response of a connection on which the client may still send: how long its bytes are read and
     /// dropped, so that it gets to read the response before a reset destroys it. Default 2 s.
     pub linger: Duration,
     /// HTTP/2 streams at once. Default 100 (SEMANTICS.md §6); a mesh peer, which speaks for many clients, may get more.
@@ -108,6 +114,25 @@ pub(crate) fn panic_answer<H: Handler>(
     tracing::error!(panic = what, "a request's handler panicked; that request is answered 500: please report this");
     handler.answered(Reason::Internal);
     own_answer(Reason::Internal, Reason::Internal.status(), request_headers_grpc, settings)
+}
+
+/// Reads and drops what a client still sends after our side is shut, until it shuts its own, for at most `linger`. Closed at once, the
+/// kernel would answer its bytes with a reset: the client may lose what it has not read, and the network namespace's count of
+/// aborts is no longer the apps' alone (`h1/unread.rs`).
+pub(crate) async fn drop_rest<IO: AsyncRead + Unpin>(io: &mut IO, buffer: &mut BytesMut, linger: Duration) {
+    let rest = async {
+        let mut dropped = 0;
+        while dropped <= MAX_LINGER {
+            buffer.clear();
+            buffer.reserve(LINGER_READ);
+            match io.read_buf(buffer).await {
+                Ok(0) | Err(_) => return,
+                Ok(read) => dropped += read,
+            }
+        }
+    };
+    // Out of time or bytes: closing now may reset the connection, which the client has earned.
+    let _ = tokio::time::timeout(linger, rest).await;
 }
 
 /// Whether an answer of ours has to look like gRPC.

@@ -244,6 +244,31 @@ async fn draining_says_goaway_and_finishes_what_is_open() {
 }
 
 #[tokio::test]
+async fn what_a_client_says_after_the_end_is_read_and_dropped() {
+    let Served { client: mut io, signal, task } = served(Proto::H2, echo());
+    // Preface, and SETTINGS.
+    io.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await.unwrap();
+    signal.start();
+    let mut head = [0; 9];
+    while io.read_exact(&mut head).await.is_ok() {
+        let mut payload = vec![0; usize::from(head[2])];
+        io.read_exact(&mut payload).await.unwrap();
+        let is_ping = head[3] == 6;
+        if is_ping {
+            head[4] = 1;
+            io.write_all(&[&head[..], &payload].concat()).await.unwrap();
+        }
+    }
+    // Its side is shut. A window for the connection, as for a response that has just been read: a closed one would not take it.
+    io.write_all(&[0, 0, 4, 8, 0, 0, 0, 0, 0, 0, 0, 1, 0]).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    io.write_all(&[0, 0, 4, 8, 0, 0, 0, 0, 0, 0, 0, 1, 0]).await.unwrap();
+    assert!(!task.is_finished());
+    drop(io);
+    task.await.unwrap().unwrap();
+}
+
+#[tokio::test]
 async fn expect_continue_is_said_over_http_2_when_the_body_is_wanted() {
     let served = served(Proto::H2, echo());
     let mut send = client(served.client).await;

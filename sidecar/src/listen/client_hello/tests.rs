@@ -6,7 +6,7 @@ use rustls::pki_types::ServerName;
 use super::*;
 
 /// What rustls sends first: TLS 1.3 only, X25519MLKEM768 first, as mesh TLS has it.
-fn real(name: &str, alpn: &[&[u8]]) -> Vec<u8> {
+pub(crate) fn real(name: &str, alpn: &[&[u8]]) -> Vec<u8> {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let mut config = rustls::ClientConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&rustls::version::TLS13])
@@ -22,7 +22,7 @@ fn real(name: &str, alpn: &[&[u8]]) -> Vec<u8> {
 }
 
 /// The same message in records of `size` bytes.
-fn in_records(hello: &[u8], size: usize) -> Vec<u8> {
+pub(crate) fn in_records(hello: &[u8], size: usize) -> Vec<u8> {
     hello[RECORD_HEADER..]
         .chunks(size)
         .flat_map(|fragment| {

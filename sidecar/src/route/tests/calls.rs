@@ -91,6 +91,10 @@ impl Naive {
     }
 }
 
+fn any_pairs() -> impl Strategy<Value = Vec<(String, String)>> {
+    prop::collection::btree_map("[xyz]", "[12]", 0..3).prop_map(|pairs| pairs.into_iter().collect())
+}
+
 fn any_match() -> impl Strategy<Value = Naive> {
     let name = || prop::option::weighted(0.7, "[ab]{1,2}");
     (name(), name(), any::<bool>(), any_pairs(), 0u8..3, 0u8..3).prop_map(

@@ -6,8 +6,8 @@
 use std::collections::BTreeSet;
 
 use crate::model::{
-    BackendRef, Cors, HeaderModifier, HttpRouteFilter, Mirror, PathModifier, Redirect, RouteRetry, SessionPersistence,
-    UrlRewrite,
+    BackendRef, Cors, ExtensionRef, HeaderModifier, HttpRouteFilter, Mirror, ObjectName, PathModifier, Redirect,
+    RouteRetry, SessionPersistence, Share, UrlRewrite,
 };
 use crate::source::files::field::Field;
 use crate::source::files::values;
@@ -76,6 +76,7 @@ pub(super) fn filters(field: &Field<'_>, namespace: &str, origin: Origin) -> Vec
             "URLRewrite" => rewrite(&own, origin).map(HttpRouteFilter::Rewrite),
             "RequestMirror" => mirror(&own, namespace).map(|mirror| HttpRouteFilter::Mirror(Box::new(mirror))),
             "CORS" => cors(&own).map(HttpRouteFilter::Cors),
+            "ExtensionRef" => extension(&own, namespace).map(HttpRouteFilter::Extension),
             other => {
                 type_field.warn(format_args!("{other} is not done by this version: requests it applies to answer 500"));
                 Some(HttpRouteFilter::Unsupported(other.to_owned()))
@@ -194,6 +195,31 @@ fn mirror(field: &Field<'_>, namespace: &str) -> Option<Mirror> {
         return None;
     }
     let backend = super::route::backend_object(&reference, namespace)?;
+    let Share { numerator, denominator } = share(field)?;
+    Some(Mirror { backend: BackendRef { weight: 0, ..backend }, numerator, denominator })
+}
+
+/// An object that says what the filter does.
+fn extension(field: &Field<'_>, namespace: &str) -> Option<ExtensionRef> {
+    if !field.only(&["group", "kind", "name"], &[]) {
+        return None;
+    }
+    let group = field.require("group").and_then(|field| field.text());
+    let kind = field.require("kind").and_then(|field| values::text_of(&field, 63));
+    let name = field.require("name").and_then(|field| values::text_of(&field, 253));
+    let name = ObjectName::new(namespace, name?);
+    let reference = ExtensionRef { group: group?.to_owned(), kind: kind?.to_owned(), name };
+    if !reference.is_fault_injection() {
+        field.warn(format_args!(
+            "{} of {} is no ExtensionRef of this version's: requests it applies to answer 500",
+            reference.kind, reference.group
+        ));
+    }
+    Some(reference)
+}
+
+/// `percent` or `fraction` of requests, all where neither is given.
+pub(super) fn share(field: &Field<'_>) -> Option<Share> {
     let (mut numerator, mut denominator) = (100, 100);
     match (field.get("percent"), field.get("fraction")) {
         (Some(percent), None) => numerator = u32::try_from(percent.int_in(0, 100)?).ok()?,
@@ -214,7 +240,7 @@ fn mirror(field: &Field<'_>, namespace: &str) -> Option<Mirror> {
         (Some(percent), Some(_)) => percent.error("must not be set beside fraction: they say the same"),
         (None, None) => {}
     }
-    Some(Mirror { backend: BackendRef { weight: 0, ..backend }, numerator, denominator })
+    Some(Share { numerator, denominator })
 }
 
 fn cors(field: &Field<'_>) -> Option<Cors> {

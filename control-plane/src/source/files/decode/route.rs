@@ -127,7 +127,7 @@ fn rule(field: &Field<'_>, namespace: &str, origin: Origin) -> Option<HttpRouteR
     }
     let name = field.get("name").and_then(|f| values::dns_subdomain(&f).map(str::to_owned));
     let mut matches: Vec<_> = match field.get("matches") {
-        Some(matches) => matches.items_up_to(MAX_MATCHES).iter().filter_map(one_match).collect(),
+        Some(matches) => matches.items_up_to(MAX_MATCHES).iter().filter_map(|field| one_match(field, origin)).collect(),
         None => Vec::new(),
     };
     if matches.is_empty() {
@@ -185,17 +185,17 @@ fn rule(field: &Field<'_>, namespace: &str, origin: Origin) -> Option<HttpRouteR
     Some(HttpRouteRule { name, matches, filters, backends, request_timeout, backend_request_timeout, retry, session })
 }
 
-fn one_match(field: &Field<'_>) -> Option<HttpRouteMatch> {
+fn one_match(field: &Field<'_>, origin: Origin) -> Option<HttpRouteMatch> {
     if !field.only(&["path", "headers", "queryParams", "method"], &[]) {
         return None;
     }
     Some(HttpRouteMatch {
         path: match field.get("path") {
-            Some(path) => path_match(&path)?,
+            Some(path) => path_match(&path, origin)?,
             None => PathMatch::Prefix("/".to_owned()),
         },
-        headers: keys(field, "headers", true),
-        query_params: keys(field, "queryParams", false),
+        headers: keys(field, "headers", true, origin),
+        query_params: keys(field, "queryParams", false, origin),
         method: match field.get("method") {
             Some(method) => Some(method.one_of(METHODS)?.to_owned()),
             None => None,
@@ -203,7 +203,7 @@ fn one_match(field: &Field<'_>) -> Option<HttpRouteMatch> {
     })
 }
 
-fn path_match(field: &Field<'_>) -> Option<PathMatch> {
+fn path_match(field: &Field<'_>, origin: Origin) -> Option<PathMatch> {
     if !field.only(&["type", "value"], &[]) {
         return None;
     }
@@ -216,14 +216,14 @@ fn path_match(field: &Field<'_>) -> Option<PathMatch> {
     };
     Some(match kind {
         "Exact" => PathMatch::Exact(values::path(&value)?.to_owned()),
-        "RegularExpression" => PathMatch::Regex(values::regex(&value, 1_024)?.to_owned()),
+        "RegularExpression" => PathMatch::Regex(values::regex(&value, 1_024, origin)?.to_owned()),
         _ => PathMatch::Prefix(values::path(&value)?.to_owned()),
     })
 }
 
 /// Header or query conditions. The same name written twice is refused; names that differ in case are one header, and
 /// the first of them counts.
-pub(super) fn keys(field: &Field<'_>, key: &str, are_headers: bool) -> Vec<KeyMatch> {
+pub(super) fn keys(field: &Field<'_>, key: &str, are_headers: bool, origin: Origin) -> Vec<KeyMatch> {
     let mut written = BTreeSet::new();
     let mut out: Vec<KeyMatch> = Vec::new();
     for item in field.get(key).map(|field| field.items_up_to(MAX_LIST)).unwrap_or_default() {
@@ -239,7 +239,8 @@ pub(super) fn keys(field: &Field<'_>, key: &str, are_headers: bool) -> Vec<KeyMa
         let (Some(name_field), Some(value)) = (name, value) else { continue };
         let Some(name) = values::header_name(&name_field) else { continue };
         let max = if are_headers { 4_096 } else { 1_024 };
-        let Some(value) = (if regex { values::regex(&value, max) } else { values::text_of(&value, max) }) else {
+        let Some(value) = (if regex { values::regex(&value, max, origin) } else { values::text_of(&value, max) })
+        else {
             continue;
         };
         let as_written = name_field.text().unwrap_or_default();

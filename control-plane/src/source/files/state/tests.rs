@@ -252,29 +252,6 @@ spec:
     assert_eq!(names(&edit), ["Service default/a", "HTTPRoute default/a", "PeerAuthentication default/a"]);
 }
 
-/// What the reference shows is done, all of it, and what its tables name is shown.
-#[test]
-fn the_reference_of_httproute_shows_only_what_is_done() {
-    let reference = include_str!("../../../../../docs/reference/httproute.md");
-    let (_, rest) = reference.split_once("```yaml\n").unwrap();
-    let (example, tables) = rest.split_once("```").unwrap();
-    let mut state = State::default();
-    let edit = write(&mut state, "everything.yaml", example);
-    assert_eq!(errors_in(&edit), [""; 0]);
-    assert_eq!(names(&edit), ["HTTPRoute shop/everything"]);
-    let route = route_of(&state);
-    let kinds: std::collections::BTreeSet<_> =
-        route.rules.iter().flat_map(|rule| &rule.filters).map(crate::model::HttpRouteFilter::kind).collect();
-    let all =
-        ["CORS", "RequestHeaderModifier", "RequestMirror", "RequestRedirect", "ResponseHeaderModifier", "URLRewrite"];
-    assert_eq!(kinds.into_iter().collect::<Vec<_>>(), all);
-    let named = tables.lines().filter_map(|line| line.strip_prefix("| `")?.split_once('`'));
-    for (field, _) in named.filter(|(_, what)| !what.contains("not done") && !what.contains("of no effect")) {
-        let last = field.rsplit('.').next().unwrap();
-        assert!(example.contains(last), "{field} is in no example");
-    }
-}
-
 #[test]
 fn a_list_is_unpacked_and_each_item_stands_alone() {
     let mut state = State::default();
@@ -492,6 +469,7 @@ status: {loadBalancer: {ingress: [{ip: 192.0.2.9}]}}
     assert_eq!(ports, [("http", 8080), ("side", 2)]);
 }
 
+mod connection_routes;
 mod grpc_route;
 mod incremental;
 mod refused;

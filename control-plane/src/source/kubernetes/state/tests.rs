@@ -419,3 +419,5 @@ proptest! {
         }
     }
 }
+
+mod config_maps;

@@ -42,7 +42,7 @@ fn status(names: &[&str], accepted: bool, generation: i64) -> RouteStatus {
 
 fn planned(live: &Live, status: Option<&RouteStatus>, refused: Option<&str>, programmed: Option<&Condition>) -> Plan {
     let now = SystemTime::UNIX_EPOCH + Duration::from_secs(9);
-    plan(live, &Wanted { status, refused }, |_| programmed.cloned(), now)
+    plan(live, &Wanted { status, refused, reason: "UnsupportedValue" }, |_| programmed.cloned(), now)
 }
 
 fn written(plan: Plan) -> Vec<Value> {
@@ -198,7 +198,12 @@ fn a_digest_does_not_depend_on_the_time() {
     let live = live(&[parent("a")], &[], 1);
     let digest = |second, accepted| {
         let now = SystemTime::UNIX_EPOCH + Duration::from_secs(second);
-        match plan(&live, &Wanted { status: Some(&status(&["a"], accepted, 1)), refused: None }, |_| None, now) {
+        match plan(
+            &live,
+            &Wanted { status: Some(&status(&["a"], accepted, 1)), refused: None, reason: "" },
+            |_| None,
+            now,
+        ) {
             Plan::Write { digest, .. } => digest,
             other => panic!("{other:?}"),
         }

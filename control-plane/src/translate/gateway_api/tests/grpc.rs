@@ -118,7 +118,7 @@ fn what_declares_nothing_speaks_grpc_and_what_declares_something_that() {
 fn what_is_not_valid_is_unavailable_and_status_says_so() {
     let bad = BackendRef { weight: 10, ..backend("shop/gone") };
     let unsupported = HttpRouteRule {
-        filters: vec![HttpRouteFilter::Unsupported("ExtensionRef".to_owned())],
+        filters: vec![HttpRouteFilter::Unsupported("ExternalAuth".to_owned())],
         ..to("shop/reviews", vec![call("b", "")])
     };
     let split = HttpRouteRule { matches: vec![call("a", "")], ..rule(vec![backend("shop/reviews"), bad]) };
@@ -221,7 +221,7 @@ fn a_port_goes_to_the_httproute_when_the_last_grpcroute_leaves_it() {
 
     // One that is not in effect is in nobody's way.
     let useless = HttpRouteRule {
-        filters: vec![HttpRouteFilter::Unsupported("ExtensionRef".to_owned())],
+        filters: vec![HttpRouteFilter::Unsupported("ExternalAuth".to_owned())],
         ..to("shop/reviews", vec![call("a", "")])
     };
     let (world, _) = translator.apply(upserts![grpc_route("shop/g", vec![parent("reviews")], vec![useless])]);

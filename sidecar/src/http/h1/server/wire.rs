@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use http::{Method, StatusCode};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::AsyncWriteExt;
 use tokio::time::Instant;
 
 use crate::http::h1::encode::{self, Framing, encode_response};
@@ -19,12 +19,9 @@ use crate::http::h1::reader::{HEAD_READ, poll_read};
 use crate::http::h1::writer::Queue;
 use crate::http::h1::{HeadError, HeadScan, Progress, RequestHead, spare};
 use crate::http::io::Io;
-use crate::http::server::shared::{ServerSettings, own_answer};
+use crate::http::server::shared::{ServerSettings, drop_rest, own_answer};
 use crate::http::timer::Timer;
 use crate::reason::Reason;
-
-/// Most bytes read and dropped while lingering.
-const MAX_LINGER: usize = 1024 * 1024;
 
 /// The connection.
 pub(super) struct Wire<IO> {
@@ -140,21 +137,6 @@ impl<IO: Io> Wire<IO> {
         if linger.is_zero() || self.eof || !matches!(shut, Ok(Ok(()))) {
             return;
         }
-        let drop_rest = async {
-            let mut dropped = 0;
-            loop {
-                self.read.clear();
-                self.read.reserve(HEAD_READ);
-                match self.io.read_buf(&mut self.read).await {
-                    Ok(0) | Err(_) => return,
-                    Ok(read) => dropped += read,
-                }
-                if dropped > MAX_LINGER {
-                    return;
-                }
-            }
-        };
-        // Out of time or bytes: closing now may reset the connection, which the client has earned.
-        let _ = tokio::time::timeout(linger, drop_rest).await;
+        drop_rest(&mut self.io, &mut self.read, linger).await;
     }
 }

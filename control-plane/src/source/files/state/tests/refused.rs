@@ -45,7 +45,45 @@ spec:
     - name: echo-v1
       port: 80
 ";
-/// Its filter.
+pub(super) const TLS: &str = "\
+apiVersion: gateway.networking.k8s.io/v1
+kind: TLSRoute
+metadata:
+  name: db
+spec:
+  parentRefs:
+  - {group: '', kind: Service, name: db}
+  hostnames:
+  - db.example.com
+  rules:
+  - backendRefs:
+    - name: db-v1
+      port: 5432
+";
+
+const FAULT: &str = "\
+apiVersion: weft.dev/v1alpha1
+kind: FaultInjection
+metadata:
+  name: faults
+spec:
+  delay: {fixedDelay: 1s, percent: 5}
+  abort: {httpStatus: 503, fraction: {numerator: 1, denominator: 1000}}
+";
+
+const LIMIT: &str = "\
+apiVersion: weft.dev/v1alpha1
+kind: RateLimit
+metadata:
+  name: limit
+spec:
+  targetRefs: [{group: '', kind: Service, name: reviews}]
+  requests: 100
+  per: 1s
+  key: {type: Header, header: x-user}
+";
+
+/// A GRPCRoute's filter.
 const FILTER: &str = "type: RequestHeaderModifier\n      requestHeaderModifier: {set: [{name: x-b, value: c}]}";
 
 pub(super) const SERVICE: &str = "\
@@ -218,6 +256,43 @@ fn every_kind_of_bad_manifest_names_file_line_and_field_and_costs_nothing_else()
         ("an HTTPRoute's filter", GRPC, "type: RequestHeaderModifier\n      requestHeaderModifier: {set", "type: CORS\n      cors: {set", 13, "spec.rules[0].filters[0].type", "must be one of RequestHeaderModifier"),
         ("an HTTPRoute's filter on a backend", GRPC, "port: 80\n", "port: 80\n      filters: [{type: CORS, cors: {}}]\n", 18, "spec.rules[0].backendRefs[0].filters[0].type", "must be one of RequestHeaderModifier"),
         ("a version that never was", GRPC, "k8s.io/v1\n", "k8s.io/v1beta1\n", 1, "apiVersion", "must be gateway.networking.k8s.io/v1 for a GRPCRoute"),
+        // TLSRoute, and TCPRoute alike.
+        ("a server name that is an address", TLS, "- db.example.com", "- 10.0.0.1", 9, "spec.hostnames[0]", "must be a DNS name: an address"),
+        ("a server name in capitals", TLS, "- db.example.com", "- DB.example.com", 9, "spec.hostnames[0]", "must be a DNS name, in lower case"),
+        ("a wildcard within", TLS, "- db.example.com", "- 'db.*.com'", 9, "spec.hostnames[0]", "must be a DNS name, in lower case"),
+        ("no server names", TLS, "  hostnames:\n  - db.example.com\n", "", 5, "spec.hostnames", "is required"),
+        ("an empty list of them", TLS, "hostnames:\n  - db.example.com", "hostnames: []", 8, "spec.hostnames", "at least one name"),
+        ("two rules", TLS, "  rules:\n", "  rules:\n  - backendRefs: [{name: db-v2, port: 5432}]\n", 10, "spec.rules", "2 entries, at most 1"),
+        ("no rules", TLS, "  rules:\n  - backendRefs:\n    - name: db-v1\n      port: 5432\n", "  rules: []\n", 10, "spec.rules", "must hold one rule"),
+        ("no backend", TLS, "backendRefs:\n    - name: db-v1\n      port: 5432\n", "backendRefs: []\n", 11, "spec.rules[0].backendRefs", "at least one backend"),
+        ("a backend without a port", TLS, "      port: 5432\n", "", 12, "spec.rules[0].backendRefs[0].port", "is required"),
+        ("a weight below zero", TLS, "port: 5432\n", "port: 5432\n      weight: -1\n", 14, "spec.rules[0].backendRefs[0].weight", "between 0 and 1000000"),
+        ("filters", TLS, "port: 5432\n", "port: 5432\n      filters: []\n", 14, "spec.rules[0].backendRefs[0].filters", "a connection has no filters"),
+        ("an older version", TLS, "k8s.io/v1\n", "k8s.io/v1alpha2\n", 1, "apiVersion", "must be gateway.networking.k8s.io/v1 for a TLSRoute"),
+        ("extension without a kind", ROUTE, FILTER, "type: ExtensionRef\n      extensionRef: {group: weft.dev, name: a}", 15, "spec.rules[0].filters[0].extensionRef.kind", "is required"),
+        // FaultInjection.
+        ("neither delay nor abort", FAULT, "  delay: {fixedDelay: 1s, percent: 5}\n  abort: {httpStatus: 503, fraction: {numerator: 1, denominator: 1000}}\n", "  {}\n", 5, "spec", "needs a delay, an abort, or both"),
+        ("delay without a time", FAULT, "fixedDelay: 1s, ", "", 6, "spec.delay.fixedDelay", "is required"),
+        ("no delay at all", FAULT, "fixedDelay: 1s", "fixedDelay: 0s", 6, "spec.delay.fixedDelay", "more than 0s and 1h at most"),
+        ("a delay of a day", FAULT, "fixedDelay: 1s", "fixedDelay: 24h", 6, "spec.delay.fixedDelay", "more than 0s and 1h at most"),
+        ("a delay that is no duration", FAULT, "fixedDelay: 1s", "fixedDelay: 0.5s", 6, "spec.delay.fixedDelay", "GEP-2257"),
+        ("more than all", FAULT, "percent: 5", "percent: 101", 6, "spec.delay.percent", "between 0 and 100"),
+        ("percent and fraction", FAULT, "percent: 5", "percent: 5, fraction: {numerator: 1}", 6, "spec.delay.percent", "must not be set beside"),
+        ("a part of less", FAULT, "denominator: 1000", "denominator: 0", 7, "spec.abort.fraction.denominator", "between 1 and"),
+        ("abort without a status", FAULT, "httpStatus: 503, ", "", 7, "spec.abort", "needs httpStatus, grpcStatus, or both"),
+        ("a status that goes on", FAULT, "httpStatus: 503", "httpStatus: 100", 7, "spec.abort.httpStatus", "between 200 and 599"),
+        ("a status of gRPC that is a number", FAULT, "httpStatus: 503", "grpcStatus: 14", 7, "spec.abort.grpcStatus", "must be a string"),
+        ("a status of gRPC that is none", FAULT, "httpStatus: 503", "grpcStatus: OK", 7, "spec.abort.grpcStatus", "must be one of CANCELLED"),
+        ("a version of ours that never was", FAULT, "weft.dev/v1alpha1", "weft.dev/v1", 1, "apiVersion", "must be weft.dev/v1alpha1 for a FaultInjection"),
+        // RateLimit.
+        ("no target", LIMIT, "targetRefs: [{group: '', kind: Service, name: reviews}]", "targetRefs: []", 6, "spec.targetRefs", "at least one Service"),
+        ("a route", LIMIT, "kind: Service, name", "kind: HTTPRoute, name", 6, "spec.targetRefs[0].kind", "must be one of Service"),
+        ("no requests", LIMIT, "requests: 100", "requests: 0", 7, "spec.requests", "between 1 and"),
+        ("no burst", LIMIT, "requests: 100", "requests: 100\n  burst: 0", 8, "spec.burst", "between 1 and"),
+        ("in no time", LIMIT, "per: 1s", "per: 0s", 8, "spec.per", "more than 0s and 24h at most"),
+        ("a key that is none", LIMIT, "type: Header", "type: Cookie", 9, "spec.key.type", "must be one of All"),
+        ("a header that is not said", LIMIT, ", header: x-user", "", 9, "spec.key.header", "is required where"),
+        ("a header that is not meant", LIMIT, "type: Header", "type: All", 9, "spec.key.header", "must not be set"),
         // PeerAuthentication.
         ("unknown mode", PEER, "mode: STRICT", "mode: strict", 9, "spec.mtls.mode", "must be one of UNSET, DISABLE"),
         ("port that is none", PEER, "'8080'", "http", 11, "spec.portLevelMtls.http", "between 1 and 65535"),
@@ -286,12 +361,12 @@ proptest::proptest! {
     /// Decoded without the net of `decode_safely`, so that a panic of ours would be seen.
     #[test]
     fn no_text_makes_reading_panic_and_every_flaw_lies_in_its_file(
-        which in 0usize..6,
+        which in 0usize..8,
         at in 0usize..1_000,
         cut in 0usize..12,
         put in proptest::string::string_regex("[\\PC\n\t &*:{}\\[\\],'\"|>0-9-]{0,8}").expect("an expression"),
     ) {
-        let mut text: Vec<char> = [ROUTE, GRPC, SERVICE, POD, SLICE, PEER][which].chars().collect();
+        let mut text: Vec<char> = [ROUTE, GRPC, SERVICE, POD, SLICE, PEER, FAULT, LIMIT][which].chars().collect();
         let at = at % text.len();
         text.splice(at..(at + cut).min(text.len()), put.chars());
         let text: String = text.into_iter().collect();
