@@ -2,7 +2,8 @@
 //!
 //! Whether an object is right is asked of the decoder that the source asks, so both say the same of one generation. One
 //! that is not right stays in effect as it was before, or is in none: the message says why, as `weft check` does. Whether there is
-//! what a targetRef names is asked of translation, again every [`AGAIN`]. Who names a FaultInjection is in the status of routes.
+//! what a targetRef names is asked of translation, again every [`AGAIN`]. Of several BackendPolicies for a Service the oldest counts, and
+//! the others say so. Who names a FaultInjection is in the status of routes.
 //!
 //! Bound: the objects.
 
@@ -33,7 +34,8 @@ const AGAIN: Duration = Duration::from_secs(5);
 const INVALID: &str = "Invalid";
 
 /// Each, by its name in URLs, and what it means that it is accepted.
-const KINDS: [(Kind, &str, &str); 2] = [
+const KINDS: [(Kind, &str, &str); 3] = [
+    (Kind::BackendPolicy, "backendpolicies", "clients call its Services as it says"),
     (Kind::FaultInjection, "faultinjections", "routes may name it"),
     (Kind::RateLimit, "ratelimits", "the pods of its Services count requests"),
 ];
@@ -57,7 +59,7 @@ async fn lead_one(writer: &Writer, (kind, plural, means): (Kind, &'static str, &
     let resource = resource(kind, plural);
     let all = Api::<DynamicObject>::all_with(writer.client.clone(), &resource);
     let mut events = watcher(all, watcher::Config::default()).backoff(Pauses::default()).boxed();
-    let mut held: BTreeMap<(String, String), DynamicObject> = BTreeMap::new();
+    let mut held: BTreeMap<Key, DynamicObject> = BTreeMap::new();
     let mut due = BTreeSet::new();
     let mut again: Option<Instant> = None;
     loop {
@@ -66,10 +68,16 @@ async fn lead_one(writer: &Writer, (kind, plural, means): (Kind, &'static str, &
             Some(event) = events.next() => match event {
                 Ok(watcher::Event::Init) => held.clear(),
                 Ok(watcher::Event::InitApply(object) | watcher::Event::Apply(object)) => {
-                    due.insert(key(&object.metadata));
-                    held.insert(key(&object.metadata), object);
+                    let key = key(&object.metadata);
+                    due.extend(rivals(kind, &key, &held));
+                    due.insert(key.clone());
+                    held.insert(key, object);
                 }
-                Ok(watcher::Event::Delete(object)) => drop(held.remove(&key(&object.metadata))),
+                Ok(watcher::Event::Delete(object)) => {
+                    let key = key(&object.metadata);
+                    held.remove(&key);
+                    due.extend(rivals(kind, &key, &held));
+                }
                 Ok(watcher::Event::InitDone) => {}
                 // A kind that is not installed is no fault.
                 Err(error) => tracing::debug!(%error, "the watch on the status of our own kinds; trying again"),
@@ -84,7 +92,8 @@ async fn lead_one(writer: &Writer, (kind, plural, means): (Kind, &'static str, &
                 continue;
             };
             let missing = missing(&value, writer.shared.news.lock().state.as_deref());
-            if let Some(conditions) = wanted((kind, means), &value, &missing, &rfc3339(SystemTime::now())) {
+            let hindered = hindered(&missing, &outranked(kind, object, held.values()));
+            if let Some(conditions) = wanted((kind, means), &value, hindered, &rfc3339(SystemTime::now())) {
                 write(writer, &resource, &key, object, &conditions).await;
             }
         }
@@ -99,12 +108,69 @@ fn missing(object: &Value, state: Option<&Translated>) -> Vec<String> {
     let Some(state) = state else { return Vec::new() };
     let view =
         View { namespace: object.pointer("/metadata/namespace").and_then(Value::as_str).unwrap_or("").to_owned() };
-    let targets = object.pointer("/spec/targetRefs").and_then(Value::as_array).into_iter().flatten();
-    let names = targets.filter_map(|target| Some(format!("{}/{}", view.namespace, target.get("name")?.as_str()?)));
+    let names = targets(object).map(|target| format!("{}/{target}", view.namespace));
     names.filter(|name| state.lookup(type_url::SERVICE, name, &view) == Lookup::Absent).collect()
 }
 
-fn key(metadata: &ObjectMeta) -> (String, String) {
+/// Names of the Services that an object is for, which are of its own namespace.
+fn targets(object: &Value) -> impl Iterator<Item = &str> {
+    let targets = object.pointer("/spec/targetRefs").and_then(Value::as_array).into_iter().flatten();
+    targets.filter_map(|target| target.get("name")?.as_str())
+}
+
+/// Whose status may change with an object's: those of its namespace, of a kind of which one alone counts for a Service.
+fn rivals(kind: Kind, key: &Key, held: &BTreeMap<Key, DynamicObject>) -> Vec<Key> {
+    let others = held.keys().filter(|other| kind == Kind::BackendPolicy && other.0 == key.0);
+    others.cloned().collect()
+}
+
+/// Services for which another object counts, and its name: the oldest, then the first by name, as translation has it.
+fn outranked<'a>(
+    kind: Kind,
+    object: &DynamicObject,
+    all: impl Iterator<Item = &'a DynamicObject>,
+) -> Vec<(String, String)> {
+    if kind != Kind::BackendPolicy {
+        return Vec::new();
+    }
+    let age = |it: &DynamicObject| (it.metadata.creation_timestamp.clone(), it.metadata.name.clone());
+    let older = all.filter(|it| it.metadata.namespace == object.metadata.namespace && age(it) < age(object));
+    let mut first = BTreeMap::new();
+    for it in older {
+        for target in targets(&it.data).filter(|target| targets(&object.data).any(|ours| ours == *target)) {
+            let held = first.entry(target).or_insert(it);
+            if age(it) < age(held) {
+                *held = it;
+            }
+        }
+    }
+    first.into_iter().map(|(target, it)| (target.to_owned(), it.metadata.name.clone().unwrap_or_default())).collect()
+}
+
+/// Why an object that is right does not do all that it says.
+fn hindered(missing: &[String], outranked: &[(String, String)]) -> Option<(&'static str, String)> {
+    if !missing.is_empty() {
+        let missing = missing.join(", ");
+        let message =
+            format!("there is no Service {missing}: make it, or mend spec.targetRefs; others that it names count");
+        return Some(("TargetNotFound", message));
+    }
+    if outranked.is_empty() {
+        return None;
+    }
+    let names: Vec<_> = outranked.iter().map(|(service, by)| format!("for Service {service} that is {by}")).collect();
+    let message = format!(
+        "of several policies the oldest counts, whole, as soon as it is right: {}. Put both into one, or take the Service from \
+         spec.targetRefs; others that it names count",
+        names.join(", ")
+    );
+    Some(("Conflicted", message))
+}
+
+/// Namespace and name.
+type Key = (String, String);
+
+fn key(metadata: &ObjectMeta) -> Key {
     (metadata.namespace.clone().unwrap_or_default(), metadata.name.clone().unwrap_or_default())
 }
 
@@ -112,7 +178,7 @@ fn key(metadata: &ObjectMeta) -> (String, String) {
 async fn write(
     writer: &Writer,
     resource: &ApiResource,
-    (namespace, name): &(String, String),
+    (namespace, name): &Key,
     object: &DynamicObject,
     conditions: &[Value],
 ) {
@@ -135,18 +201,20 @@ async fn write(
 }
 
 /// The conditions as they should be; `None` where they are.
-fn wanted((kind, means): (Kind, &str), object: &Value, missing: &[String], now: &str) -> Option<Vec<Value>> {
+fn wanted(
+    (kind, means): (Kind, &str),
+    object: &Value,
+    hindered: Option<(&'static str, String)>,
+    now: &str,
+) -> Option<Vec<Value>> {
     let generation = object.pointer("/metadata/generation").cloned().unwrap_or_default();
     let mut errors = errors_in(kind, object);
     errors.truncate(MAX_QUOTED);
     let (status, reason, message) = if !errors.is_empty() {
         let errors = errors.join("; ");
         ("False", INVALID, format!("{errors}. What it was before, if it was ever right, stays in effect"))
-    } else if !missing.is_empty() {
-        let missing = missing.join(", ");
-        let message =
-            format!("there is no Service {missing}: make it, or mend spec.targetRefs; others that it names count");
-        ("False", "TargetNotFound", message)
+    } else if let Some((reason, message)) = hindered {
+        ("False", reason, message)
     } else {
         ("True", "Accepted", means.to_owned())
     };
@@ -155,7 +223,9 @@ fn wanted((kind, means): (Kind, &str), object: &Value, missing: &[String], now: 
     let said = ours.first();
     // What one generation was found right for is not taken back: so the control planes of two revisions, one of which knows
     // fewer fields, do not overwrite each other for ever.
-    let stands = |it: &Value| reason == INVALID || (it["status"] == status && it["reason"] == reason);
+    let same =
+        |it: &Value| it["status"] == status && it["reason"] == reason && (status == "True" || it["message"] == message);
+    let stands = |it: &Value| reason == INVALID || same(it);
     if said.is_some_and(|it| it["observedGeneration"] == generation && stands(it)) {
         return None;
     }
@@ -192,16 +262,16 @@ mod tests {
     #[test]
     fn what_is_right_is_accepted_once_and_what_is_wrong_says_why() {
         let good = json!({"delay": {"fixedDelay": "1s"}});
-        let first = wanted(FAULT, &object(1, good.clone(), None), &[], "t1").unwrap();
+        let first = wanted(FAULT, &object(1, good.clone(), None), None, "t1").unwrap();
         assert_eq!((&first[0]["status"], &first[0]["observedGeneration"], first.len()), (&json!("True"), &json!(1), 1));
-        assert_eq!(wanted(FAULT, &object(1, good.clone(), Some(first.clone())), &[], "t2"), None, "it is said");
+        assert_eq!(wanted(FAULT, &object(1, good.clone(), Some(first.clone())), None, "t2"), None, "it is said");
 
-        let second = wanted(FAULT, &object(2, good, Some(first.clone())), &[], "t2").unwrap();
+        let second = wanted(FAULT, &object(2, good, Some(first.clone())), None, "t2").unwrap();
         assert_eq!((&second[0]["observedGeneration"], &second[0]["lastTransitionTime"]), (&json!(2), &json!("t1")));
 
         let bad = json!({"delay": {"fixedDelay": "0s"}, "abort": {}});
         let other = json!({"type": "Other", "status": "True"});
-        let third = wanted(FAULT, &object(3, bad, Some(vec![other.clone(), second[0].clone()])), &[], "t3").unwrap();
+        let third = wanted(FAULT, &object(3, bad, Some(vec![other.clone(), second[0].clone()])), None, "t3").unwrap();
         assert_eq!((&third[0]["status"], &third[0]["lastTransitionTime"]), (&json!("False"), &json!("t3")));
         let message = third[0]["message"].as_str().unwrap();
         for field in ["spec.delay.fixedDelay: must be more than 0s", "spec.abort: needs httpStatus"] {
@@ -216,7 +286,7 @@ mod tests {
             ("another version knows more", &bad, "True", false),
             ("they agree", &bad, "False", false),
         ] {
-            assert_eq!(wanted(FAULT, &object(3, spec.clone(), Some(say(said))), &[], "t4").is_some(), writes, "{row}");
+            assert_eq!(wanted(FAULT, &object(3, spec.clone(), Some(say(said))), None, "t4").is_some(), writes, "{row}");
         }
     }
 
@@ -252,12 +322,49 @@ mod tests {
         let (world, _) = translator.apply(Batch { upserts, ..Batch::default() });
         let gone = missing(&object(None), Some(&world));
         assert_eq!(gone, ["shop/b"]);
-        let said = wanted(LIMIT, &object(None), &gone, "t1").unwrap();
+        let said = wanted(LIMIT, &object(None), hindered(&gone, &[]), "t1").unwrap();
         assert_eq!((&said[0]["status"], &said[0]["reason"]), (&json!("False"), &json!("TargetNotFound")));
         assert!(said[0]["message"].as_str().unwrap().contains("no Service shop/b"), "{said:?}");
-        assert_eq!(wanted(LIMIT, &object(Some(said.clone())), &gone, "t2"), None);
-        let found = wanted(LIMIT, &object(Some(said)), &[], "t3").unwrap();
+        assert_eq!(wanted(LIMIT, &object(Some(said.clone())), hindered(&gone, &[]), "t2"), None);
+        let found = wanted(LIMIT, &object(Some(said)), None, "t3").unwrap();
         assert_eq!((&found[0]["status"], &found[0]["lastTransitionTime"]), (&json!("True"), &json!("t3")));
-        assert!(wanted(LIMIT, &object(Some(found)), &gone, "t4").is_some(), "and gone again");
+        assert!(wanted(LIMIT, &object(Some(found)), hindered(&gone, &[]), "t4").is_some(), "and gone again");
+    }
+
+    #[test]
+    fn of_several_policies_for_a_service_all_but_the_oldest_say_who_counts() {
+        let policy = |name: &str, created: &str, services: &[&str]| -> DynamicObject {
+            let targets: Vec<_> = services.iter().map(|name| json!({"kind": "Service", "name": name})).collect();
+            serde_json::from_value(json!({
+                "apiVersion": "weft.dev/v1alpha1", "kind": "BackendPolicy",
+                "metadata": {"name": name, "namespace": "shop", "creationTimestamp": created},
+                "spec": {"targetRefs": targets},
+            }))
+            .unwrap()
+        };
+        let all = [
+            policy("b", "2026-01-02T00:00:00Z", &["web", "db"]),
+            policy("c", "2026-01-02T00:00:00Z", &["web"]),
+            policy("old", "2026-01-01T00:00:00Z", &["db"]),
+            policy("d", "2026-01-03T00:00:00Z", &["web", "cache"]),
+        ];
+        let said = |index: usize| outranked(Kind::BackendPolicy, &all[index], all.iter());
+        let pair = |service: &str, by: &str| (service.to_owned(), by.to_owned());
+        assert_eq!(said(0), [pair("db", "old")]);
+        assert_eq!(said(1), [pair("web", "b")], "of one age the first by name");
+        assert_eq!(said(2), []);
+        assert_eq!(said(3), [pair("web", "b")], "not c, which does not count either");
+        assert_eq!(outranked(Kind::RateLimit, &all[3], all.iter()), [], "several limits hold at once");
+
+        const POLICY: (Kind, &str) = (Kind::BackendPolicy, "fine");
+        let object = object(1, json!({"targetRefs": [{"kind": "Service", "name": "web"}]}), None);
+        let first = wanted(POLICY, &object, hindered(&[], &said(3)), "t1").unwrap();
+        assert_eq!((&first[0]["status"], &first[0]["reason"]), (&json!("False"), &json!("Conflicted")));
+        assert!(first[0]["message"].as_str().unwrap().contains("for Service web that is b. Put both into one"));
+        let mut again = object;
+        again["status"] = json!({"conditions": first});
+        assert_eq!(wanted(POLICY, &again, hindered(&[], &said(3)), "t2"), None);
+        assert!(wanted(POLICY, &again, hindered(&[], &said(0)), "t2").is_some(), "another one counts");
+        assert!(wanted(POLICY, &again, None, "t2").is_some());
     }
 }
