@@ -10,6 +10,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     }
     let descriptors = protox::compile(protos, ["proto"])?;
     // Rare and large: whatever holds a policy would have room for it.
-    tonic_prost_build::configure().boxed(".weft.v1.BackendPolicy.tls").compile_fds(descriptors)?;
+    let rare = ["tls", "retry_budget", "session"].map(|field| format!(".weft.v1.BackendPolicy.{field}"));
+    let config = rare.into_iter().fold(tonic_prost_build::configure(), |config, field| config.boxed(field));
+    config.compile_fds(descriptors)?;
     Ok(())
 }

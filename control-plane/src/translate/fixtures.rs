@@ -11,9 +11,10 @@ use weft_proto::{MESH_TLS_LABEL, type_url, v1};
 use super::{Lookup, MeshConfig, Resource, Translated, Translator, View};
 use crate::model::{
     Age, BackendRef, BackendTlsPolicy, Batch, ConfigMap, ContainerPort, EndpointSlice, FaultAbort, FaultDelay,
-    FaultInjection, GrpcRoute, HttpRoute, HttpRouteMatch, HttpRouteRule, Kind, Meta, MethodMatch, MtlsMode, Node,
-    Object, ObjectKey, ObjectName, ParentRef, PathMatch, PeerAuthentication, Pod, RateKey, RateLimit, RateTarget,
-    Service, ServiceKind, ServicePort, Share, SliceEndpoint, SlicePort, TargetPort, TcpRoute, TlsRoute,
+    FaultInjection, GrpcRoute, HttpRoute, HttpRouteMatch, HttpRouteRule, Kind, LocalRef, Meta, MethodMatch, MtlsMode,
+    Node, Object, ObjectKey, ObjectName, ParentRef, PathMatch, PeerAuthentication, Pod, RateKey, RateLimit, RateTarget,
+    RetryConstraint, Service, ServiceKind, ServicePort, SessionPersistence, Share, SliceEndpoint, SlicePort,
+    TargetPort, TcpRoute, TlsRoute, TrafficPolicy,
 };
 use crate::status::{Condition, RouteStatus};
 
@@ -140,6 +141,19 @@ pub(super) fn rate_limit(name: &str) -> RateLimit {
     }
 }
 
+/// The default budget, and a session, for the Service of its name.
+pub(super) fn traffic_policy(name: &str) -> TrafficPolicy {
+    let meta = meta(name);
+    let target = LocalRef { group: String::new(), kind: "Service".to_owned(), name: meta.name.name.clone() };
+    let second = Duration::from_secs(1);
+    TrafficPolicy {
+        meta,
+        targets: vec![target],
+        retries: Some(RetryConstraint { percent: 20, interval: 10 * second, min_count: 10, min_interval: second }),
+        session: Some(SessionPersistence::default()),
+    }
+}
+
 /// A parentRef to a Service in the route's namespace.
 pub(super) fn parent(name: &str) -> ParentRef {
     ParentRef {
@@ -230,7 +244,7 @@ macro_rules! into_object {
 into_object! {
     Service(Service) Pod(Pod) EndpointSlice(EndpointSlice) Node(Node) HttpRoute(HttpRoute)
     GrpcRoute(GrpcRoute) TlsRoute(TlsRoute) TcpRoute(TcpRoute) BackendTlsPolicy(BackendTlsPolicy) ConfigMap(ConfigMap)
-    PeerAuthentication(PeerAuthentication)
+    TrafficPolicy(TrafficPolicy) PeerAuthentication(PeerAuthentication)
     FaultInjection(FaultInjection) RateLimit(RateLimit)
 }
 

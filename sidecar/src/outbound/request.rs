@@ -14,9 +14,9 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
-use http::HeaderValue;
 use http::header::LOCATION;
 use http::request::Parts;
+use http::{HeaderMap, HeaderValue};
 use parking_lot::Mutex;
 use weft_proto::{ServiceName, headers};
 
@@ -148,12 +148,15 @@ impl RequestHandler {
                 port = found;
                 called = port.protocol;
                 match &port.routes {
-                    None => Arc::clone(&port.backend),
+                    None => {
+                        token = session_at(&port.backend, &request.headers);
+                        Arc::clone(&port.backend)
+                    }
                     Some(routes) => {
                         let rule = find(routes, request).ok_or_else(|| no_route(&service.name))?.rule;
                         record.route = (&rule.route).into();
                         // Before a filter takes its header or cookie away.
-                        token = rule.session.as_ref().and_then(|it| it.read(&request.headers, seconds()));
+                        token = session_of(rule, &request.headers);
                         let made = apply(&rule.filters, rule, request, after)?;
                         if !after.delay.is_zero() {
                             let delay = std::mem::take(&mut after.delay);
@@ -223,11 +226,12 @@ impl RequestHandler {
         if let Some((rule, filters)) = chosen {
             filters.apply_response(kept.response.headers_mut());
             rule.filters.apply_response(kept.response.headers_mut());
-            if let (Some(session), Some(endpoint)) = (&rule.session, record.endpoint) {
-                let here = |token: Token| token.is_of(&backend.label) && token.is_at(endpoint);
-                if !token.is_some_and(here) {
-                    session.write(Token::new(&backend.label, endpoint, seconds()), kept.response.headers_mut());
-                }
+        }
+        let session = rule.and_then(|rule| rule.session.as_deref()).or(backend.session.as_deref());
+        if let (Some(session), Some(endpoint)) = (session, record.endpoint) {
+            let here = |token: Token| token.is_of(&backend.label) && token.is_at(endpoint);
+            if !token.is_some_and(here) {
+                session.write(Token::new(&backend.label, endpoint, seconds()), kept.response.headers_mut());
             }
         }
         Ok(kept)
@@ -304,6 +308,21 @@ fn made_by(
         response.headers_mut().insert(headers::REASON, value);
     }
     Ok(Kept { response: Box::new(response.map(|()| Body::empty())), guards: None })
+}
+
+/// The session of a request that this rule is for: the rule's, else that of a backend it may go to, which goes before weights
+/// as the rule's does (GEP-1619 "Traffic Splitting").
+pub(super) fn session_of(rule: &Rule<Arc<Backend>>, headers: &HeaderMap) -> Option<Token> {
+    match &rule.session {
+        Some(session) => session.read(headers, seconds()),
+        None => rule.backends().find_map(|backend| session_at(backend, headers)),
+    }
+}
+
+/// The session that a request has with a backend which keeps them.
+pub(super) fn session_at(backend: &Backend, headers: &HeaderMap) -> Option<Token> {
+    let token = backend.session.as_ref()?.read(headers, seconds())?;
+    holds(backend, token).then_some(token)
 }
 
 /// Whether the backend has a session's endpoint, as far as is known. One that is gone takes its sessions with it: they are

@@ -122,6 +122,15 @@ impl<B> Rule<B> {
         let found = shares.find(|share| matches!(&share.target, Target::Backend(backend) if is(backend)))?;
         Some((&found.target, &found.filters))
     }
+
+    /// Every backend that may be chosen, by weight or for a session.
+    pub fn backends(&self) -> impl Iterator<Item = &B> {
+        let WeightedTargets { first, rest, resting, .. } = &self.targets;
+        std::iter::once(first).chain(rest).chain(resting).filter_map(|share| match &share.target {
+            Target::Backend(backend) => Some(backend),
+            Target::Answer(_) => None,
+        })
+    }
 }
 
 /// What a rule chooses.

@@ -27,6 +27,7 @@ mod rate_limit;
 #[cfg(test)]
 mod reference;
 mod route;
+mod traffic_policy;
 
 pub(super) use self::core::SERVICE_NAME_LABEL;
 
@@ -137,6 +138,7 @@ fn read(kind: Kind, meta: Meta, document: &Field<'_>, origin: Origin) -> Option<
         Kind::TlsRoute => connection_routes::tls_route(meta, document, origin).map(Object::TlsRoute),
         Kind::TcpRoute => connection_routes::tcp_route(meta, document, origin).map(Object::TcpRoute),
         Kind::BackendTlsPolicy => backend_tls::policy(meta, document, origin).map(Object::BackendTlsPolicy),
+        Kind::TrafficPolicy => traffic_policy::policy(meta, document, origin).map(Object::TrafficPolicy),
         Kind::ConfigMap => Some(Object::ConfigMap(backend_tls::config_map(meta, document))),
         Kind::PeerAuthentication => {
             peer_authentication::peer_authentication(meta, document).map(Object::PeerAuthentication)
@@ -160,6 +162,7 @@ fn check_schema(kind: Kind, document: &Field<'_>) {
         | Kind::TlsRoute
         | Kind::TcpRoute
         | Kind::BackendTlsPolicy
+        | Kind::TrafficPolicy
         | Kind::PeerAuthentication => {
             if let Some(metadata) = document.get("metadata") {
                 super::schema::check::<meta_v1::ObjectMeta>(&metadata);
@@ -211,6 +214,7 @@ const KINDS: &[(Kind, &str, &[&str])] = &[
     (Kind::TlsRoute, "gateway.networking.k8s.io", &["v1"]),
     (Kind::TcpRoute, "gateway.networking.k8s.io", &["v1"]),
     (Kind::BackendTlsPolicy, "gateway.networking.k8s.io", &["v1"]),
+    (Kind::TrafficPolicy, "gateway.networking.x-k8s.io", &["v1alpha1"]),
     (Kind::ConfigMap, "", &["v1"]),
     (Kind::PeerAuthentication, "security.istio.io", &["v1", "v1beta1"]),
 ];
@@ -246,7 +250,7 @@ fn identify(document: &Field<'_>) -> Identified {
     let mut version_ok = false;
     if let Some((api_version, field)) = api_version {
         let (found, version) = api_version.split_once('/').unwrap_or(("", api_version));
-        if is_another_projects(found) {
+        if found != *group && is_another_projects(found) {
             kind_field.warn(format_args!("{} ({api_version}) is not read by this version", kind_name(*kind)));
             return Identified::Foreign;
         }

@@ -12,7 +12,7 @@ use super::super::MeshConfig;
 use super::super::kubernetes::{selects_pod, zone_label};
 use crate::model::{
     BackendTlsPolicy, Change, EndpointSlice, Kind, Model, Node, Object, ObjectKey, ObjectName, PeerAuthentication, Pod,
-    RateLimit, Service, selects,
+    RateLimit, Service, TrafficPolicy, selects,
 };
 
 /// Units to compute anew.
@@ -24,6 +24,7 @@ pub(super) struct Dirty {
     pub(super) endpoints: BTreeSet<EndpointsName>,
     pub(super) addresses: BTreeSet<IpAddr>,
     pub(super) policies: BTreeSet<ObjectName>,
+    pub(super) traffic_policies: BTreeSet<ObjectName>,
 }
 
 impl Dirty {
@@ -75,6 +76,15 @@ impl Dirty {
                     self.backend_tls_policy(policy, model);
                 }
             }
+            Kind::TrafficPolicy => {
+                self.traffic_policies.insert(name.clone());
+                if let Some(Object::TrafficPolicy(old)) = before {
+                    self.traffic_policy(old, model);
+                }
+                if let Some(policy) = model.traffic_policy(name) {
+                    self.traffic_policy(policy, model);
+                }
+            }
             Kind::ConfigMap => {
                 for policy in model.backend_tls_policies_with(name) {
                     self.backend_tls_policy(policy, model);
@@ -109,6 +119,7 @@ impl Dirty {
         let routes = model.routes_with_parent(name).chain(model.routes_with_backend(name));
         self.routes.extend(routes.map(|route| route.key()));
         self.policies.extend(model.backend_tls_policies_for(name).map(|policy| policy.meta.name.clone()));
+        self.traffic_policies.extend(model.traffic_policies_for(name).map(|policy| policy.meta.name.clone()));
         // Its ports declare what its pods' ports speak.
         if !service.selector.is_empty() {
             let pods = model.pods_in(&name.namespace).filter(|pod| selects_pod(service, pod));
@@ -120,6 +131,15 @@ impl Dirty {
     fn backend_tls_policy(&mut self, policy: &BackendTlsPolicy, model: &Model) {
         for service in policy.services() {
             self.policies.extend(model.backend_tls_policies_for(&service).map(|policy| policy.meta.name.clone()));
+            self.routes.extend(model.routes_with_backend(&service).map(|route| route.key()));
+            self.services.insert(ServiceName::new(service.namespace, service.name));
+        }
+    }
+
+    /// As a BackendTLSPolicy.
+    fn traffic_policy(&mut self, policy: &TrafficPolicy, model: &Model) {
+        for service in policy.services() {
+            self.traffic_policies.extend(model.traffic_policies_for(&service).map(|policy| policy.meta.name.clone()));
             self.routes.extend(model.routes_with_backend(&service).map(|route| route.key()));
             self.services.insert(ServiceName::new(service.namespace, service.name));
         }

@@ -16,7 +16,7 @@ use weft_proto::v1::{self, BackendPolicy, ConnectionRoutes, RouteEntry, RouteRul
 use weft_proto::{ServiceName, type_url};
 
 use super::super::translated::ServiceForms;
-use super::super::{MeshConfig, Resource, backend_tls};
+use super::super::{MeshConfig, Resource, backend_tls, traffic_policy};
 use super::protocol;
 use crate::model::{Model, Service, ServiceKind, ServicePort};
 
@@ -143,8 +143,9 @@ pub(super) fn in_cluster(name: &str, config: &MeshConfig) -> bool {
     name.ends_with(".svc") || name.ends_with(&domain)
 }
 
-/// What the Service object itself, and a BackendTLSPolicy, say about reaching the endpoints of a port; `None` when nothing.
+/// What the Service object itself, and policies for it, say about reaching the endpoints of a port; `None` when nothing.
 pub(in super::super) fn backend_policy(service: &Service, port: &ServicePort, model: &Model) -> Option<BackendPolicy> {
+    let traffic = traffic_policy::of_port(service, port, model);
     let policy = BackendPolicy {
         // Kubernetes allows 1 s to 1 day; less than a second still means "on".
         client_ip_affinity_seconds: service
@@ -153,6 +154,8 @@ pub(in super::super) fn backend_policy(service: &Service, port: &ServicePort, mo
         publish_not_ready: service.publish_not_ready,
         node_local: service.node_local,
         tls: backend_tls::of_port(service, port, model).map(Box::new),
+        retry_budget: traffic.budget.map(Box::new),
+        session: traffic.session.map(Box::new),
         ..BackendPolicy::default()
     };
     (policy != BackendPolicy::default()).then_some(policy)

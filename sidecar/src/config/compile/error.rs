@@ -3,6 +3,7 @@
 use std::fmt;
 
 use crate::backend_tls::InvalidBackendTls;
+use crate::resilience::InvalidBudget;
 use crate::route::{
     InvalidConnections, InvalidCors, InvalidFilter, InvalidMatch, InvalidSession, InvalidShare, InvalidUrl,
 };
@@ -62,6 +63,7 @@ reasons!(
     http::method::InvalidMethod,
     http::status::InvalidStatusCode,
     InvalidBackendTls,
+    InvalidBudget,
     InvalidConnections,
     InvalidMatch,
     InvalidFilter,

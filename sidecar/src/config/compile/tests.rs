@@ -95,7 +95,14 @@ fn policy_resource() -> v1::BackendPolicy {
         client_ip_affinity_seconds: 60,
         publish_not_ready: true,
         node_local: true,
-        tls: None,
+        retry_budget: Some(Box::new(v1::RetryBudget {
+            percent: 25,
+            interval: Some(v1::Millis { value: 20_000 }),
+            min_count: 3,
+            min_interval: Some(v1::Millis { value: 500 }),
+        })),
+        session: Some(Box::new(v1::SessionPersistence { name: "b".into(), ..Default::default() })),
+        ..v1::BackendPolicy::default()
     }
 }
 
@@ -127,6 +134,9 @@ fn a_service_becomes_tables() {
         client_ip_affinity: Some(Duration::from_secs(60)),
     };
     assert_eq!(backend.balance, balance);
+    let budget = backend.budget.recent().map(ToString::to_string);
+    assert_eq!(budget.as_deref(), Some("25 % of the requests of 20s, at least 3 in 500ms"));
+    assert_eq!(backend.session.as_ref().map(ToString::to_string).as_deref(), Some("sessions by cookie b"));
     let routed: Vec<String> = port.backends().map(|backend| backend.name.to_string()).collect();
     assert_eq!(routed, ["shop/reviews:80", "shop/v1:80", "shop/v2:80", "shop/v3:80"], "a weight of zero too");
 }
@@ -218,6 +228,12 @@ fn what_is_wrong_with_a_service_is_named() {
     fn policy(service: &mut v1::Service) -> &mut v1::BackendPolicy {
         service.ports[0].policy.as_mut().unwrap()
     }
+    fn budget(service: &mut v1::Service) -> &mut v1::RetryBudget {
+        policy(service).retry_budget.as_mut().unwrap()
+    }
+    fn backend_session(service: &mut v1::Service) -> &mut v1::SessionPersistence {
+        policy(service).session.as_mut().unwrap()
+    }
     fn outlier(service: &mut v1::Service) -> &mut v1::OutlierDetection {
         policy(service).outlier_detection.as_mut().unwrap()
     }
@@ -265,6 +281,14 @@ fn what_is_wrong_with_a_service_is_named() {
             |s| session(s).absolute_timeout = Some(v1::Millis { value: 0 }),
             "ports[0].rules[0].session.absolute_timeout: zero",
         ),
+        (|s| budget(s).percent = 101, "ports[0].policy.retry_budget: 101 is more than 100 percent"),
+        (|s| budget(s).interval = None, "ports[0].policy.retry_budget: an interval of 0ns"),
+        (|s| budget(s).interval = Some(v1::Millis { value: 0 }), "ports[0].policy.retry_budget.interval: zero"),
+        (|s| budget(s).min_count = 0, "ports[0].policy.retry_budget: 0 retries in 500ms"),
+        (|s| budget(s).min_interval = None, "ports[0].policy.retry_budget: 3 retries in 0ns"),
+        (|s| backend_session(s).name = "a b".into(), "ports[0].policy.session: \"a b\" is not the name"),
+        (|s| backend_session(s).path = "a".into(), "ports[0].policy.session: \"a\" is not a cookie's path"),
+        (|s| backend_session(s).permanent = true, "ports[0].policy.session: a permanent cookie needs"),
         (|s| s.namespace.clear(), "name: "),
         (|s| s.vips[1] = "10.96.0".into(), "vips[1]: "),
         (|s| s.ports[0].port = 0, "ports[0].port: 0 is not a port"),
