@@ -34,7 +34,7 @@ pub enum Reason {
     Overflow,
     /// It would have been tried again if the backend's budget, which an object asks for, were not spent.
     RetryBudget,
-    /// The client has asked too often: a RateLimit of the server's.
+    /// The client has asked too often: a RateLimit of the server's, or of a route's.
     RateLimited,
     /// The peer showed no identity where policy wants one.
     MtlsRequired,

@@ -108,7 +108,7 @@ pub struct Model {
     pods_by_node: Index<String>,
     routes_by_parent: Index<ObjectName>,
     routes_by_backend: Index<ObjectName>,
-    rate_limits_by_service: Index<ObjectName>,
+    rate_limits_by_target: Index<ObjectKey>,
     routes_by_fault: Index<ObjectName>,
     grpc_routes_by_fault: Index<ObjectName>,
     grpc_routes_by_parent: Index<ObjectName>,
@@ -184,9 +184,9 @@ impl Model {
         self.rate_limits.get(name)
     }
 
-    /// RateLimits with a targetRef to this Service, by name.
-    pub fn rate_limits_of(&self, service: &ObjectName) -> impl Iterator<Item = &RateLimit> {
-        self.rate_limits_by_service.get(service).filter_map(|name| self.rate_limits.get(name))
+    /// RateLimits with a targetRef to this Service or route, by name.
+    pub fn rate_limits_of(&self, target: &ObjectKey) -> impl Iterator<Item = &RateLimit> {
+        self.rate_limits_by_target.get(target).filter_map(|name| self.rate_limits.get(name))
     }
 
     /// A route; `None` of any other kind.
@@ -417,7 +417,7 @@ impl Model {
             }
             Object::RateLimit(limit) => {
                 for target in &limit.targets {
-                    self.rate_limits_by_service.set(target.service.clone(), name, present);
+                    self.rate_limits_by_target.set(target.object.clone(), name, present);
                 }
             }
             Object::GrpcRoute(route) => {

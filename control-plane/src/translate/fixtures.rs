@@ -129,11 +129,16 @@ pub(super) fn fault_injection(name: &str) -> FaultInjection {
     }
 }
 
+/// All ports of a Service.
+pub(super) fn rate_target(service: &str) -> RateTarget {
+    RateTarget { object: ObjectKey { kind: Kind::Service, name: named(service) }, section: None }
+}
+
 /// 100 a second of all clients of the Service of its name, 200 at once.
 pub(super) fn rate_limit(name: &str) -> RateLimit {
     RateLimit {
         meta: meta(name),
-        targets: vec![RateTarget { service: named(name), port: None }],
+        targets: vec![rate_target(name)],
         requests: 100,
         per: Duration::from_secs(1),
         burst: 200,

@@ -14,11 +14,10 @@ use ipnet::IpNet;
 use tokio::sync::watch;
 use weft_proto::{EndpointsName, ServiceName, SpiffeId};
 
-use super::rate_limit::RateLimit;
 use super::subscriptions::LastUse;
 use crate::backend_tls::BackendTls;
 use crate::balance::{BalancePolicy, Balancer, EndpointKey, EndpointSpec, Health, Reach};
-use crate::resilience::{Budget, BudgetPolicy, Limiter, Limits, RecentPolicy, RetryPolicy};
+use crate::resilience::{Budget, BudgetPolicy, Limiter, Limits, RateLimit, RecentPolicy, RetryPolicy};
 use crate::route::{ConnectionTable, RouteTable, Session};
 
 /// How the bytes on a port are to be understood (SEMANTICS.md §1 "protocol").
@@ -83,6 +82,9 @@ pub struct RuleView {
     pub(super) matches: Vec<String>,
     /// What is done to requests and responses, one text per filter.
     pub(super) filters: Vec<String>,
+    /// What is counted of its requests, in the order in which they are asked.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(super) rate_limits: Vec<RateLimit>,
     pub(super) targets: Vec<TargetView>,
 }
 

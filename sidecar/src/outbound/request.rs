@@ -1,9 +1,9 @@
 //! One request from the app: what it asks for, which rule and backend that is, and the answer.
 //!
 //! ```text
-//! request ─► trusted headers only ─► destination ─► entry that matches ─► filters ─► target by weight
-//!                                       │                │                            ├─ fixed answer (500)
-//!                                       └ own answer     └ none: 404 `no-route`       └─ backend: tries (`tries.rs`)
+//! request ─► trusted headers only ─► destination ─► entry that matches ─► limits ─► filters ─► target by weight
+//!                                       │                │                └ 429            ├─ fixed answer (500)
+//!                                       └ own answer     └ none: 404 `no-route`            └─ backend: tries (`tries.rs`)
 //! response ◄─ filters ◄─ own headers off ◄─ the try that was kept
 //! ```
 //!
@@ -26,8 +26,9 @@ use super::{fault, mirror};
 use crate::answer::OwnAnswer;
 use crate::config::{Backend, Destination, LOOKUP_TIMEOUT, Protocol};
 use crate::http::{Answer, Body, Handler, Request, Response, h1, host, hygiene};
+use crate::limit;
 use crate::reason::Reason;
-use crate::resilience::Deadline;
+use crate::resilience::{Asking, Deadline};
 use crate::route::{After, Filters, Found, Made, RequestView, RouteTable, Rule, Target, Token, Unsendable};
 use crate::telemetry::record::{Direction, Record, Riding};
 
@@ -108,6 +109,9 @@ impl RequestHandler {
         if let Some(shared) = &after.shared {
             shared.apply(response.headers_mut());
         }
+        if let Some(verdict) = after.limited {
+            limit::tell(*verdict, response.headers_mut());
+        }
         response
     }
 
@@ -155,6 +159,7 @@ impl RequestHandler {
                     Some(routes) => {
                         let rule = find(routes, request).ok_or_else(|| no_route(&service.name))?.rule;
                         record.route = (&rule.route).into();
+                        self.limit(rule, request, now, after)?;
                         // Before a filter takes its header or cookie away.
                         token = session_of(rule, &request.headers);
                         let made = apply(&rule.filters, rule, request, after)?;
@@ -235,6 +240,24 @@ impl RequestHandler {
             }
         }
         Ok(kept)
+    }
+
+    /// Asks the rule's rate limits, if it has any: by the request as the app sent it.
+    fn limit(
+        &self,
+        rule: &Rule<Arc<Backend>>,
+        request: &Parts,
+        now: Instant,
+        after: &mut After<Arc<Backend>>,
+    ) -> Result<(), OwnAnswer> {
+        if rule.rate_limits.is_empty() {
+            return Ok(());
+        }
+        let identity = &self.outbound.settings.identity;
+        let asking = Asking { client: self.client.ip(), peer: Some(identity), headers: &request.headers };
+        let (verdict, may) = limit::ask(&rule.rate_limits, asking, now);
+        after.limited = verdict.map(Box::new);
+        may
     }
 
     async fn destination(&self, host: Option<&str>) -> Destination {

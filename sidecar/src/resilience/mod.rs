@@ -9,6 +9,7 @@
 //! | `timeout.rs` | how long a request and a try may take, and what is passed on of it |
 //! | `limits.rs` | whether one more connection or request is let through |
 //! | `rate.rs` | whether a client has asked too often |
+//! | `rate_limit.rs` | who is a client, and which limits count together |
 //! | `places.rs` | who gets the place of a connection that has closed |
 //! | `count.rs` | what these two count by |
 //!
@@ -26,6 +27,7 @@ mod count;
 mod limits;
 mod places;
 mod rate;
+mod rate_limit;
 mod recent;
 mod retry;
 mod timeout;
@@ -35,6 +37,7 @@ pub use count::{Limit, Overflow};
 pub use limits::{Limiter, Limits, PendingGuard, RequestGuard};
 pub use places::{ConnectionGuard, Holder};
 pub use rate::{Buckets, InvalidRate, MAX_BUCKETS, Rate, Verdict};
+pub use rate_limit::{Asking, KnownLimits, RateKey, RateLimit};
 pub use recent::{InvalidBudget, RecentPolicy};
 pub use retry::{NextTry, Outcome, Retry, RetryOverride, RetryPolicy};
 pub use timeout::{Deadline, InvalidTimeout, Timeouts, format_grpc_timeout, parse_deadline_ms, parse_grpc_timeout};

@@ -1,40 +1,56 @@
-//! Limits on the requests that come to this workload (RateLimit of `weft.dev`), compiled: which ports, what tells clients
-//! apart, and the buckets themselves, which outlive a policy that says the same of them (SEMANTICS.md §3 "rate limit").
+//! Limits on how often clients may ask (RateLimit of `weft.dev`): what tells clients apart, and the buckets themselves, which
+//! outlive a resource that says the same of them (SEMANTICS.md §3 "rate limit").
+//!
+//! Limits of this workload's own ports follow one another ([`RateLimit::succeed`]). Those of a route are on each of its rules, at
+//! each Service it acts on, and on rules of other routes that the same object names; they count together ([`KnownLimits`]).
+//!
+//! Bound: [`MAX_BUCKETS`](super::MAX_BUCKETS) clients of a limit, and the limits in use.
 
+use std::collections::HashMap;
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Instant;
 
 use http::header::{HeaderMap, HeaderName};
-use weft_proto::{SpiffeId, v1};
+use parking_lot::Mutex;
+use weft_proto::SpiffeId;
 
-use super::compile::{CompileError, In};
-use crate::resilience::{Buckets, Rate, Verdict};
+use super::rate::{Buckets, Rate, Verdict};
 
 /// One limit.
 #[derive(Debug, Clone)]
 pub struct RateLimit {
     /// `namespace/name` of the object.
     pub name: Box<str>,
-    /// The ports whose requests it counts.
+    /// The ports whose requests it counts; none of a rule's.
     pub ports: Box<[u16]>,
-    key: Key,
-    buckets: Arc<Buckets>,
+    counted: Arc<Counted>,
+}
+
+/// What has been used, and by whom.
+#[derive(Debug)]
+struct Counted {
+    key: RateKey,
+    buckets: Buckets,
 }
 
 /// Which requests share a bucket.
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Key {
+pub enum RateKey {
+    /// All of them.
     All,
+    /// Those of one identity.
     Identity,
+    /// Those from one address.
     SourceIp,
+    /// Those with one value of this header.
     Header(HeaderName),
 }
 
 impl PartialEq for RateLimit {
     /// Whether they say the same, however full the buckets are.
     fn eq(&self, other: &Self) -> bool {
-        self.name == other.name && self.ports == other.ports && self.counts_as(other)
+        self.name == other.name && self.ports == other.ports && self.counted.is_like(&other.counted)
     }
 }
 
@@ -51,52 +67,38 @@ pub struct Asking<'a> {
     pub headers: &'a HeaderMap,
 }
 
+impl Counted {
+    fn is_like(&self, other: &Self) -> bool {
+        self.key == other.key && self.buckets.rate() == other.buckets.rate()
+    }
+}
+
 impl RateLimit {
-    pub(super) fn compile(wire: &v1::RateLimit) -> Result<Self, CompileError> {
-        let ports = wire.ports.iter().enumerate().map(|(index, port)| {
-            let number = u16::try_from(*port).ok().filter(|port| *port != 0);
-            let valid = number.ok_or_else(|| CompileError::new(format_args!("{port} is not a port")));
-            valid.field(format_args!("ports[{index}]"))
-        });
-        let per = wire.per.as_ref().map_or(0, |per| per.value);
-        let rate = Rate::new(wire.requests, std::time::Duration::from_millis(per), wire.burst);
-        let key = match v1::RateKey::try_from(wire.key) {
-            Ok(v1::RateKey::All) => Key::All,
-            Ok(v1::RateKey::Identity) => Key::Identity,
-            Ok(v1::RateKey::SourceIp) => Key::SourceIp,
-            Ok(v1::RateKey::Header) => Key::Header(HeaderName::from_bytes(wire.header.as_bytes()).field("header")?),
-            Err(_) => return Err(CompileError::new("not known to this version of the sidecar")).field("key"),
-        };
-        Ok(Self {
-            name: (&*wire.name).into(),
-            ports: ports.collect::<Result<_, CompileError>>()?,
-            key,
-            buckets: Arc::new(Buckets::new(rate.map_err(CompileError::new)?)),
-        })
+    /// With nothing used.
+    pub fn new(name: impl Into<Box<str>>, ports: Box<[u16]>, key: RateKey, rate: Rate) -> Self {
+        Self { name: name.into(), ports, counted: Arc::new(Counted { key, buckets: Buckets::new(rate) }) }
     }
 
     /// Goes on with the buckets of what it replaces, where that counts alike.
-    pub(super) fn succeed(&mut self, before: &[Self]) {
-        if let Some(before) = before.iter().find(|before| before.name == self.name && self.counts_as(before)) {
-            self.buckets = Arc::clone(&before.buckets);
+    pub fn succeed(&mut self, before: &[Self]) {
+        let mut before = before.iter();
+        if let Some(before) = before.find(|before| before.name == self.name && before.counted.is_like(&self.counted)) {
+            self.counted = Arc::clone(&before.counted);
         }
-    }
-
-    fn counts_as(&self, other: &Self) -> bool {
-        self.key == other.key && self.buckets.rate() == other.buckets.rate()
     }
 
     /// A request: whether it may pass, and what its client may be told.
     pub fn take(&self, asking: Asking<'_>, now: Instant) -> Verdict {
-        match &self.key {
-            Key::All => self.buckets.take(&(), now),
+        let Counted { key, buckets } = &*self.counted;
+        match key {
+            RateKey::All => buckets.take(&(), now),
             // Who has no identity, or sends no such header, is one client with all others like that.
-            Key::Identity => self.buckets.take(asking.peer.map_or("", SpiffeId::as_str), now),
-            Key::SourceIp => self.buckets.take(&asking.client, now),
-            Key::Header(name) => {
+            RateKey::Identity => buckets.take(asking.peer.map_or("", SpiffeId::as_str), now),
+            RateKey::SourceIp => buckets.take(&asking.client, now),
+            RateKey::Header(name) => {
                 let lines: smallvec::SmallVec<[&[u8]; 2]> =
                     asking.headers.get_all(name).iter().map(http::HeaderValue::as_bytes).collect();
-                self.buckets.take(&*lines, now)
+                buckets.take(&*lines, now)
             }
         }
     }
@@ -104,20 +106,45 @@ impl RateLimit {
 
 impl std::fmt::Display for RateLimit {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let of = match &self.key {
-            Key::All => "of all clients together".to_owned(),
-            Key::Identity => "of each identity".to_owned(),
-            Key::SourceIp => "of each address".to_owned(),
-            Key::Header(name) => format!("of each {name}"),
+        let Counted { key, buckets } = &*self.counted;
+        let of = match key {
+            RateKey::All => "of all clients together".to_owned(),
+            RateKey::Identity => "of each identity".to_owned(),
+            RateKey::SourceIp => "of each address".to_owned(),
+            RateKey::Header(name) => format!("of each {name}"),
         };
-        write!(
-            f,
-            "{}: {} {of}, {} known, ports {:?}",
-            self.name,
-            self.buckets.rate(),
-            self.buckets.clients(),
-            self.ports
-        )
+        write!(f, "{}: {} {of}, {} known", self.name, buckets.rate(), buckets.clients())?;
+        if self.ports.is_empty() { Ok(()) } else { write!(f, ", ports {:?}", self.ports) }
+    }
+}
+
+impl serde::Serialize for RateLimit {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+/// The limits that rules have, by name, so that all of one name which count alike count together.
+#[derive(Debug, Default)]
+pub struct KnownLimits(Mutex<HashMap<Box<str>, Vec<Weak<Counted>>>>);
+
+impl KnownLimits {
+    /// Has a limit go on with what is counted under its name, as long as some rule has that.
+    pub fn join(&self, mut limit: RateLimit) -> RateLimit {
+        let mut known = self.0.lock();
+        let of_the_name = known.get(&limit.name).into_iter().flatten();
+        if let Some(counted) = of_the_name.filter_map(Weak::upgrade).find(|counted| counted.is_like(&limit.counted)) {
+            limit.counted = counted;
+            return limit;
+        }
+        // Now and then, what no rule has any more goes: there are never more than twice those in use.
+        if known.len().is_power_of_two() {
+            known.retain(|_, all| all.iter().any(|counted| counted.strong_count() > 0));
+        }
+        let of_the_name = known.entry(limit.name.clone()).or_default();
+        of_the_name.retain(|counted| counted.strong_count() > 0);
+        of_the_name.push(Arc::downgrade(&limit.counted));
+        limit
     }
 }
 
@@ -127,40 +154,13 @@ mod tests {
 
     use super::*;
 
-    fn wire() -> v1::RateLimit {
-        v1::RateLimit {
-            name: "shop/limit".into(),
-            ports: vec![8080],
-            requests: 10,
-            per: Some(v1::Millis { value: 1_000 }),
-            burst: 2,
-            key: v1::RateKey::Header.into(),
-            header: "X-User".into(),
-        }
+    fn limit_by(key: RateKey) -> RateLimit {
+        let rate = Rate::new(10, Duration::from_secs(1), 2).unwrap();
+        RateLimit::new("shop/limit", [8080].into(), key, rate)
     }
 
-    #[test]
-    fn what_is_wrong_is_named() {
-        type Break = fn(&mut v1::RateLimit);
-        let rows: [(Break, &str); 7] = [
-            (|l| l.ports.push(0), "ports[1]: 0 is not a port"),
-            (|l| l.requests = 0, "0 requests in 1s, 2 at once, is no rate"),
-            (|l| l.per = None, "10 requests in 0ns"),
-            (|l| l.burst = 0, "10 requests in 1s, 0 at once"),
-            (|l| l.key = 9, "key: not known to this version"),
-            (|l| l.header = "a b".into(), "header: "),
-            (|l| l.header.clear(), "header: "),
-        ];
-        for (change, says) in rows {
-            let mut wrong = wire();
-            change(&mut wrong);
-            let error = RateLimit::compile(&wrong).unwrap_err().to_string();
-            assert!(error.starts_with(says), "{error}");
-        }
-        assert_eq!(
-            RateLimit::compile(&wire()).unwrap().to_string(),
-            "shop/limit: 10 in 1s, 2 at once of each x-user, 0 known, ports [8080]"
-        );
+    fn by_user() -> RateKey {
+        RateKey::Header(HeaderName::from_static("x-user"))
     }
 
     #[test]
@@ -170,18 +170,16 @@ mod tests {
             lines.iter().map(|line| (HeaderName::from_static("x-user"), line.parse().unwrap())).collect()
         };
         let rows = [
-            (v1::RateKey::All, [true, true, true, true, true]),
-            (v1::RateKey::Identity, [true, false, false, true, true]),
-            (v1::RateKey::SourceIp, [false, true, false, true, true]),
-            (v1::RateKey::Header, [true, true, true, false, false]),
+            (RateKey::All, [true, true, true, true, true]),
+            (RateKey::Identity, [true, false, false, true, true]),
+            (RateKey::SourceIp, [false, true, false, true, true]),
+            (by_user(), [true, true, true, false, false]),
         ];
         for (key, shares) in rows {
-            let limit = RateLimit::compile(&v1::RateLimit { key: key.into(), ..wire() }).unwrap();
             let now = Instant::now();
             let (ours, others) = (headers(&["u"]), headers(&["u", "u"]));
             let none = HeaderMap::new();
             let first = Asking { client: [10, 0, 0, 1].into(), peer: Some(&peers[0]), headers: &ours };
-            limit.take(first, now);
             // Each beside the first, in one thing another.
             let rest = [
                 Asking { client: [10, 0, 0, 2].into(), ..first },
@@ -191,35 +189,60 @@ mod tests {
                 Asking { headers: &none, ..first },
             ];
             for (asking, shares) in rest.into_iter().zip(shares) {
-                let fresh = limit.clone();
-                let limit = RateLimit { buckets: Arc::new(Buckets::new(fresh.buckets.rate())), ..fresh };
+                let limit = limit_by(key.clone());
                 limit.take(first, now);
                 assert_eq!(limit.take(asking, now).remaining == 0, shares, "{key:?} {asking:?}");
             }
         }
     }
 
+    fn alike() -> [(&'static str, RateLimit, bool); 5] {
+        let rate = Rate::new(20, Duration::from_secs(1), 2).unwrap();
+        [
+            ("the same", limit_by(by_user()), true),
+            ("another port", RateLimit { ports: [9090].into(), ..limit_by(by_user()) }, true),
+            ("another name", RateLimit { name: "shop/other".into(), ..limit_by(by_user()) }, false),
+            ("another rate", RateLimit::new("shop/limit", Box::default(), by_user(), rate), false),
+            ("by something else", limit_by(RateKey::All), false),
+        ]
+    }
+
     #[test]
     fn a_policy_that_says_the_same_goes_on_with_the_buckets_it_finds() {
-        let before = RateLimit::compile(&wire()).unwrap();
+        let before = limit_by(by_user());
         let (now, headers) = (Instant::now(), HeaderMap::new());
         let asking = Asking { client: [10, 0, 0, 1].into(), peer: None, headers: &headers };
         before.take(asking, now);
-        type Change = fn(&mut v1::RateLimit);
-        let rows: [(&str, Change, bool); 5] = [
-            ("the same", |_| {}, true),
-            ("another port", |l| l.ports = vec![9090], true),
-            ("another name", |l| l.name = "shop/other".into(), false),
-            ("another rate", |l| l.requests = 20, false),
-            ("by something else", |l| l.key = v1::RateKey::All.into(), false),
-        ];
-        for (row, change, kept) in rows {
-            let mut wire = wire();
-            change(&mut wire);
-            let mut after = RateLimit::compile(&wire).unwrap();
+        for (row, mut after, kept) in alike() {
             after.succeed(std::slice::from_ref(&before));
-            assert_eq!(Arc::ptr_eq(&after.buckets, &before.buckets), kept, "{row}");
+            assert_eq!(Arc::ptr_eq(&after.counted, &before.counted), kept, "{row}");
         }
         assert_eq!(before.take(asking, now + Duration::from_millis(1)).remaining, 0);
+    }
+
+    #[test]
+    fn limits_of_one_name_that_count_alike_count_together_while_a_rule_has_one() {
+        let known = KnownLimits::default();
+        let first = known.join(limit_by(by_user()));
+        for (row, other, together) in alike() {
+            assert_eq!(Arc::ptr_eq(&known.join(other).counted, &first.counted), together, "{row}");
+        }
+        // An edit that is taken back before the last of the former rules is gone.
+        let edited = known.join(limit_by(RateKey::All));
+        assert!(Arc::ptr_eq(&known.join(limit_by(by_user())).counted, &first.counted));
+        drop((first, edited));
+        let weak = Arc::downgrade(&known.join(limit_by(by_user())).counted);
+        assert_eq!(weak.strong_count(), 0, "nobody keeps what no rule has");
+    }
+
+    #[test]
+    fn what_no_rule_has_is_forgotten() {
+        let known = KnownLimits::default();
+        let kept = known.join(limit_by(RateKey::All));
+        for n in 0..1_000 {
+            drop(known.join(RateLimit { name: format!("shop/{n}").into(), ..limit_by(RateKey::All) }));
+        }
+        assert!(known.0.lock().len() <= 2, "{}", known.0.lock().len());
+        assert!(Arc::ptr_eq(&known.join(limit_by(RateKey::All)).counted, &kept.counted));
     }
 }

@@ -22,7 +22,7 @@ use super::super::dir::rfc3339;
 use super::kinds::Pauses;
 use super::{MAX_QUOTED, TIME_LIMIT, Writer};
 use crate::identity::FIELD_MANAGER;
-use crate::model::Kind;
+use crate::model::{Kind, ObjectKey, ObjectName};
 use crate::source::kind_name;
 use crate::source::kubernetes::errors_in;
 use crate::translate::{Lookup, Translated, View};
@@ -35,7 +35,7 @@ const INVALID: &str = "Invalid";
 /// Each, by its name in URLs, and what it means that it is accepted.
 const KINDS: [(Kind, &str, &str); 2] = [
     (Kind::FaultInjection, "faultinjections", "routes may name it"),
-    (Kind::RateLimit, "ratelimits", "the pods of its Services count requests"),
+    (Kind::RateLimit, "ratelimits", "the pods of its Services, and the clients of its routes, count requests"),
 ];
 
 fn resource(kind: Kind, plural: &str) -> ApiResource {
@@ -94,14 +94,29 @@ async fn lead_one(writer: &Writer, (kind, plural, means): (Kind, &'static str, &
     }
 }
 
-/// Services that an object names and that there are not.
+/// Services and routes that an object names and that there are not.
 fn missing(object: &Value, state: Option<&Translated>) -> Vec<String> {
     let Some(state) = state else { return Vec::new() };
     let view =
         View { namespace: object.pointer("/metadata/namespace").and_then(Value::as_str).unwrap_or("").to_owned() };
     let targets = object.pointer("/spec/targetRefs").and_then(Value::as_array).into_iter().flatten();
-    let names = targets.filter_map(|target| Some(format!("{}/{}", view.namespace, target.get("name")?.as_str()?)));
-    names.filter(|name| state.lookup(type_url::SERVICE, name, &view) == Lookup::Absent).collect()
+    let lacks = |target: &Value| {
+        let name = ObjectName::new(&*view.namespace, target.get("name")?.as_str()?);
+        let route = |kind| {
+            let key = ObjectKey { kind, name: name.clone() };
+            // One whose parents are others' would never be asked.
+            state.lacks_route(&key).then(|| format!("{} {name} with a Service as parent", kind_name(kind)))
+        };
+        match target.get("kind").and_then(Value::as_str) {
+            Some("HTTPRoute") => route(Kind::HttpRoute),
+            Some("GRPCRoute") => route(Kind::GrpcRoute),
+            _ => {
+                let absent = state.lookup(type_url::SERVICE, &name.to_string(), &view) == Lookup::Absent;
+                absent.then(|| format!("Service {name}"))
+            }
+        }
+    };
+    targets.filter_map(lacks).collect()
 }
 
 fn key(metadata: &ObjectMeta) -> (String, String) {
@@ -144,8 +159,7 @@ fn wanted((kind, means): (Kind, &str), object: &Value, missing: &[String], now: 
         ("False", INVALID, format!("{errors}. What it was before, if it was ever right, stays in effect"))
     } else if !missing.is_empty() {
         let missing = missing.join(", ");
-        let message =
-            format!("there is no Service {missing}: make it, or mend spec.targetRefs; others that it names count");
+        let message = format!("there is no {missing}: make it, or mend spec.targetRefs; others that it names count");
         ("False", "TargetNotFound", message)
     } else {
         ("True", "Accepted", means.to_owned())
@@ -174,7 +188,7 @@ fn wanted((kind, means): (Kind, &str), object: &Value, missing: &[String], now: 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{Age, Batch, Meta, Object, ObjectName, Service, ServiceKind};
+    use crate::model::{Age, Batch, HttpRoute, Meta, Object, ParentRef, Service, ServiceKind};
     use crate::translate::{MeshConfig, Translator};
 
     const FAULT: (Kind, &str) = (Kind::FaultInjection, "fine");
@@ -220,15 +234,19 @@ mod tests {
         }
     }
 
+    fn meta(namespace: &str, name: &str) -> Meta {
+        Meta {
+            name: ObjectName::new(namespace, name),
+            labels: BTreeMap::new(),
+            annotations: BTreeMap::new(),
+            generation: 1,
+            age: Age(0, String::new(), 0),
+        }
+    }
+
     fn service(namespace: &str, name: &str) -> Object {
         Object::Service(Service {
-            meta: Meta {
-                name: ObjectName::new(namespace, name),
-                labels: BTreeMap::new(),
-                annotations: BTreeMap::new(),
-                generation: 1,
-                age: Age(0, String::new(), 0),
-            },
+            meta: meta(namespace, name),
             kind: ServiceKind::Headless,
             vips: Vec::new(),
             ports: Vec::new(),
@@ -251,7 +269,7 @@ mod tests {
         let upserts = vec![service("shop", "a"), service("else", "b")];
         let (world, _) = translator.apply(Batch { upserts, ..Batch::default() });
         let gone = missing(&object(None), Some(&world));
-        assert_eq!(gone, ["shop/b"]);
+        assert_eq!(gone, ["Service shop/b"]);
         let said = wanted(LIMIT, &object(None), &gone, "t1").unwrap();
         assert_eq!((&said[0]["status"], &said[0]["reason"]), (&json!("False"), &json!("TargetNotFound")));
         assert!(said[0]["message"].as_str().unwrap().contains("no Service shop/b"), "{said:?}");
@@ -259,5 +277,32 @@ mod tests {
         let found = wanted(LIMIT, &object(Some(said)), &[], "t3").unwrap();
         assert_eq!((&found[0]["status"], &found[0]["lastTransitionTime"]), (&json!("True"), &json!("t3")));
         assert!(wanted(LIMIT, &object(Some(found)), &gone, "t4").is_some(), "and gone again");
+    }
+
+    #[test]
+    fn a_route_that_is_not_there_or_has_another_parent_is_named() {
+        let spec = json!({"targetRefs": [
+            {"group": "gateway.networking.k8s.io", "kind": "HTTPRoute", "name": "a"},
+            {"group": "gateway.networking.k8s.io", "kind": "GRPCRoute", "name": "a"},
+            {"group": "gateway.networking.k8s.io", "kind": "HTTPRoute", "name": "b"},
+        ], "requests": 1});
+        let object = object(1, spec, None);
+        let route = |name: &str, kind: &str| {
+            let parent = ParentRef {
+                group: Some(String::new()),
+                kind: Some(kind.to_owned()),
+                namespace: None,
+                name: "reviews".to_owned(),
+                section_name: None,
+                port: None,
+            };
+            Object::HttpRoute(HttpRoute { meta: meta("shop", name), parents: vec![parent], rules: Vec::new() })
+        };
+        let mut translator = Translator::new(MeshConfig::default());
+        assert_eq!(missing(&object, Some(&translator.translated())), [""; 0], "nobody knows yet");
+        let upserts = vec![route("a", "Service"), route("b", "Gateway")];
+        let (world, _) = translator.apply(Batch { upserts, ..Batch::default() });
+        let gone = ["GRPCRoute shop/a with a Service as parent", "HTTPRoute shop/b with a Service as parent"];
+        assert_eq!(missing(&object, Some(&world)), gone);
     }
 }

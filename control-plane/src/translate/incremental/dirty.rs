@@ -146,8 +146,13 @@ impl Dirty {
     }
 
     fn rate_limit(&mut self, limit: &RateLimit, model: &Model) {
-        // A Service that changed with it marks its own pods.
-        for service in limit.targets.iter().filter_map(|target| model.service(&target.service)) {
+        // A Service that changed with it marks its own pods; a route's limits are read with it.
+        for target in limit.targets.iter().map(|target| &target.object) {
+            if target.kind != Kind::Service {
+                self.routes.insert(target.clone());
+                continue;
+            }
+            let Some(service) = model.service(&target.name) else { continue };
             let pods = model.pods_in(&service.meta.name.namespace).filter(|pod| selects_pod(service, pod));
             self.addresses.extend(pods.flat_map(|pod| &pod.addresses));
         }

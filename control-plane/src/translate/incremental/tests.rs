@@ -15,7 +15,7 @@ use super::{Touched, Translator};
 use crate::model::{
     BackendRef, BackendTlsPolicy, Batch, Certificate, ConfigMap, ExtensionRef, FaultInjection, HttpRouteFilter,
     HttpRouteMatch, HttpRouteRule, Kind, LocalRef, Mirror, MtlsMode, Object, ObjectKey, ObjectName, ParentRef, Pod,
-    PolicyTarget, RateLimit, Service, ServiceKind, ServicePort, TargetPort, TrafficPolicy,
+    PolicyTarget, RateLimit, RateTarget, Service, ServiceKind, ServicePort, TargetPort, TrafficPolicy,
 };
 use crate::status::RouteStatus;
 
@@ -370,8 +370,14 @@ fn an_object() -> impl Strategy<Value = Object> {
             let fault = fault_injection(&name);
             FaultInjection { abort: fault.abort.clone().filter(|_| abort), ..fault }.into()
         }),
-        2 => (name(), 0..2_u32).prop_map(|(name, requests)| {
-            RateLimit { requests: requests + 1, ..rate_limit(&name) }.into()
+        2 => (name(), 0..2_u32, pick(&["", "x", "y"]), any::<bool>()).prop_map(|(name, requests, route, grpc)| {
+            let mut limit = RateLimit { requests: requests + 1, ..rate_limit(&name) };
+            if !route.is_empty() {
+                let name = ObjectName::new(&*limit.meta.name.namespace, route);
+                let kind = if grpc { Kind::GrpcRoute } else { Kind::HttpRoute };
+                limit.targets.push(RateTarget { object: ObjectKey { kind, name }, section: None });
+            }
+            limit.into()
         }),
         1 => (pick(&["n1", "n2"]), pick(&["z1", "z2"])).prop_map(|(name, zone)| node(name, zone).into()),
     ]

@@ -11,12 +11,17 @@ use super::values::{at_least_1_ms, port_number, protocol, span, status_codes};
 use crate::backend_tls::BackendTls;
 use crate::balance::{BalancePolicy, OutlierPolicy};
 use crate::config::model::{Backend, Policy, Protocol};
-use crate::resilience::{Limits, RecentPolicy, RetryPolicy};
+use crate::resilience::{Limits, RateLimit, RecentPolicy, RetryPolicy};
 use crate::route::Session;
 
 /// Gives a [`Backend`] for a name: the one that exists if it says the same, or a new one around the same state.
 pub(in crate::config) trait Intern {
     fn intern(&mut self, name: EndpointsName, protocol: Protocol, policy: Policy) -> Arc<Backend>;
+
+    /// Gives a rule's limit, counting with what is counted under its name elsewhere.
+    fn limit(&mut self, limit: RateLimit) -> RateLimit {
+        limit
+    }
 }
 
 /// What a rule's target names.

@@ -51,6 +51,13 @@ fn service() -> v1::Service {
             any_method: true,
         }),
         session: Some(v1::SessionPersistence { name: "s".into(), path: "/".into(), ..Default::default() }),
+        rate_limits: vec![v1::RateLimit {
+            name: "shop/often".into(),
+            requests: 10,
+            per: Some(v1::Millis { value: 1_000 }),
+            burst: 2,
+            ..v1::RateLimit::default()
+        }],
     };
     let path = v1::PathMatch { kind: Some(v1::path_match::Kind::Prefix("/api".into())) };
     let header = v1::KeyMatch { name: "X-Env".into(), kind: Some(v1::key_match::Kind::Regex("dev|qa".into())) };
@@ -158,6 +165,9 @@ fn a_rule_is_found_and_shared_as_the_resource_says() {
     assert_eq!((retry.max_retries, retry.status_codes.len()), (Some(1), 1));
     assert_eq!((retry.backoff, retry.any_method), (Some(Duration::from_millis(20)), true));
     assert!(rule.session.is_some());
+    let limits: Vec<_> = rule.rate_limits.iter().map(ToString::to_string).collect();
+    assert_eq!(limits, ["shop/often: 10 in 1s, 2 at once of all clients together, 0 known"]);
+    assert_eq!(service.ports[&80].rules[0].rate_limits, *rule.rate_limits);
     let mut rng = StdRng::seed_from_u64(7);
     let (mut sent, ()) = http::Request::new(()).into_parts();
     rule.filters.apply_request(&mut sent, &mut rng, &mut After::default()).unwrap();
@@ -281,6 +291,8 @@ fn what_is_wrong_with_a_service_is_named() {
             |s| session(s).absolute_timeout = Some(v1::Millis { value: 0 }),
             "ports[0].rules[0].session.absolute_timeout: zero",
         ),
+        (|s| rule(s).rate_limits[0].burst = 0, "ports[0].rules[0].rate_limits[0]: 10 requests in 1s, 0 at once"),
+        (|s| rule(s).rate_limits[0].key = 9, "ports[0].rules[0].rate_limits[0].key: not known to this version"),
         (|s| budget(s).percent = 101, "ports[0].policy.retry_budget: 101 is more than 100 percent"),
         (|s| budget(s).interval = None, "ports[0].policy.retry_budget: an interval of 0ns"),
         (|s| budget(s).interval = Some(v1::Millis { value: 0 }), "ports[0].policy.retry_budget.interval: zero"),

@@ -159,6 +159,7 @@ fn matched(found: &Found<'_, Arc<Backend>>, view: Option<&RuleView>, all: usize,
     says.extend(rule.backend_request_timeout.map(|timeout| format!("backendRequest timeout {timeout:?}")));
     says.extend(rule.retry.as_ref().and_then(|retry| retry.max_retries).map(|most| format!("retry, {most} at most")));
     says.extend(rule.session.as_ref().map(|session| session.to_string()));
+    says.extend(rule.rate_limits.iter().map(|limit| format!("RateLimit {limit}")));
     MatchedRule {
         route: rule.route.to_string(),
         rule: rule.name.to_string(),

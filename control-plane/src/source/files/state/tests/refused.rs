@@ -309,8 +309,11 @@ fn every_kind_of_bad_manifest_names_file_line_and_field_and_costs_nothing_else()
         ("a status of gRPC that is none", FAULT, "httpStatus: 503", "grpcStatus: OK", 7, "spec.abort.grpcStatus", "must be one of CANCELLED"),
         ("a version of ours that never was", FAULT, "weft.dev/v1alpha1", "weft.dev/v1", 1, "apiVersion", "must be weft.dev/v1alpha1 for a FaultInjection"),
         // RateLimit.
-        ("no target", LIMIT, "targetRefs: [{group: '', kind: Service, name: reviews}]", "targetRefs: []", 6, "spec.targetRefs", "at least one Service"),
-        ("a route", LIMIT, "kind: Service, name", "kind: HTTPRoute, name", 6, "spec.targetRefs[0].kind", "must be one of Service"),
+        ("no target", LIMIT, "targetRefs: [{group: '', kind: Service, name: reviews}]", "targetRefs: []", 6, "spec.targetRefs", "at least one Service or route"),
+        ("a route of connections", LIMIT, "kind: Service, name", "kind: TCPRoute, name", 6, "spec.targetRefs[0].kind", "must be one of Service, HTTPRoute, GRPCRoute"),
+        ("a route in a Service's group", LIMIT, "kind: Service, name", "kind: HTTPRoute, name", 6, "spec.targetRefs[0].group", "must be one of gateway.networking.k8s.io"),
+        ("a route without its group", LIMIT, "group: '', kind: Service, name", "kind: GRPCRoute, name", 6, "spec.targetRefs[0].group", "is required for a route"),
+        ("a Service in a route's group", LIMIT, "group: ''", "group: gateway.networking.k8s.io", 6, "spec.targetRefs[0].group", "must be one of , core"),
         ("no requests", LIMIT, "requests: 100", "requests: 0", 7, "spec.requests", "between 1 and"),
         ("no burst", LIMIT, "requests: 100", "requests: 100\n  burst: 0", 8, "spec.burst", "between 1 and"),
         ("in no time", LIMIT, "per: 1s", "per: 0s", 8, "spec.per", "more than 0s and 24h at most"),
