@@ -11,7 +11,13 @@ fn main() -> Result<(), Box<dyn Error>> {
     let descriptors = protox::compile(protos, ["proto"])?;
     let mut builder = tonic_prost_build::configure();
     // Rarely there: without a box of its own each would make every policy, and every target of every rule, twice as large.
-    for rare in ["BackendPolicy.balancing", "BackendPolicy.tls", "OutlierDetection.envoy"] {
+    for rare in [
+        "BackendPolicy.balancing",
+        "BackendPolicy.tls",
+        "BackendPolicy.retry_budget",
+        "BackendPolicy.session",
+        "OutlierDetection.envoy",
+    ] {
         builder = builder.boxed(format!(".weft.v1.{rare}"));
     }
     builder.compile_fds(descriptors)?;

@@ -506,6 +506,7 @@ async fn without_permission_it_waits_and_never_shows_half_a_cluster() {
         {"apiGroups": [""], "resources": ["namespaces", "services", "pods", "nodes"], "verbs": ["list", "watch"]},
         {"apiGroups": ["discovery.k8s.io"], "resources": ["endpointslices"], "verbs": ["list", "watch"]},
         {"apiGroups": ["gateway.networking.k8s.io"], "resources": ["backendtlspolicies", "grpcroutes", "httproutes", "tcproutes", "tlsroutes"], "verbs": ["list", "watch"]},
+        {"apiGroups": ["gateway.networking.x-k8s.io"], "resources": ["xbackendtrafficpolicies"], "verbs": ["list", "watch"]},
         {"apiGroups": ["security.istio.io"], "resources": ["peerauthentications", "authorizationpolicies", "requestauthentications"],
          "verbs": ["list", "watch"]},
         {"apiGroups": ["weft.dev"], "resources": ["faultinjections", "ratelimits"], "verbs": ["list", "watch"]},

@@ -72,6 +72,7 @@ fn table(entries: impl Iterator<Item = Match>) -> RouteTable<u32> {
         backend_request_timeout: None,
         retry: None,
         session: None,
+        rate_limits: Box::default(),
     };
     let entries: Vec<_> = entries.enumerate().map(|(n, entry)| (entry, n)).collect();
     let rules = (0..entries.len()).map(rule).collect();

@@ -18,6 +18,7 @@ pub mod fuzzing;
 pub mod http;
 pub mod identity;
 pub mod inbound;
+mod limit;
 pub mod listen;
 pub mod outbound;
 #[cfg(test)]

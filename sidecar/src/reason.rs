@@ -32,7 +32,9 @@ pub enum Reason {
     PerTryTimeout,
     /// A limit was reached.
     Overflow,
-    /// The client has asked too often: a RateLimit of the server's.
+    /// It would have been tried again if the backend's budget, which an object asks for, were not spent.
+    RetryBudget,
+    /// The client has asked too often: a RateLimit of the server's, or of a route's.
     RateLimited,
     /// The peer showed no identity where policy wants one.
     MtlsRequired,
@@ -58,7 +60,7 @@ pub enum Reason {
 
 impl Reason {
     /// Every reason, for documentation and tests.
-    pub const ALL: [Self; 24] = [
+    pub const ALL: [Self; 25] = [
         Self::NoRoute,
         Self::Redirect,
         Self::Preflight,
@@ -72,6 +74,7 @@ impl Reason {
         Self::Timeout,
         Self::PerTryTimeout,
         Self::Overflow,
+        Self::RetryBudget,
         Self::RateLimited,
         Self::MtlsRequired,
         Self::PeerExpired,
@@ -101,6 +104,7 @@ impl Reason {
             Self::Timeout => "timeout",
             Self::PerTryTimeout => "per-try-timeout",
             Self::Overflow => "overflow",
+            Self::RetryBudget => "retry-budget",
             Self::RateLimited => "rate-limited",
             Self::MtlsRequired => "mtls-required",
             Self::PeerExpired => "peer-expired",
@@ -129,6 +133,7 @@ impl Reason {
             | Self::NoPort
             | Self::ConnectFailed
             | Self::Overflow
+            | Self::RetryBudget
             | Self::PeerExpired
             | Self::Draining
             | Self::ConfigUnavailable => StatusCode::SERVICE_UNAVAILABLE,
@@ -169,6 +174,7 @@ impl Reason {
             | Self::UpstreamReset
             | Self::UpstreamProtocol
             | Self::Overflow
+            | Self::RetryBudget
             | Self::PeerExpired
             | Self::Draining
             | Self::ConfigUnavailable

@@ -44,7 +44,7 @@ const ISTIO_SECURITY: &str = "security.istio.io";
 const ISTIO_NETWORKING: &str = "networking.istio.io";
 const GATEWAY_API: &str = "gateway.networking.k8s.io";
 
-/// What this version reads is Service, HTTPRoute, GRPCRoute, TLSRoute, TCPRoute, BackendTLSPolicy and PeerAuthentication
+/// What this version reads is Service, HTTPRoute, GRPCRoute, TLSRoute, TCPRoute, BackendTLSPolicy, XBackendTrafficPolicy and PeerAuthentication
 /// (`control-plane/src/model`);
 /// of what else meshes are configured with, this is said.
 pub(super) static FOREIGN_KINDS: [ForeignKind; 8] = [

@@ -62,6 +62,11 @@ impl PolicyTarget {
 }
 
 impl LocalRef {
+    /// Whether it is of the one kind that can be a policy's target.
+    pub fn is_service(&self) -> bool {
+        matches!(&*self.group, "" | "core") && self.kind == "Service"
+    }
+
     /// Whether it is of the one kind that can be read.
     pub fn is_config_map(&self) -> bool {
         matches!(&*self.group, "" | "core") && self.kind == "ConfigMap"

@@ -14,6 +14,7 @@ mod http_route;
 mod objects;
 mod rate_limit;
 mod store;
+mod traffic_policy;
 
 pub use backend_policy::*;
 pub use backend_tls::*;
@@ -25,3 +26,4 @@ pub use http_route::*;
 pub use objects::*;
 pub use rate_limit::*;
 pub use store::{Batch, Change, Model, ObjectKey, selects};
+pub use traffic_policy::*;

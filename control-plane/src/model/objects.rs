@@ -15,6 +15,7 @@ use super::grpc_route::GrpcRoute;
 use super::http_route::HttpRoute;
 use super::rate_limit::RateLimit;
 use super::store::ObjectKey;
+use super::traffic_policy::TrafficPolicy;
 
 /// `namespace/name` of an object. Cluster-scoped objects have an empty namespace.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -67,6 +68,8 @@ pub enum Kind {
     TcpRoute,
     /// gateway.networking.k8s.io/v1
     BackendTlsPolicy,
+    /// gateway.networking.x-k8s.io/v1alpha1
+    TrafficPolicy,
     /// v1, only those that a BackendTLSPolicy names.
     ConfigMap,
     /// security.istio.io/v1
@@ -122,6 +125,8 @@ pub enum Object {
     TcpRoute(TcpRoute),
     /// A BackendTLSPolicy.
     BackendTlsPolicy(BackendTlsPolicy),
+    /// An XBackendTrafficPolicy.
+    TrafficPolicy(TrafficPolicy),
     /// A ConfigMap.
     ConfigMap(ConfigMap),
     /// A PeerAuthentication.
@@ -145,6 +150,7 @@ impl Object {
             Self::TlsRoute(_) => Kind::TlsRoute,
             Self::TcpRoute(_) => Kind::TcpRoute,
             Self::BackendTlsPolicy(_) => Kind::BackendTlsPolicy,
+            Self::TrafficPolicy(_) => Kind::TrafficPolicy,
             Self::ConfigMap(_) => Kind::ConfigMap,
             Self::PeerAuthentication(_) => Kind::PeerAuthentication,
         }
@@ -166,6 +172,7 @@ impl Object {
             Self::TlsRoute(object) => &object.meta,
             Self::TcpRoute(object) => &object.meta,
             Self::BackendTlsPolicy(object) => &object.meta,
+            Self::TrafficPolicy(object) => &object.meta,
             Self::ConfigMap(object) => &object.meta,
             Self::PeerAuthentication(object) => &object.meta,
         }

@@ -1,15 +1,15 @@
-//! RateLimit of `weft.dev`: how often clients may ask the workloads of a Service.
+//! RateLimit of `weft.dev`: how often clients may ask the workloads of a Service, or by a route.
 
 use std::time::Duration;
 
-use super::{Meta, ObjectName};
+use super::{Meta, ObjectKey};
 
 /// A RateLimit.
 #[derive(Debug, Clone, PartialEq, Hash)]
 pub struct RateLimit {
     /// Metadata.
     pub meta: Meta,
-    /// Services of its namespace.
+    /// Services and routes of its namespace.
     pub targets: Vec<RateTarget>,
     /// So many ...
     pub requests: u32,
@@ -24,10 +24,10 @@ pub struct RateLimit {
 /// A targetRef.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct RateTarget {
-    /// The Service, in the RateLimit's namespace.
-    pub service: ObjectName,
-    /// `sectionName`: the one port of this name.
-    pub port: Option<String>,
+    /// A Service, an HTTPRoute or a GRPCRoute, in the RateLimit's namespace.
+    pub object: ObjectKey,
+    /// `sectionName`: the one port of a Service, or rule of a route, of this name.
+    pub section: Option<String>,
 }
 
 /// Which requests share a bucket.

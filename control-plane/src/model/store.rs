@@ -10,7 +10,7 @@ use std::net::IpAddr;
 use super::{
     BackendPolicy, BackendTlsPolicy, ConfigMap, EndpointSlice, FaultInjection, GrpcRoute, HttpRoute, HttpRouteRule,
     Kind, Namespace, Node, Object, ObjectName, ParentRef, PeerAuthentication, Pod, RateLimit, Route, Service, TcpRoute,
-    TlsRoute,
+    TlsRoute, TrafficPolicy,
 };
 
 /// The key of an object.
@@ -94,6 +94,7 @@ pub struct Model {
     tls_routes: HashMap<ObjectName, TlsRoute>,
     tcp_routes: HashMap<ObjectName, TcpRoute>,
     backend_tls_policies: HashMap<ObjectName, BackendTlsPolicy>,
+    traffic_policies: HashMap<ObjectName, TrafficPolicy>,
     config_maps: HashMap<ObjectName, ConfigMap>,
     peer_authentications: HashMap<ObjectName, PeerAuthentication>,
 
@@ -109,7 +110,7 @@ pub struct Model {
     pods_by_node: Index<String>,
     routes_by_parent: Index<ObjectName>,
     routes_by_backend: Index<ObjectName>,
-    rate_limits_by_service: Index<ObjectName>,
+    rate_limits_by_target: Index<ObjectKey>,
     routes_by_fault: Index<ObjectName>,
     grpc_routes_by_fault: Index<ObjectName>,
     grpc_routes_by_parent: Index<ObjectName>,
@@ -120,6 +121,7 @@ pub struct Model {
     tcp_routes_by_backend: Index<ObjectName>,
     backend_tls_policies_by_service: Index<ObjectName>,
     backend_tls_policies_by_config_map: Index<ObjectName>,
+    traffic_policies_by_service: Index<ObjectName>,
     peer_authentications_by_namespace: Index<String>,
 }
 
@@ -194,9 +196,9 @@ impl Model {
         self.rate_limits.get(name)
     }
 
-    /// RateLimits with a targetRef to this Service, by name.
-    pub fn rate_limits_of(&self, service: &ObjectName) -> impl Iterator<Item = &RateLimit> {
-        self.rate_limits_by_service.get(service).filter_map(|name| self.rate_limits.get(name))
+    /// RateLimits with a targetRef to this Service or route, by name.
+    pub fn rate_limits_of(&self, target: &ObjectKey) -> impl Iterator<Item = &RateLimit> {
+        self.rate_limits_by_target.get(target).filter_map(|name| self.rate_limits.get(name))
     }
 
     /// A route; `None` of any other kind.
@@ -230,6 +232,16 @@ impl Model {
     pub fn backend_tls_policies_with(&self, config_map: &ObjectName) -> impl Iterator<Item = &BackendTlsPolicy> {
         let names = self.backend_tls_policies_by_config_map.get(config_map);
         names.filter_map(|name| self.backend_tls_policies.get(name))
+    }
+
+    /// An XBackendTrafficPolicy.
+    pub fn traffic_policy(&self, name: &ObjectName) -> Option<&TrafficPolicy> {
+        self.traffic_policies.get(name)
+    }
+
+    /// XBackendTrafficPolicies that target this Service, by name.
+    pub fn traffic_policies_for(&self, service: &ObjectName) -> impl Iterator<Item = &TrafficPolicy> {
+        self.traffic_policies_by_service.get(service).filter_map(|name| self.traffic_policies.get(name))
     }
 
     /// A PeerAuthentication.
@@ -334,6 +346,7 @@ impl Model {
             Object::TlsRoute(new) => self.tls_routes.get(&new.meta.name) == Some(new),
             Object::TcpRoute(new) => self.tcp_routes.get(&new.meta.name) == Some(new),
             Object::BackendTlsPolicy(new) => self.backend_tls_policies.get(&new.meta.name) == Some(new),
+            Object::TrafficPolicy(new) => self.traffic_policies.get(&new.meta.name) == Some(new),
             Object::ConfigMap(new) => self.config_maps.get(&new.meta.name) == Some(new),
             Object::PeerAuthentication(new) => self.peer_authentications.get(&new.meta.name) == Some(new),
         }
@@ -355,6 +368,7 @@ impl Model {
             Object::TlsRoute(new) => drop(self.tls_routes.insert(name, new)),
             Object::TcpRoute(new) => drop(self.tcp_routes.insert(name, new)),
             Object::BackendTlsPolicy(new) => drop(self.backend_tls_policies.insert(name, new)),
+            Object::TrafficPolicy(new) => drop(self.traffic_policies.insert(name, new)),
             Object::ConfigMap(new) => drop(self.config_maps.insert(name, new)),
             Object::PeerAuthentication(new) => drop(self.peer_authentications.insert(name, new)),
         }
@@ -376,6 +390,7 @@ impl Model {
             Kind::TlsRoute => self.tls_routes.remove(name).map(Object::TlsRoute),
             Kind::TcpRoute => self.tcp_routes.remove(name).map(Object::TcpRoute),
             Kind::BackendTlsPolicy => self.backend_tls_policies.remove(name).map(Object::BackendTlsPolicy),
+            Kind::TrafficPolicy => self.traffic_policies.remove(name).map(Object::TrafficPolicy),
             Kind::ConfigMap => self.config_maps.remove(name).map(Object::ConfigMap),
             Kind::PeerAuthentication => self.peer_authentications.remove(name).map(Object::PeerAuthentication),
         }
@@ -422,7 +437,7 @@ impl Model {
             }
             Object::RateLimit(limit) => {
                 for target in &limit.targets {
-                    self.rate_limits_by_service.set(target.service.clone(), name, present);
+                    self.rate_limits_by_target.set(target.object.clone(), name, present);
                 }
             }
             Object::GrpcRoute(route) => {
@@ -449,6 +464,11 @@ impl Model {
                 }
                 for config_map in policy.config_maps() {
                     self.backend_tls_policies_by_config_map.set(config_map, name, present);
+                }
+            }
+            Object::TrafficPolicy(policy) => {
+                for service in policy.services() {
+                    self.traffic_policies_by_service.set(service, name, present);
                 }
             }
             Object::PeerAuthentication(_) => {

@@ -100,6 +100,7 @@ pub fn kind_name(kind: Kind) -> &'static str {
         Kind::TlsRoute => "TLSRoute",
         Kind::TcpRoute => "TCPRoute",
         Kind::BackendTlsPolicy => "BackendTLSPolicy",
+        Kind::TrafficPolicy => "XBackendTrafficPolicy",
         Kind::ConfigMap => "ConfigMap",
         Kind::PeerAuthentication => "PeerAuthentication",
     }
@@ -126,6 +127,7 @@ pub(crate) fn meta_mut(object: &mut Object) -> &mut Meta {
         Object::TlsRoute(o) => &mut o.meta,
         Object::TcpRoute(o) => &mut o.meta,
         Object::BackendTlsPolicy(o) => &mut o.meta,
+        Object::TrafficPolicy(o) => &mut o.meta,
         Object::ConfigMap(o) => &mut o.meta,
         Object::PeerAuthentication(o) => &mut o.meta,
     }

@@ -21,7 +21,8 @@ use crate::model::{Kind, ObjectKey, ParentRef};
 use crate::source::{Problem, kind_name};
 
 /// The kinds that have a status.
-const ROUTES: [Kind; 5] = [Kind::GrpcRoute, Kind::HttpRoute, Kind::TlsRoute, Kind::TcpRoute, Kind::BackendTlsPolicy];
+const ROUTES: [Kind; 6] =
+    [Kind::GrpcRoute, Kind::HttpRoute, Kind::TlsRoute, Kind::TcpRoute, Kind::BackendTlsPolicy, Kind::TrafficPolicy];
 
 const PROBLEMS_TEXT: &str = "problems.txt";
 const PROBLEMS_JSON: &str = "problems.json";
@@ -227,13 +228,16 @@ impl StatusDir {
             });
         }
         let status = match key.kind {
-            Kind::BackendTlsPolicy => {
+            Kind::BackendTlsPolicy | Kind::TrafficPolicy => {
                 StatusForm { parents: Vec::new(), ancestors: parents.into_iter().map(AncestorForm::from).collect() }
             }
             _ => StatusForm { parents, ancestors: Vec::new() },
         };
         let form = RouteFile {
-            api_version: "gateway.networking.k8s.io/v1".to_owned(),
+            api_version: match key.kind {
+                Kind::TrafficPolicy => "gateway.networking.x-k8s.io/v1alpha1".to_owned(),
+                _ => "gateway.networking.k8s.io/v1".to_owned(),
+            },
             kind: kind_name(key.kind).to_owned(),
             metadata: MetadataForm { name: key.name.name.clone(), namespace: key.name.namespace.clone() },
             status,
@@ -478,6 +482,14 @@ mod tests {
         let written = fs::read_to_string(directory.path().join("BackendTLSPolicy.default.reviews.yaml")).unwrap();
         assert!(written.contains("ancestors:") && written.contains("ancestorRef:") && !written.contains("parents:"));
         assert!(!StatusDir::open(directory.path()).unwrap().set_route(&policy, &status(true, true, 1), at(2)).unwrap());
+        assert!(writer.remove_route(&policy).unwrap());
+        let policy = key(Kind::TrafficPolicy);
+        writer.set_route(&policy, &status(true, true, 1), at(1)).unwrap();
+        let written = fs::read_to_string(directory.path().join("XBackendTrafficPolicy.default.reviews.yaml")).unwrap();
+        assert!(
+            written.contains("gateway.networking.x-k8s.io/v1alpha1") && written.contains("ancestorRef:"),
+            "{written}"
+        );
         assert!(writer.remove_route(&policy).unwrap());
         assert!(writer.remove_route(&key(Kind::HttpRoute)).unwrap());
         assert!(!writer.remove_route(&key(Kind::HttpRoute)).unwrap());

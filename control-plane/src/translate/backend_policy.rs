@@ -1,5 +1,5 @@
-//! How the endpoints of a Service are called: what the Service object says, and what its BackendPolicy (SEMANTICS.md §3) and the
-//! BackendTLSPolicy of the port do.
+//! How the endpoints of a Service are called: what the Service object says, and what its BackendPolicy (SEMANTICS.md §3), the
+//! BackendTLSPolicy of the port and the XBackendTrafficPolicy do.
 //!
 //! Of several policies that name a Service the oldest counts, then the first by name, and the others do not count at all:
 //! half of one and half of another would be what nobody wrote. A policy is for every client and every port, on the Service's
@@ -11,8 +11,8 @@
 
 use weft_proto::v1;
 
-use super::backend_tls;
 use super::gateway_api::millis;
+use super::{backend_tls, traffic_policy};
 use crate::model::{
     Algorithm, BackendPolicy, ConnectionLimits, FailurePercentage, HashKey, LoadBalancer, Model, OutlierDetection,
     Service, ServicePort, SlowStart, SuccessRate,
@@ -22,6 +22,8 @@ use crate::model::{
 pub(super) fn backend_policy(service: &Service, port: &ServicePort, model: &Model) -> Option<v1::BackendPolicy> {
     let mut out = of_service(service);
     out.tls = backend_tls::of_port(service, port, model).map(Box::new);
+    let traffic = traffic_policy::of_port(service, port, model);
+    (out.retry_budget, out.session) = (traffic.budget.map(Box::new), traffic.session.map(Box::new));
     if let Some(policy) = in_effect(service, model) {
         let said = policy.outlier_detection.as_ref();
         out.limits = limits(policy.limits);

@@ -11,9 +11,10 @@ use weft_proto::{MESH_TLS_LABEL, type_url, v1};
 use super::{Lookup, MeshConfig, Resource, Translated, Translator, View};
 use crate::model::{
     Age, BackendPolicy, BackendRef, BackendTlsPolicy, Batch, ConfigMap, ContainerPort, EndpointSlice, FaultAbort,
-    FaultDelay, FaultInjection, GrpcRoute, HttpRoute, HttpRouteMatch, HttpRouteRule, Kind, Meta, MethodMatch, MtlsMode,
-    Node, Object, ObjectKey, ObjectName, ParentRef, PathMatch, PeerAuthentication, Pod, RateKey, RateLimit, RateTarget,
-    Service, ServiceKind, ServicePort, Share, SliceEndpoint, SlicePort, TargetPort, TcpRoute, TlsRoute,
+    FaultDelay, FaultInjection, GrpcRoute, HttpRoute, HttpRouteMatch, HttpRouteRule, Kind, LocalRef, Meta, MethodMatch,
+    MtlsMode, Node, Object, ObjectKey, ObjectName, ParentRef, PathMatch, PeerAuthentication, Pod, RateKey, RateLimit,
+    RateTarget, RetryConstraint, Service, ServiceKind, ServicePort, SessionPersistence, Share, SliceEndpoint,
+    SlicePort, TargetPort, TcpRoute, TlsRoute, TrafficPolicy,
 };
 use crate::status::{Condition, RouteStatus};
 
@@ -128,15 +129,33 @@ pub(super) fn fault_injection(name: &str) -> FaultInjection {
     }
 }
 
+/// All ports of a Service.
+pub(super) fn rate_target(service: &str) -> RateTarget {
+    RateTarget { object: ObjectKey { kind: Kind::Service, name: named(service) }, section: None }
+}
+
 /// 100 a second of all clients of the Service of its name, 200 at once.
 pub(super) fn rate_limit(name: &str) -> RateLimit {
     RateLimit {
         meta: meta(name),
-        targets: vec![RateTarget { service: named(name), port: None }],
+        targets: vec![rate_target(name)],
         requests: 100,
         per: Duration::from_secs(1),
         burst: 200,
         key: RateKey::All,
+    }
+}
+
+/// The default budget, and a session, for the Service of its name.
+pub(super) fn traffic_policy(name: &str) -> TrafficPolicy {
+    let meta = meta(name);
+    let target = LocalRef { group: String::new(), kind: "Service".to_owned(), name: meta.name.name.clone() };
+    let second = Duration::from_secs(1);
+    TrafficPolicy {
+        meta,
+        targets: vec![target],
+        retries: Some(RetryConstraint { percent: 20, interval: 10 * second, min_count: 10, min_interval: second }),
+        session: Some(SessionPersistence::default()),
     }
 }
 
@@ -230,7 +249,7 @@ macro_rules! into_object {
 into_object! {
     Service(Service) Pod(Pod) EndpointSlice(EndpointSlice) Node(Node) HttpRoute(HttpRoute)
     GrpcRoute(GrpcRoute) TlsRoute(TlsRoute) TcpRoute(TcpRoute) BackendTlsPolicy(BackendTlsPolicy) ConfigMap(ConfigMap)
-    PeerAuthentication(PeerAuthentication)
+    TrafficPolicy(TrafficPolicy) PeerAuthentication(PeerAuthentication)
     FaultInjection(FaultInjection) RateLimit(RateLimit) BackendPolicy(BackendPolicy)
 }
 

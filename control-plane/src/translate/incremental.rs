@@ -21,7 +21,7 @@ use self::dirty::Dirty;
 use super::gateway_api::{self, Analysis};
 use super::settings::{self, DerivedRanges, KnownHosts};
 use super::translated::ServiceForms;
-use super::{MeshConfig, Resource, Translated, backend_tls, kubernetes};
+use super::{MeshConfig, Resource, Translated, backend_tls, kubernetes, traffic_policy};
 use crate::model::{Batch, Kind, Model, ObjectKey, ObjectName, Service};
 use crate::status::RouteStatus;
 
@@ -107,6 +107,11 @@ impl Translator {
         }
         for policy in &dirty.policies {
             self.update_policy(policy, &mut touched);
+        }
+        for policy in &dirty.traffic_policies {
+            let status =
+                self.model.traffic_policy(policy).and_then(|policy| traffic_policy::status(policy, &self.model));
+            self.set_status(&ObjectKey { kind: Kind::TrafficPolicy, name: policy.clone() }, status, &mut touched);
         }
         let mut known_changed = false;
         for service in &dirty.services {

@@ -11,6 +11,7 @@
 //! | `gateway_api/` | which routes attach where, in which order their matches are tried, and their conditions (§2) |
 //! | `peer_authentication` | the mTLS mode of a port of a pod (§2 Istio objects), hence who speaks mesh TLS (§1) |
 //! | `backend_tls` | what servers outside the mesh must prove, and the conditions of BackendTLSPolicies (§2) |
+//! | `traffic_policy` | retries and sessions of a Service, and the conditions of XBackendTrafficPolicies (§2) |
 //! | `settings` | `MeshSettings` |
 //! | `incremental` | [`Translator`]: what a change touches, and nothing else, is computed again |
 //! | `translated` | [`Translated`]: the immutable outcome that `discovery/` and `status/` read |
@@ -28,6 +29,7 @@ mod kubernetes;
 mod peer_authentication;
 mod settings;
 mod shards;
+mod traffic_policy;
 mod translated;
 
 use ipnet::IpNet;

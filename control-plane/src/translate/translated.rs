@@ -197,6 +197,11 @@ impl Translated {
         self.statuses.get(route)
     }
 
+    /// Whether it is certain that there is no such route with a parent of ours.
+    pub fn lacks_route(&self, route: &ObjectKey) -> bool {
+        self.synced && self.statuses.get(route).is_none()
+    }
+
     /// The versions of a Service's forms; `None` when there is no such Service.
     pub fn service_versions(&self, service: &ServiceName) -> Option<ServiceVersions> {
         let forms = self.services.get(service)?;

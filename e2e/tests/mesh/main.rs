@@ -18,4 +18,5 @@ mod shop;
 mod soak;
 mod tcp_routes;
 mod tls_routes;
+mod traffic_policies;
 mod wire;

@@ -1,4 +1,4 @@
-//! Rate limits of a server: what clients get who ask too often, each for itself, and that an edit acts at once
+//! Rate limits of a server and of a route: what clients get who ask too often, each for itself, and that an edit acts at once
 //! (SEMANTICS.md §3 "rate limit").
 
 use std::time::Duration;
@@ -63,4 +63,53 @@ fn who_asks_too_often_waits_and_nobody_else() {
         ask(&shop, "a", "").header("x-ratelimit-limit").is_none()
     })
     .unwrap();
+}
+
+const ROUTE: &str = "\
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: reviews, namespace: demo}
+spec:
+  parentRefs: [{group: '', kind: Service, name: reviews, port: 80}]
+  rules:
+  - name: seldom
+    matches: [{path: {value: /seldom}}]
+    backendRefs: [{name: reviews, port: 80}]
+  - backendRefs: [{name: reviews, port: 80}]
+";
+
+#[test]
+fn a_routes_rule_is_limited_by_the_client_whatever_endpoint_it_asks() {
+    // Two endpoints, one limit: it is the client that counts.
+    let shop = Shop::new("routelimits", 2);
+    shop.mesh.manifests().write("route", ROUTE).unwrap();
+    let text = "apiVersion: weft.dev/v1alpha1\nkind: RateLimit\nmetadata: {name: seldom, namespace: demo}\n\
+                spec:\n  targetRefs: [{group: gateway.networking.k8s.io, kind: HTTPRoute, name: reviews, sectionName: seldom}]\n  \
+                requests: 1\n  per: 1h\n  burst: 4\n  key: {type: Header, header: x-user}\n";
+    shop.mesh.manifests().write("limit", text).unwrap();
+    let ask = |path: &str, user: &str| {
+        let request = format!(
+            "GET {path} HTTP/1.1\r\nHost: reviews\r\nx-user: {user}\r\nx-request-id: {user}\r\nConnection: close\r\n\r\n"
+        );
+        let text = shop.raw(request.as_bytes());
+        let status = text.split(' ').nth(1).and_then(|code| code.parse().ok()).unwrap_or_default();
+        Answer { status, text }
+    };
+    probe::wait_until("the limit", Duration::from_secs(15), || {
+        ask("/seldom", "first").header("x-ratelimit-limit") == Some("4")
+    })
+    .unwrap();
+    let statuses: Vec<u16> = (0..6).map(|_| ask("/seldom", "a").status).collect();
+    assert_eq!(statuses, [200, 200, 200, 200, 429, 429]);
+    let refused = ask("/seldom", "a");
+    assert_eq!(refused.header("x-weft-reason"), Some("rate-limited; limit=demo/seldom"), "{}", refused.text);
+    assert_eq!(ask("/seldom", "b").status, 200, "another of the client's own clients");
+    let other = ask("/", "a");
+    assert_eq!((other.status, other.header("x-ratelimit-limit")), (200, None), "another rule");
+    let served = shop.served().iter().filter(|one| one.id == "a").count();
+    assert_eq!(served, 5, "what is refused leaves no pod");
+    assert!(shop.client_metric("weft_refused_total") >= 3.0);
+
+    shop.mesh.manifests().remove("limit");
+    probe::wait_until("it to be gone", Duration::from_secs(15), || ask("/seldom", "a").status == 200).unwrap();
 }

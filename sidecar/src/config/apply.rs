@@ -78,7 +78,7 @@ impl Config {
 
         let mut received = Vec::with_capacity(response.resources.len());
         let mut compiled = Vec::with_capacity(response.resources.len());
-        let mut interner = Interner::new(|name: &EndpointsName| self.0.tables.lock().store.known(name));
+        let mut interner = Interner::new(|name: &EndpointsName| self.0.tables.lock().store.known(name), &self.0.limits);
         for resource in response.resources {
             let payload = resource.resource.unwrap_or_default();
             count(&stats.bytes_received, payload.value.len());

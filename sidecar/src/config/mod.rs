@@ -53,7 +53,6 @@ pub use model::{
     Backend, InboundPolicy, MeshSettings, MtlsMode, OutboundPolicy, Protocol, RuleView, Service, ServicePort, Workload,
     WorkloadPort,
 };
-pub use rate_limit::{Asking, RateLimit};
 pub use stats::ConfigStats;
 pub use store::Snapshot;
 pub use subscriptions::{Bounds, LastUse, Request};
@@ -63,6 +62,7 @@ use crate::balance::{EndpointKey, EndpointSpec, Health, Reach};
 use crate::dns::{Dns, DnsError};
 use crate::identity::IdentityManager;
 use crate::reason::Reason;
+use crate::resilience::KnownLimits;
 use model::{BackendState, Policy};
 use stats::count;
 use store::Store;
@@ -131,6 +131,8 @@ struct Inner {
     /// There is something to ask for.
     wake: Notify,
     direct: Mutex<HashMap<EndpointKey, (u64, Arc<Backend>)>>,
+    /// Of rules.
+    limits: KnownLimits,
     stats: ConfigStats,
 }
 
@@ -170,6 +172,7 @@ impl Config {
             applying: Mutex::default(),
             wake: Notify::new(),
             direct: Mutex::default(),
+            limits: KnownLimits::default(),
             stats: ConfigStats::default(),
         }))
     }

@@ -14,12 +14,11 @@ use ipnet::IpNet;
 use tokio::sync::watch;
 use weft_proto::{EndpointsName, ServiceName, SpiffeId};
 
-use super::rate_limit::RateLimit;
 use super::subscriptions::LastUse;
 use crate::backend_tls::BackendTls;
 use crate::balance::{BalancePolicy, Balancer, EndpointKey, EndpointSpec, Health, Reach};
-use crate::resilience::{Budget, BudgetPolicy, Limiter, Limits, RetryPolicy};
-use crate::route::{ConnectionTable, HashBy, RouteTable};
+use crate::resilience::{Budget, BudgetPolicy, Limiter, Limits, RateLimit, RecentPolicy, RetryPolicy};
+use crate::route::{ConnectionTable, HashBy, RouteTable, Session};
 
 /// How the bytes on a port are to be understood (SEMANTICS.md §1 "protocol").
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize)]
@@ -83,6 +82,9 @@ pub struct RuleView {
     pub(super) matches: Vec<String>,
     /// What is done to requests and responses, one text per filter.
     pub(super) filters: Vec<String>,
+    /// What is counted of its requests, in the order in which they are asked.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(super) rate_limits: Vec<RateLimit>,
     pub(super) targets: Vec<TargetView>,
 }
 
@@ -188,6 +190,8 @@ pub struct Backend {
     pub connect_timeout: Duration,
     /// How endpoints without mesh TLS are spoken to; `None`: in plain text.
     pub tls: Option<Arc<BackendTls>>,
+    /// How sessions are kept with one of its endpoints, where a rule says nothing of them; `None`: there are none.
+    pub session: Option<Arc<Session>>,
     pub(super) state: Arc<BackendState>,
     pub(super) balance: BalancePolicy,
 }
@@ -201,6 +205,9 @@ pub(super) struct Policy {
     pub(super) retry: RetryPolicy,
     pub(super) connect_timeout: Duration,
     pub(super) tls: Option<Arc<BackendTls>>,
+    /// `None`: the default budget.
+    pub(super) budget: Option<RecentPolicy>,
+    pub(super) session: Option<Arc<Session>>,
 }
 
 /// One TCP connection attempt (SEMANTICS.md §3).
@@ -215,6 +222,8 @@ impl Default for Policy {
             retry: RetryPolicy::default(),
             connect_timeout: CONNECT_TIMEOUT,
             tls: None,
+            budget: None,
+            session: None,
         }
     }
 }
@@ -249,11 +258,12 @@ impl Backend {
             protocol,
             balancer: Arc::clone(&state.balancer),
             hash_by: policy.hash_by,
-            budget: state.budget.clone(),
+            budget: policy.budget.map_or_else(|| state.budget.clone(), |policy| state.budget.with_recent(policy)),
             limits: state.limits.with_limits(policy.limits),
             retry: policy.retry,
             connect_timeout: policy.connect_timeout,
             tls: policy.tls,
+            session: policy.session,
             balance: policy.balance,
             state,
         }
@@ -268,6 +278,8 @@ impl Backend {
             && self.retry == policy.retry
             && self.connect_timeout == policy.connect_timeout
             && self.tls == policy.tls
+            && self.budget.recent() == policy.budget.as_ref()
+            && self.session == policy.session
     }
 
     /// Whether the control plane has said which endpoints there are (possibly none).

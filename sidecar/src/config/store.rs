@@ -22,6 +22,7 @@ use super::model::{
 use super::named::Follower;
 use super::retired::Retired;
 use super::subscriptions::LastUse;
+use crate::resilience::{KnownLimits, RateLimit};
 
 /// Everything requests need to know, at one moment.
 #[derive(Debug, Clone)]
@@ -320,21 +321,22 @@ impl Store {
 /// only: compiling may take a second or two (`compile/cost.rs`), and workers want the lock meanwhile. So the store may drop a
 /// backend that was found here, with the last service that named it; it is committed anew then, with the state it had.
 /// A backend cannot come to be there meanwhile: responses are applied one at a time.
-pub(super) struct Interner<L> {
+pub(super) struct Interner<'a, L> {
     look: L,
+    limits: &'a KnownLimits,
     /// By name: found in the store, or made. Kept, or a backend that is dropped in between would have two.
     states: HashMap<EndpointsName, Arc<BackendState>>,
     latest: HashMap<EndpointsName, Arc<Backend>>,
 }
 
-impl<L: Fn(&EndpointsName) -> Option<(Arc<BackendState>, Option<Arc<Backend>>)>> Interner<L> {
-    /// `look` is [`Store::known`], under the lock.
-    pub(super) fn new(look: L) -> Self {
-        Self { look, states: HashMap::new(), latest: HashMap::new() }
+impl<'a, L: Fn(&EndpointsName) -> Option<(Arc<BackendState>, Option<Arc<Backend>>)>> Interner<'a, L> {
+    /// `look` is [`Store::known`], under the lock; `limits` those that rules have.
+    pub(super) fn new(look: L, limits: &'a KnownLimits) -> Self {
+        Self { look, limits, states: HashMap::new(), latest: HashMap::new() }
     }
 }
 
-impl<L: Fn(&EndpointsName) -> Option<(Arc<BackendState>, Option<Arc<Backend>>)>> Intern for Interner<L> {
+impl<L: Fn(&EndpointsName) -> Option<(Arc<BackendState>, Option<Arc<Backend>>)>> Intern for Interner<'_, L> {
     fn intern(&mut self, name: EndpointsName, protocol: Protocol, policy: Policy) -> Arc<Backend> {
         if !self.states.contains_key(&name) {
             let (state, latest) = (self.look)(&name).unwrap_or_else(|| (BackendState::new(&policy), None));
@@ -350,5 +352,9 @@ impl<L: Fn(&EndpointsName) -> Option<(Arc<BackendState>, Option<Arc<Backend>>)>>
         let backend = Arc::new(Backend::new(name.clone(), protocol, policy, state));
         self.latest.insert(name, Arc::clone(&backend));
         backend
+    }
+
+    fn limit(&mut self, limit: RateLimit) -> RateLimit {
+        self.limits.join(limit)
     }
 }

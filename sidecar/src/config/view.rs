@@ -55,6 +55,11 @@ struct BackendView {
     endpoints_known: bool,
     connect_timeout_ms: u128,
     max_retries: u32,
+    /// Where an object asks for one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    retry_budget: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    session: Option<String>,
     active_requests: u32,
     balancer: BalancerView,
 }
@@ -158,6 +163,8 @@ impl BackendView {
             endpoints_known: backend.is_known(),
             connect_timeout_ms: backend.connect_timeout.as_millis(),
             max_retries: backend.retry.max_retries,
+            retry_budget: backend.budget.recent().map(ToString::to_string),
+            session: backend.session.as_ref().map(ToString::to_string),
             active_requests: backend.budget.active(),
             balancer: backend.balancer.snapshot(now),
         }

@@ -8,7 +8,7 @@
 //!   ├─ PERMISSIVE ─► that, or the app's own TLS (relayed), or plain bytes; a silent client: whoever speaks first
 //!   └─ DISABLE ────► the port is the app's own
 //! mesh TLS done, peer verified
-//!   ├─ weft/h2 ─► requests (`request.rs`) ─► rate limits (`limit.rs`) ─► the app in the version its client spoke
+//!   ├─ weft/h2 ─► requests (`request.rs`) ─► rate limits (`crate::limit`) ─► the app in the version its client spoke
 //!   ├─ weft/h1 ─► one exchange that becomes a tunnel
 //!   └─ weft/tcp ► detected again on an HTTP or undeclared port, else relayed
 //! ```
@@ -16,7 +16,6 @@
 //! Not here: authorization (a later room, `authz/`). Bound: pools by the ports of the pod.
 
 mod connection;
-mod limit;
 mod request;
 
 use std::collections::HashMap;
@@ -27,13 +26,14 @@ use std::time::Instant;
 use parking_lot::Mutex;
 
 use crate::answer::OwnAnswer;
-use crate::config::{Asking, Config};
+use crate::config::Config;
 use crate::http::pool::{Pool, PoolSettings};
 use crate::http::server::ServerSettings;
 use crate::http::{Proto, Request, Response, SendError, hygiene};
 use crate::identity::IdentityManager;
+use crate::limit;
 use crate::listen::drain;
-use crate::resilience::Verdict;
+use crate::resilience::{Asking, Verdict};
 use crate::settings::Settings;
 use crate::telemetry::Telemetry;
 
@@ -97,7 +97,10 @@ impl Inbound {
         now: Instant,
     ) -> (Option<Verdict>, Result<(), OwnAnswer>) {
         match self.config.inbound_policy().filter(|policy| !policy.rate_limits.is_empty()) {
-            Some(policy) => limit::ask(&policy, destination, asking, now),
+            Some(policy) => {
+                let limits = policy.rate_limits.iter().filter(|limit| limit.ports.contains(&destination.port()));
+                limit::ask(limits, asking, now)
+            }
             None => (None, Ok(())),
         }
     }

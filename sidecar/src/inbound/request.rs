@@ -5,7 +5,7 @@
 //! | the app could not be reached, not one byte written, or it closed without reading what was (`http/h1/unread.rs`) | `REFUSED_STREAM` (on `weft/h1`: 503 + `x-weft-not-processed`) | 503 `connect-failed` |
 //! | the app was lost after a byte, before a response head | `INTERNAL_ERROR` | 502 `upstream-reset` |
 //! | a limit of ours | 503 `overflow` | the same |
-//! | a rate limit (`limit.rs`) | 429 `rate-limited` | the same |
+//! | a rate limit (`crate::limit`) | 429 `rate-limited` | the same |
 //! | the response broke the protocol | 502 `upstream-protocol` | the same |
 
 use std::net::{IpAddr, SocketAddr};
@@ -16,16 +16,16 @@ use http::header::{HeaderName, HeaderValue};
 use http::{Method, Version};
 use weft_proto::SpiffeId;
 
-use super::{Inbound, limit};
+use super::Inbound;
 use crate::answer::OwnAnswer;
 use crate::balance::PlainAddr;
-use crate::config::Asking;
 use crate::http::error::{ConnectError, Processed, SendErrorKind};
 use crate::http::pool::Connected;
 use crate::http::translate::{self, AppVersion};
 use crate::http::{Answer, Body, Handler, Proto, Request, Reset, Response, SendError, h1, hygiene};
+use crate::limit;
 use crate::reason::Reason;
-use crate::resilience::Deadline;
+use crate::resilience::{Asking, Deadline};
 use crate::tcp;
 use crate::telemetry::record::{Direction, Record, Riding};
 

@@ -1,9 +1,9 @@
 //! One request from the app: what it asks for, which rule and backend that is, and the answer.
 //!
 //! ```text
-//! request ─► trusted headers only ─► destination ─► entry that matches ─► filters ─► target by weight
-//!                                       │                │                            ├─ fixed answer (500)
-//!                                       └ own answer     └ none: 404 `no-route`       └─ backend: tries (`tries.rs`)
+//! request ─► trusted headers only ─► destination ─► entry that matches ─► limits ─► filters ─► target by weight
+//!                                       │                │                └ 429            ├─ fixed answer (500)
+//!                                       └ own answer     └ none: 404 `no-route`            └─ backend: tries (`tries.rs`)
 //! response ◄─ filters ◄─ own headers off ◄─ the try that was kept
 //! ```
 //!
@@ -14,9 +14,9 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
-use http::HeaderValue;
 use http::header::LOCATION;
 use http::request::Parts;
+use http::{HeaderMap, HeaderValue};
 use parking_lot::Mutex;
 use weft_proto::{ServiceName, headers};
 
@@ -26,8 +26,9 @@ use super::{fault, mirror};
 use crate::answer::OwnAnswer;
 use crate::config::{Backend, Destination, LOOKUP_TIMEOUT, Protocol};
 use crate::http::{Answer, Body, Handler, Request, Response, h1, host, hygiene};
+use crate::limit;
 use crate::reason::Reason;
-use crate::resilience::Deadline;
+use crate::resilience::{Asking, Deadline};
 use crate::route::{After, Filters, Found, Made, RequestView, RouteTable, Rule, Target, Token, Unsendable};
 use crate::telemetry::record::{Direction, Record, Riding};
 
@@ -108,6 +109,9 @@ impl RequestHandler {
         if let Some(shared) = &after.shared {
             shared.apply(response.headers_mut());
         }
+        if let Some(verdict) = after.limited {
+            limit::tell(*verdict, response.headers_mut());
+        }
         response
     }
 
@@ -148,12 +152,16 @@ impl RequestHandler {
                 port = found;
                 called = port.protocol;
                 match &port.routes {
-                    None => Arc::clone(&port.backend),
+                    None => {
+                        token = session_at(&port.backend, &request.headers);
+                        Arc::clone(&port.backend)
+                    }
                     Some(routes) => {
                         let rule = find(routes, request).ok_or_else(|| no_route(&service.name))?.rule;
                         record.route = (&rule.route).into();
+                        self.limit(rule, request, now, after)?;
                         // Before a filter takes its header or cookie away.
-                        token = rule.session.as_ref().and_then(|it| it.read(&request.headers, seconds()));
+                        token = session_of(rule, &request.headers);
                         let made = apply(&rule.filters, rule, request, after)?;
                         if !after.delay.is_zero() {
                             let delay = std::mem::take(&mut after.delay);
@@ -223,14 +231,33 @@ impl RequestHandler {
         if let Some((rule, filters)) = chosen {
             filters.apply_response(kept.response.headers_mut());
             rule.filters.apply_response(kept.response.headers_mut());
-            if let (Some(session), Some(endpoint)) = (&rule.session, record.endpoint) {
-                let here = |token: Token| token.is_of(&backend.label) && token.is_at(endpoint);
-                if !token.is_some_and(here) {
-                    session.write(Token::new(&backend.label, endpoint, seconds()), kept.response.headers_mut());
-                }
+        }
+        let session = rule.and_then(|rule| rule.session.as_deref()).or(backend.session.as_deref());
+        if let (Some(session), Some(endpoint)) = (session, record.endpoint) {
+            let here = |token: Token| token.is_of(&backend.label) && token.is_at(endpoint);
+            if !token.is_some_and(here) {
+                session.write(Token::new(&backend.label, endpoint, seconds()), kept.response.headers_mut());
             }
         }
         Ok(kept)
+    }
+
+    /// Asks the rule's rate limits, if it has any: by the request as the app sent it.
+    fn limit(
+        &self,
+        rule: &Rule<Arc<Backend>>,
+        request: &Parts,
+        now: Instant,
+        after: &mut After<Arc<Backend>>,
+    ) -> Result<(), OwnAnswer> {
+        if rule.rate_limits.is_empty() {
+            return Ok(());
+        }
+        let identity = &self.outbound.settings.identity;
+        let asking = Asking { client: self.client.ip(), peer: Some(identity), headers: &request.headers };
+        let (verdict, may) = limit::ask(&rule.rate_limits, asking, now);
+        after.limited = verdict.map(Box::new);
+        may
     }
 
     async fn destination(&self, host: Option<&str>) -> Destination {
@@ -304,6 +331,21 @@ fn made_by(
         response.headers_mut().insert(headers::REASON, value);
     }
     Ok(Kept { response: Box::new(response.map(|()| Body::empty())), guards: None })
+}
+
+/// The session of a request that this rule is for: the rule's, else that of a backend it may go to, which goes before weights
+/// as the rule's does (GEP-1619 "Traffic Splitting").
+pub(super) fn session_of(rule: &Rule<Arc<Backend>>, headers: &HeaderMap) -> Option<Token> {
+    match &rule.session {
+        Some(session) => session.read(headers, seconds()),
+        None => rule.backends().find_map(|backend| session_at(backend, headers)),
+    }
+}
+
+/// The session that a request has with a backend which keeps them.
+pub(super) fn session_at(backend: &Backend, headers: &HeaderMap) -> Option<Token> {
+    let token = backend.session.as_ref()?.read(headers, seconds())?;
+    holds(backend, token).then_some(token)
 }
 
 /// Whether the backend has a session's endpoint, as far as is known. One that is gone takes its sessions with it: they are

@@ -24,7 +24,9 @@ use crate::http::pool::Wait;
 use crate::http::replay::Replay;
 use crate::http::{Body, Outgoing, Response, hygiene};
 use crate::reason::Reason;
-use crate::resilience::{ActiveGuard, Deadline, NextTry, Outcome, RequestGuard, Retry, RetryOverride, RetryPolicy};
+use crate::resilience::{
+    ActiveGuard, Deadline, NextTry, Outcome, RecentPolicy, RequestGuard, Retry, RetryOverride, RetryPolicy,
+};
 use crate::route::{HashKey, Token};
 use crate::telemetry::record::Record;
 
@@ -97,7 +99,7 @@ impl Tries<'_> {
             .limits
             .request()
             .map_err(|full| OwnAnswer::new(Reason::Overflow, format!("{}: {full}", backend.name)))?;
-        let active = backend.budget.begin();
+        let active = backend.budget.begin(self.now);
         let retry_policy = self.retry_policy();
         let mut retry = Retry::new(&*retry_policy, &parts.method, record.is_grpc());
         let of_the_connection = hygiene::has_hop_by_hop(&parts.headers);
@@ -143,14 +145,16 @@ impl Tries<'_> {
                 self.outbound.upstreams.suspect(pick.endpoint());
             }
             self.outbound.record(backend, &pick, ended, ended.saturating_duration_since(sent), judged.result);
-            let spent = backend.budget.spent_total();
             let replayable = replay.as_ref().is_some_and(Replay::can_replay);
             let next = retry.next_try(&judged.outcome, replayable, &backend.budget, ended, &mut rand::rng());
             match next {
-                NextTry::Return => {
-                    if backend.budget.spent_total() > spent {
+                NextTry::Return | NextTry::Spent => {
+                    if next == NextTry::Spent {
                         let metrics = &self.outbound.telemetry.metrics;
                         metrics.of_backend(&metrics.retries_over_budget, &(&backend.label).into());
+                        if let Some(budget) = backend.budget.recent() {
+                            return Err(over_budget(backend, budget, judged.end));
+                        }
                     }
                     let guards = Guards { _pick: pick, _active: active, _request: request_guard };
                     return judged.end.map(|mut response| {
@@ -233,6 +237,16 @@ impl Tries<'_> {
 
 fn timed_out() -> OwnAnswer {
     OwnAnswer::new(Reason::Timeout, "no response within the request timeout")
+}
+
+/// A budget that somebody asked for is told to the client, not the last answer (GEP-3388).
+fn over_budget(backend: &Backend, budget: &RecentPolicy, last: Result<Box<Response>, OwnAnswer>) -> OwnAnswer {
+    let last = last.map_or_else(
+        |own| own.detail,
+        |response| format!("the last try was answered {}", response.status().as_u16()).into(),
+    );
+    let detail = format!("{}: not tried again, since its budget of retries ({budget}) is spent; {last}", backend.name);
+    OwnAnswer::new(Reason::RetryBudget, detail)
 }
 
 impl Outbound {

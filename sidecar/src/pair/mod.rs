@@ -37,6 +37,7 @@ mod routing;
 mod ruled;
 mod streams;
 mod timeouts;
+mod traffic_policies;
 mod truth;
 mod wire;
 

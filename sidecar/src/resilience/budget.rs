@@ -4,10 +4,16 @@
 //! asked at most a fifth more than it would be without retries, however many requests fail. When it is spent, the last
 //! answer is returned as it is.
 //!
-//! Not here: whether a request may be retried at all (`retry.rs`).
+//! Not here: whether a request may be retried at all (`retry.rs`), and the budget that an object asks for instead, which
+//! looks back in time (`recent.rs`).
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::time::Instant;
+
+use parking_lot::Mutex;
+
+use super::recent::{Recent, RecentPolicy};
 
 /// A budget's numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,6 +36,8 @@ impl Default for BudgetPolicy {
 pub struct Budget {
     counts: Arc<Counts>,
     policy: BudgetPolicy,
+    /// Instead of that.
+    recent: Option<(RecentPolicy, Arc<Recent>)>,
 }
 
 #[derive(Debug, Default)]
@@ -37,28 +45,56 @@ struct Counts {
     active: AtomicU32,
     retries: AtomicU32,
     spent: AtomicU64,
+    /// What the last policy that looked back has counted.
+    recent: Mutex<Option<Arc<Recent>>>,
 }
 
 impl Budget {
     /// With nothing active.
     pub fn new(policy: BudgetPolicy) -> Self {
-        Self { counts: Arc::default(), policy }
+        Self { counts: Arc::default(), policy, recent: None }
     }
 
     /// The same counts under other numbers: requests under way keep counting when the policy changes.
     #[must_use]
     pub fn with_policy(&self, policy: BudgetPolicy) -> Self {
-        Self { counts: Arc::clone(&self.counts), policy }
+        Self { counts: Arc::clone(&self.counts), policy, recent: None }
+    }
+
+    /// The same counts, by what was asked lately. Another interval begins anew, since its parts are others.
+    #[must_use]
+    pub fn with_recent(&self, policy: RecentPolicy) -> Self {
+        let mut held = self.counts.recent.lock();
+        let same = held.clone().filter(|recent| recent.interval() == policy.interval());
+        let recent = same.unwrap_or_else(|| Arc::new(Recent::new(policy.interval())));
+        *held = Some(Arc::clone(&recent));
+        Self { counts: Arc::clone(&self.counts), policy: self.policy, recent: Some((policy, recent)) }
+    }
+
+    /// The policy by which it looks back in time; `None`: it is the default kind.
+    pub fn recent(&self) -> Option<&RecentPolicy> {
+        self.recent.as_ref().map(|(policy, _)| policy)
     }
 
     /// A request begins (waiting for a connection counts); it is active until the guard is dropped.
-    pub fn begin(&self) -> ActiveGuard {
+    pub fn begin(&self, now: Instant) -> ActiveGuard {
         self.counts.active.fetch_add(1, Ordering::Relaxed);
+        if let Some((_, recent)) = &self.recent {
+            recent.on_request(now);
+        }
         ActiveGuard(Arc::clone(&self.counts))
     }
 
     /// Room for one retry, or `None` when the budget is spent (which is counted).
-    pub fn try_retry(&self) -> Option<RetryPermit> {
+    pub fn try_retry(&self, now: Instant) -> Option<RetryPermit> {
+        if let Some((policy, recent)) = &self.recent {
+            if recent.try_retry(policy, now) {
+                self.counts.retries.fetch_add(1, Ordering::Relaxed);
+                return Some(RetryPermit(Arc::clone(&self.counts)));
+            }
+            self.counts.spent.fetch_add(1, Ordering::Relaxed);
+            return None;
+        }
         // Relaxed throughout: the count itself is the only thing that is shared, and the compare-and-swap keeps it
         // from being exceeded.
         let active = self.counts.active.load(Ordering::Relaxed);
@@ -122,8 +158,8 @@ mod tests {
         let rows = [(0, 10), (1, 10), (50, 10), (54, 10), (55, 11), (100, 20), (104, 20), (105, 21)];
         for (active, want) in rows {
             let budget = Budget::default();
-            let _active: Vec<_> = (0..active).map(|_| budget.begin()).collect();
-            let permits: Vec<_> = std::iter::from_fn(|| budget.try_retry()).take(1_000).collect();
+            let _active: Vec<_> = (0..active).map(|_| budget.begin(Instant::now())).collect();
+            let permits: Vec<_> = std::iter::from_fn(|| budget.try_retry(Instant::now())).take(1_000).collect();
             assert_eq!(permits.len(), want, "{active} active");
             assert_eq!(budget.spent_total(), 1, "{active} active");
         }
@@ -132,19 +168,19 @@ mod tests {
     #[test]
     fn a_new_policy_keeps_the_counts() {
         let budget = Budget::default();
-        let _held: Vec<_> = std::iter::from_fn(|| budget.try_retry()).collect();
+        let _held: Vec<_> = std::iter::from_fn(|| budget.try_retry(Instant::now())).collect();
         let wider = budget.with_policy(BudgetPolicy { percent: 20, min_concurrent: 11 });
-        let _one_more = wider.try_retry();
+        let _one_more = wider.try_retry(Instant::now());
         assert_eq!((_one_more.is_some(), wider.retries(), budget.retries()), (true, 11, 11));
-        assert!(wider.try_retry().is_none());
+        assert!(wider.try_retry(Instant::now()).is_none());
     }
 
     #[test]
     fn no_policy_overflows() {
         let budget = Budget::new(BudgetPolicy { percent: u32::MAX, min_concurrent: 0 });
-        assert!(budget.try_retry().is_none());
-        let _active = budget.begin();
-        assert!(budget.try_retry().is_some());
+        assert!(budget.try_retry(Instant::now()).is_none());
+        let _active = budget.begin(Instant::now());
+        assert!(budget.try_retry(Instant::now()).is_some());
     }
 
     proptest! {
@@ -156,11 +192,11 @@ mod tests {
             let (mut active, mut permits) = (Vec::new(), Vec::new());
             for step in steps {
                 match step {
-                    0 => active.push(budget.begin()),
+                    0 => active.push(budget.begin(Instant::now())),
                     1 => drop(active.pop()),
                     2 => {
                         let allowed = 10.max(active.len() / 5);
-                        let got = budget.try_retry();
+                        let got = budget.try_retry(Instant::now());
                         prop_assert_eq!(got.is_some(), permits.len() < allowed);
                         permits.extend(got);
                     }
@@ -180,7 +216,7 @@ mod tests {
             for _ in 0..4 {
                 scope.spawn(|| {
                     for _ in 0..2_000 {
-                        if let Some(_permit) = budget.try_retry() {
+                        if let Some(_permit) = budget.try_retry(Instant::now()) {
                             most.fetch_max(budget.retries(), Ordering::Relaxed);
                         }
                     }

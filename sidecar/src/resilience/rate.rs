@@ -62,8 +62,13 @@ impl Rate {
         Ok(Self { requests, per, interval, whole, burst })
     }
 
+    /// Until an empty bucket is full.
+    pub(super) fn whole(&self) -> Duration {
+        self.whole
+    }
+
     /// One request at `now`, by the moment at which its bucket is full (`None`: it is).
-    fn take(&self, full_at: Option<Instant>, now: Instant) -> (Verdict, Option<Instant>) {
+    pub(super) fn take(&self, full_at: Option<Instant>, now: Instant) -> (Verdict, Option<Instant>) {
         let lacking = full_at.map_or(Duration::ZERO, |at| at.saturating_duration_since(now));
         let after = lacking.saturating_add(self.interval);
         match after.checked_sub(self.whole).filter(|over| !over.is_zero()) {

@@ -12,7 +12,7 @@
 //! | anything else, our own `overflow` included | no |
 //!
 //! In every case only while the body can be sent again. (b) and what follows it also need the budget: it bounds repeated
-//! work, of which (a) makes none. When it is spent, the last answer is returned as it is.
+//! work, of which (a) makes none. When it is spent, the last answer is returned as it is, or 503 where an object asks for the budget.
 //!
 //! gRPC is POST and so (a) only; it is named apart because nothing stops a client from sending it with another method.
 //!
@@ -120,6 +120,8 @@ pub enum Outcome {
 pub enum NextTry {
     /// Return what there is.
     Return,
+    /// It would be tried again if the budget were not spent.
+    Spent,
     /// Try again.
     At {
         /// Not before.
@@ -161,7 +163,7 @@ impl<P: Borrow<RetryPolicy>> Retry<P> {
         // The budget bounds repeated work. A try that provably did none has none to repeat: when an endpoint dies with
         // many requests on their way to it, each of them may go to another.
         if *outcome != Outcome::NotProcessed {
-            let Some(permit) = budget.try_retry() else { return NextTry::Return };
+            let Some(permit) = budget.try_retry(now) else { return NextTry::Spent };
             self.permit = Some(permit);
         }
         self.retries += 1;
@@ -215,7 +217,7 @@ mod tests {
     fn retried(policy: &RetryPolicy, method: &Method, is_grpc: bool, outcome: Outcome, replayable: bool) -> bool {
         let mut retry = Retry::new(policy.clone(), method, is_grpc);
         let next = retry.next_try(&outcome, replayable, &Budget::default(), Instant::now(), &mut rng());
-        next != NextTry::Return
+        matches!(next, NextTry::At { .. })
     }
 
     #[test]
@@ -306,7 +308,7 @@ mod tests {
             for longest in &mut longest {
                 match retry.next_try(&NotProcessed, true, &Budget::default(), now, &mut rng) {
                     NextTry::At { when } => *longest = (*longest).max(when - now),
-                    NextTry::Return => panic!("a retry is left"),
+                    NextTry::Return | NextTry::Spent => panic!("a retry is left"),
                 }
             }
         }
@@ -324,7 +326,7 @@ mod tests {
         let mut retry = Retry::new(policy.clone(), &Method::GET, false);
         match retry.next_try(&NotProcessed, true, &Budget::default(), now, &mut rng()) {
             NextTry::At { when } => assert!(when - now >= Duration::from_millis(400)),
-            NextTry::Return => panic!("a retry is left"),
+            NextTry::Return | NextTry::Spent => panic!("a retry is left"),
         }
     }
 
@@ -336,12 +338,12 @@ mod tests {
             (0..4).map(|_| Retry::new(RetryPolicy::default(), &Method::GET, false)).collect();
         let next: Vec<bool> = held
             .iter_mut()
-            .map(|retry| retry.next_try(&LostBeforeHead, true, &budget, now, &mut rng()) != NextTry::Return)
+            .map(|retry| retry.next_try(&LostBeforeHead, true, &budget, now, &mut rng()) == NextTry::Spent)
             .collect();
-        assert_eq!(next, [true, true, true, false]);
+        assert_eq!(next, [false, false, false, true]);
         assert_eq!((budget.retries(), budget.spent_total()), (3, 1));
         // The second retry of one request takes the place of its first.
-        assert_ne!(held[0].next_try(&LostBeforeHead, true, &budget, now, &mut rng()), NextTry::Return);
+        assert!(matches!(held[0].next_try(&LostBeforeHead, true, &budget, now, &mut rng()), NextTry::At { .. }));
         assert_eq!(budget.retries(), 3);
         // A success ends the retry at once, the drop of the request at the latest.
         assert_eq!(held[0].next_try(&Response(StatusCode::OK), true, &budget, now, &mut rng()), NextTry::Return);
@@ -357,7 +359,7 @@ mod tests {
         let mut many: Vec<Retry<RetryPolicy>> =
             (0..100).map(|_| Retry::new(RetryPolicy::default(), &Method::POST, false)).collect();
         for retry in &mut many {
-            assert_ne!(retry.next_try(&NotProcessed, true, &budget, now, &mut rng()), NextTry::Return);
+            assert!(matches!(retry.next_try(&NotProcessed, true, &budget, now, &mut rng()), NextTry::At { .. }));
         }
         assert_eq!((budget.retries(), budget.spent_total()), (0, 0));
     }

@@ -28,6 +28,7 @@ use super::cors::{Cors, Shared};
 use super::fault::{Abort, Fault, Injected};
 use super::fraction::Fraction;
 use super::url::{Redirect, Rewrite, Unsendable, host_edited};
+use crate::resilience::Verdict;
 
 /// One filter's edits, in this order: remove, set, add.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -147,11 +148,13 @@ pub struct After<B> {
     pub shared: Option<Box<Shared>>,
     /// How long it has to wait before anything else happens, this answer included; zero is not at all.
     pub delay: Duration,
+    /// What the response tells of the rule's rate limits, whoever makes it.
+    pub limited: Option<Box<Verdict>>,
 }
 
 impl<B> Default for After<B> {
     fn default() -> Self {
-        Self { copies: Vec::new(), shared: None, delay: Duration::ZERO }
+        Self { copies: Vec::new(), shared: None, delay: Duration::ZERO, limited: None }
     }
 }
 

@@ -93,12 +93,29 @@ impl Session {
         if !path.starts_with('/') || !path.bytes().all(legal) {
             return Err(InvalidSession::Path(path.to_owned()));
         }
+        Self::with_attributes(name, &format!("; Path={path}"), lasts, permanent)
+    }
+
+    /// The same without a path: the client keeps it for what is beside the path that it asked for (RFC 6265 §5.1.4).
+    ///
+    /// # Errors
+    /// Says what no cookie can have.
+    pub fn cookie_for_any_path(name: &str, lasts: Option<Duration>, permanent: bool) -> Result<Self, InvalidSession> {
+        Self::with_attributes(name, "", lasts, permanent)
+    }
+
+    fn with_attributes(
+        name: &str,
+        path: &str,
+        lasts: Option<Duration>,
+        permanent: bool,
+    ) -> Result<Self, InvalidSession> {
         let max_age = match (permanent, lasts) {
             (false, _) => String::new(),
             (true, Some(lasts)) => format!("; Max-Age={}", lasts.as_secs().max(1)),
             (true, None) => return Err(InvalidSession::Endless),
         };
-        let attributes = Some(format!("; Path={path}; HttpOnly; SameSite=Lax{max_age}").into());
+        let attributes = Some(format!("{path}; HttpOnly; SameSite=Lax{max_age}").into());
         Ok(Self { attributes, ..Self::header(name, lasts)? })
     }
 
@@ -218,6 +235,7 @@ mod tests {
             said(Session::cookie("s", "/", hour, true).unwrap()),
             "Path=/; HttpOnly; SameSite=Lax; Max-Age=3600"
         );
+        assert_eq!(said(Session::cookie_for_any_path("s", None, false).unwrap()), "HttpOnly; SameSite=Lax");
     }
 
     #[test]
@@ -249,5 +267,6 @@ mod tests {
         assert_eq!(Session::cookie("s", "a", None, false), Err(InvalidSession::Path("a".to_owned())));
         assert_eq!(Session::cookie("s", "/a;b", None, false), Err(InvalidSession::Path("/a;b".to_owned())));
         assert_eq!(Session::cookie("s", "/", None, true), Err(InvalidSession::Endless));
+        assert_eq!(Session::cookie_for_any_path("s", None, true), Err(InvalidSession::Endless));
     }
 }

@@ -15,7 +15,7 @@ use super::filters::Filters;
 use super::index::Index;
 use super::matching::{Match, RequestView};
 use super::session::Session;
-use crate::resilience::RetryOverride;
+use crate::resilience::{RateLimit, RetryOverride};
 
 /// A service port's routes. Immutable; made anew when they change. `B` is the handle of a backend.
 #[derive(Debug)]
@@ -107,6 +107,8 @@ pub struct Rule<B> {
     pub retry: Option<RetryOverride>,
     /// How sessions are kept with one endpoint; `None`: there are none.
     pub session: Option<Box<Session>>,
+    /// What its requests have to pass, in the order in which they are asked.
+    pub rate_limits: Box<[RateLimit]>,
 }
 
 impl<B> Rule<B> {
@@ -121,6 +123,15 @@ impl<B> Rule<B> {
         let mut shares = std::iter::once(first).chain(rest).chain(resting);
         let found = shares.find(|share| matches!(&share.target, Target::Backend(backend) if is(backend)))?;
         Some((&found.target, &found.filters))
+    }
+
+    /// Every backend that may be chosen, by weight or for a session.
+    pub fn backends(&self) -> impl Iterator<Item = &B> {
+        let WeightedTargets { first, rest, resting, .. } = &self.targets;
+        std::iter::once(first).chain(rest).chain(resting).filter_map(|share| match &share.target {
+            Target::Backend(backend) => Some(backend),
+            Target::Answer(_) => None,
+        })
     }
 }
 

@@ -204,6 +204,7 @@ fn rule(name: &str, targets: Vec<WeightedTarget<usize>>) -> Rule<usize> {
         backend_request_timeout: None,
         retry: None,
         session: None,
+        rate_limits: Box::default(),
     }
 }
 

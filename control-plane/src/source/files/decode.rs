@@ -28,6 +28,7 @@ mod rate_limit;
 #[cfg(test)]
 mod reference;
 mod route;
+mod traffic_policy;
 
 pub(super) use self::core::SERVICE_NAME_LABEL;
 
@@ -139,6 +140,7 @@ fn read(kind: Kind, meta: Meta, document: &Field<'_>, origin: Origin) -> Option<
         Kind::TlsRoute => connection_routes::tls_route(meta, document, origin).map(Object::TlsRoute),
         Kind::TcpRoute => connection_routes::tcp_route(meta, document, origin).map(Object::TcpRoute),
         Kind::BackendTlsPolicy => backend_tls::policy(meta, document, origin).map(Object::BackendTlsPolicy),
+        Kind::TrafficPolicy => traffic_policy::policy(meta, document, origin).map(Object::TrafficPolicy),
         Kind::ConfigMap => Some(Object::ConfigMap(backend_tls::config_map(meta, document))),
         Kind::PeerAuthentication => {
             peer_authentication::peer_authentication(meta, document).map(Object::PeerAuthentication)
@@ -163,6 +165,7 @@ fn check_schema(kind: Kind, document: &Field<'_>) {
         | Kind::TlsRoute
         | Kind::TcpRoute
         | Kind::BackendTlsPolicy
+        | Kind::TrafficPolicy
         | Kind::PeerAuthentication => {
             if let Some(metadata) = document.get("metadata") {
                 super::schema::check::<meta_v1::ObjectMeta>(&metadata);
@@ -215,6 +218,7 @@ const KINDS: &[(Kind, &str, &[&str])] = &[
     (Kind::TlsRoute, "gateway.networking.k8s.io", &["v1"]),
     (Kind::TcpRoute, "gateway.networking.k8s.io", &["v1"]),
     (Kind::BackendTlsPolicy, "gateway.networking.k8s.io", &["v1"]),
+    (Kind::TrafficPolicy, "gateway.networking.x-k8s.io", &["v1alpha1"]),
     (Kind::ConfigMap, "", &["v1"]),
     (Kind::PeerAuthentication, "security.istio.io", &["v1", "v1beta1"]),
 ];

@@ -335,6 +335,7 @@ fn touched_namespaces(before: &Objects, after: &Objects) -> BTreeSet<String> {
             | Kind::TlsRoute
             | Kind::TcpRoute
             | Kind::BackendTlsPolicy
+            | Kind::TrafficPolicy
             | Kind::ConfigMap
             | Kind::PeerAuthentication => {}
         }

@@ -54,4 +54,4 @@ macro_rules! of {
     };
 }
 
-of!(Namespace Service EndpointSlice Pod Node HttpRoute PeerAuthentication GrpcRoute TlsRoute TcpRoute BackendTlsPolicy FaultInjection RateLimit BackendPolicy);
+of!(Namespace Service EndpointSlice Pod Node HttpRoute PeerAuthentication GrpcRoute TlsRoute TcpRoute BackendTlsPolicy TrafficPolicy FaultInjection RateLimit BackendPolicy);

@@ -37,6 +37,11 @@ impl Row {
         Self { kind, group, versions: &["v1alpha1"], plural, optional: true }
     }
 
+    /// One of the Gateway API's experimental channel.
+    const fn experimental(kind: &'static str, group: &'static str, plural: &'static str) -> Self {
+        Self { kind, group, versions: &["v1alpha1"], plural, optional: true }
+    }
+
     /// The kind in one of its versions.
     pub(super) fn resource(&self, version: &str) -> ApiResource {
         ApiResource {
@@ -55,7 +60,7 @@ impl Row {
 }
 
 /// The kinds that Weft reads, but for ConfigMaps, which are not watched (`config_maps.rs`).
-pub(super) const KINDS: [(Kind, Row); 14] = [
+pub(super) const KINDS: [(Kind, Row); 15] = [
     (Kind::Namespace, Row::core("Namespace", "", "namespaces")),
     (Kind::Service, Row::core("Service", "", "services")),
     (Kind::EndpointSlice, Row::core("EndpointSlice", "discovery.k8s.io", "endpointslices")),
@@ -67,6 +72,10 @@ pub(super) const KINDS: [(Kind, Row); 14] = [
     (Kind::TlsRoute, Row::promoted("TLSRoute", "gateway.networking.k8s.io", "tlsroutes")),
     (Kind::TcpRoute, Row::promoted("TCPRoute", "gateway.networking.k8s.io", "tcproutes")),
     (Kind::BackendTlsPolicy, Row::promoted("BackendTLSPolicy", "gateway.networking.k8s.io", "backendtlspolicies")),
+    (
+        Kind::TrafficPolicy,
+        Row::experimental("XBackendTrafficPolicy", "gateway.networking.x-k8s.io", "xbackendtrafficpolicies"),
+    ),
     (Kind::FaultInjection, Row::ours("FaultInjection", "weft.dev", "faultinjections")),
     (Kind::RateLimit, Row::ours("RateLimit", "weft.dev", "ratelimits")),
     (Kind::BackendPolicy, Row::ours("BackendPolicy", "weft.dev", "backendpolicies")),

@@ -21,8 +21,18 @@ const FIRST_PAUSE: Duration = Duration::from_millis(500);
 const LAST_PAUSE: Duration = Duration::from_secs(5);
 
 /// Every kind.
-pub(super) const KINDS: [Kind; 5] =
-    [Kind::GrpcRoute, Kind::HttpRoute, Kind::TlsRoute, Kind::TcpRoute, Kind::BackendTlsPolicy];
+pub(super) const KINDS: [Kind; 6] =
+    [Kind::GrpcRoute, Kind::HttpRoute, Kind::TlsRoute, Kind::TcpRoute, Kind::BackendTlsPolicy, Kind::TrafficPolicy];
+
+/// Whether it is about targets and ancestors, not parents.
+fn is_policy(kind: Kind) -> bool {
+    matches!(kind, Kind::BackendTlsPolicy | Kind::TrafficPolicy)
+}
+
+/// Entries that the API takes in the status of an object of this kind.
+pub(super) fn most_entries(kind: Kind) -> usize {
+    if is_policy(kind) { 16 } else { 32 }
+}
 
 pub(super) fn is_route(kind: Kind) -> bool {
     KINDS.contains(&kind)
@@ -49,12 +59,17 @@ pub(super) struct Status {
 
 /// Where a kind is served.
 pub(super) fn resource(kind: Kind) -> Option<ApiResource> {
+    let (group, version) = match kind {
+        Kind::TrafficPolicy => ("gateway.networking.x-k8s.io", "v1alpha1"),
+        _ => ("gateway.networking.k8s.io", "v1"),
+    };
     let (kind, plural) = match kind {
         Kind::GrpcRoute => ("GRPCRoute", "grpcroutes"),
         Kind::HttpRoute => ("HTTPRoute", "httproutes"),
         Kind::TlsRoute => ("TLSRoute", "tlsroutes"),
         Kind::TcpRoute => ("TCPRoute", "tcproutes"),
         Kind::BackendTlsPolicy => ("BackendTLSPolicy", "backendtlspolicies"),
+        Kind::TrafficPolicy => ("XBackendTrafficPolicy", "xbackendtrafficpolicies"),
         Kind::BackendPolicy
         | Kind::Namespace
         | Kind::Service
@@ -67,9 +82,9 @@ pub(super) fn resource(kind: Kind) -> Option<ApiResource> {
         | Kind::PeerAuthentication => return None,
     };
     Some(ApiResource {
-        group: "gateway.networking.k8s.io".to_owned(),
-        version: "v1".to_owned(),
-        api_version: "gateway.networking.k8s.io/v1".to_owned(),
+        group: group.to_owned(),
+        version: version.to_owned(),
+        api_version: format!("{group}/{version}"),
         kind: kind.to_owned(),
         plural: plural.to_owned(),
     })
@@ -90,13 +105,12 @@ pub(super) fn read(kind: Kind, route: Route) -> Option<(ObjectKey, Live)> {
     let meta = route.metadata;
     let name = ObjectName::new(meta.namespace?, meta.name?);
     let status = route.status.unwrap_or_default();
-    let (parents, entries) = match kind {
-        Kind::BackendTlsPolicy => {
-            let ancestors = status.ancestors.into_iter().map(|entry| renamed(entry, ANCESTOR, PARENT));
-            let targets = route.spec.target_refs.into_iter().map(|target| ancestor(target, &name.namespace));
-            (targets.collect(), ancestors.collect())
-        }
-        _ => (route.spec.parent_refs, status.parents),
+    let (parents, entries) = if is_policy(kind) {
+        let ancestors = status.ancestors.into_iter().map(|entry| renamed(entry, ANCESTOR, PARENT));
+        let targets = route.spec.target_refs.into_iter().map(|target| ancestor(target, &name.namespace));
+        (targets.collect(), ancestors.collect())
+    } else {
+        (route.spec.parent_refs, status.parents)
     };
     let live = Live {
         uid: meta.uid?,
@@ -110,7 +124,7 @@ pub(super) fn read(kind: Kind, route: Route) -> Option<(ObjectKey, Live)> {
 
 /// The reason of Accepted on an object of this kind that the source does not take.
 pub(super) fn refusal(kind: Kind) -> &'static str {
-    if kind == Kind::BackendTlsPolicy { "Invalid" } else { "UnsupportedValue" }
+    if is_policy(kind) { "Invalid" } else { "UnsupportedValue" }
 }
 
 /// What a policy's status calls what a route's calls so.
@@ -119,13 +133,11 @@ const PARENT: &str = "parentRef";
 
 /// `entries`, made for a route, as the status of an object of this kind has them.
 pub(super) fn status_of(kind: Kind, entries: Vec<Value>) -> Value {
-    match kind {
-        Kind::BackendTlsPolicy => {
-            let entries: Vec<_> = entries.into_iter().map(|entry| renamed(entry, PARENT, ANCESTOR)).collect();
-            json!({"ancestors": entries})
-        }
-        _ => json!({"parents": entries}),
+    if !is_policy(kind) {
+        return json!({"parents": entries});
     }
+    let entries: Vec<_> = entries.into_iter().map(|entry| renamed(entry, PARENT, ANCESTOR)).collect();
+    json!({"ancestors": entries})
 }
 
 fn renamed(mut entry: Value, from: &str, to: &str) -> Value {
@@ -196,5 +208,19 @@ mod tests {
         let ancestors = json!([{"ancestorRef": {"name": "gateway"}, "controllerName": "x.org/y", "conditions": []}]);
         assert_eq!(status_of(Kind::BackendTlsPolicy, live.entries), json!({"ancestors": ancestors}));
         assert_eq!(status_of(Kind::TcpRoute, vec![entry.clone()]), json!({"parents": [entry]}));
+    }
+
+    #[test]
+    fn an_experimental_kind_is_of_a_group_of_its_own() {
+        let found = KINDS.map(|kind| resource(kind).unwrap());
+        let of = |kind: &str| found.iter().find(|resource| resource.kind == kind).unwrap();
+        assert_eq!(of("HTTPRoute").api_version, "gateway.networking.k8s.io/v1");
+        let policy = of("XBackendTrafficPolicy");
+        assert_eq!(
+            (&*policy.api_version, &*policy.plural),
+            ("gateway.networking.x-k8s.io/v1alpha1", "xbackendtrafficpolicies")
+        );
+        assert_eq!((refusal(Kind::TrafficPolicy), most_entries(Kind::TrafficPolicy)), ("Invalid", 16));
+        assert_eq!((refusal(Kind::HttpRoute), most_entries(Kind::HttpRoute)), ("UnsupportedValue", 32));
     }
 }

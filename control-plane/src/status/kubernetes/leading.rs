@@ -154,7 +154,7 @@ impl Lead {
         let current = status.filter(|status| generation_of(status) == Some(live.generation));
         self.programmed.on_route(&key, current, |parent| live.programmed(parent), now);
         let refused = self.refused.get(&key).map(String::as_str);
-        let wanted = Wanted { status, refused, reason: kinds::refusal(key.kind) };
+        let wanted = Wanted { status, refused, reason: kinds::refusal(key.kind), most: kinds::most_entries(key.kind) };
         let programmed = |parent: &_| self.programmed.verdict(&key, parent, live.generation).cloned();
         let Plan::Write { entries, digest, refused } = plan(live, &wanted, programmed, SystemTime::now()) else {
             return None;

@@ -23,7 +23,7 @@ use super::super::dir::rfc3339;
 use super::kinds::Pauses;
 use super::{MAX_QUOTED, TIME_LIMIT, Writer};
 use crate::identity::FIELD_MANAGER;
-use crate::model::Kind;
+use crate::model::{Kind, ObjectKey, ObjectName};
 use crate::source::kind_name;
 use crate::source::kubernetes::errors_in;
 use crate::translate::{Lookup, Translated, View};
@@ -37,7 +37,7 @@ const INVALID: &str = "Invalid";
 const KINDS: [(Kind, &str, &str); 3] = [
     (Kind::BackendPolicy, "backendpolicies", "clients call its Services as it says"),
     (Kind::FaultInjection, "faultinjections", "routes may name it"),
-    (Kind::RateLimit, "ratelimits", "the pods of its Services count requests"),
+    (Kind::RateLimit, "ratelimits", "the pods of its Services, and the clients of its routes, count requests"),
 ];
 
 fn resource(kind: Kind, plural: &str) -> ApiResource {
@@ -103,19 +103,38 @@ async fn lead_one(writer: &Writer, (kind, plural, means): (Kind, &'static str, &
     }
 }
 
-/// Services that an object names and that there are not.
+/// Services and routes that an object names and that there are not.
 fn missing(object: &Value, state: Option<&Translated>) -> Vec<String> {
     let Some(state) = state else { return Vec::new() };
     let view =
         View { namespace: object.pointer("/metadata/namespace").and_then(Value::as_str).unwrap_or("").to_owned() };
-    let names = targets(object).map(|target| format!("{}/{target}", view.namespace));
-    names.filter(|name| state.lookup(type_url::SERVICE, name, &view) == Lookup::Absent).collect()
+    let lacks = |target: &Value| {
+        let name = ObjectName::new(&*view.namespace, target.get("name")?.as_str()?);
+        let route = |kind| {
+            let key = ObjectKey { kind, name: name.clone() };
+            // One whose parents are others' would never be asked.
+            state.lacks_route(&key).then(|| format!("{} {name} with a Service as parent", kind_name(kind)))
+        };
+        match target.get("kind").and_then(Value::as_str) {
+            Some("HTTPRoute") => route(Kind::HttpRoute),
+            Some("GRPCRoute") => route(Kind::GrpcRoute),
+            _ => {
+                let absent = state.lookup(type_url::SERVICE, &name.to_string(), &view) == Lookup::Absent;
+                absent.then(|| format!("Service {name}"))
+            }
+        }
+    };
+    targets(object).filter_map(lacks).collect()
 }
 
-/// Names of the Services that an object is for, which are of its own namespace.
-fn targets(object: &Value) -> impl Iterator<Item = &str> {
-    let targets = object.pointer("/spec/targetRefs").and_then(Value::as_array).into_iter().flatten();
-    targets.filter_map(|target| target.get("name")?.as_str())
+/// What an object is for, which is of its own namespace.
+fn targets(object: &Value) -> impl Iterator<Item = &Value> {
+    object.pointer("/spec/targetRefs").and_then(Value::as_array).into_iter().flatten()
+}
+
+/// The names of those, where they are Services all.
+fn services(object: &Value) -> impl Iterator<Item = &str> {
+    targets(object).filter_map(|target| target.get("name")?.as_str())
 }
 
 /// Whose status may change with an object's: those of its namespace, of a kind of which one alone counts for a Service.
@@ -137,7 +156,7 @@ fn outranked<'a>(
     let older = all.filter(|it| it.metadata.namespace == object.metadata.namespace && age(it) < age(object));
     let mut first = BTreeMap::new();
     for it in older {
-        for target in targets(&it.data).filter(|target| targets(&object.data).any(|ours| ours == *target)) {
+        for target in services(&it.data).filter(|target| services(&object.data).any(|ours| ours == *target)) {
             let held = first.entry(target).or_insert(it);
             if age(it) < age(held) {
                 *held = it;
@@ -151,8 +170,7 @@ fn outranked<'a>(
 fn hindered(missing: &[String], outranked: &[(String, String)]) -> Option<(&'static str, String)> {
     if !missing.is_empty() {
         let missing = missing.join(", ");
-        let message =
-            format!("there is no Service {missing}: make it, or mend spec.targetRefs; others that it names count");
+        let message = format!("there is no {missing}: make it, or mend spec.targetRefs; others that it names count");
         return Some(("TargetNotFound", message));
     }
     if outranked.is_empty() {
@@ -244,7 +262,7 @@ fn wanted(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{Age, Batch, Meta, Object, ObjectName, Service, ServiceKind};
+    use crate::model::{Age, Batch, HttpRoute, Meta, Object, ParentRef, Service, ServiceKind};
     use crate::translate::{MeshConfig, Translator};
 
     const FAULT: (Kind, &str) = (Kind::FaultInjection, "fine");
@@ -290,15 +308,19 @@ mod tests {
         }
     }
 
+    fn meta(namespace: &str, name: &str) -> Meta {
+        Meta {
+            name: ObjectName::new(namespace, name),
+            labels: BTreeMap::new(),
+            annotations: BTreeMap::new(),
+            generation: 1,
+            age: Age(0, String::new(), 0),
+        }
+    }
+
     fn service(namespace: &str, name: &str) -> Object {
         Object::Service(Service {
-            meta: Meta {
-                name: ObjectName::new(namespace, name),
-                labels: BTreeMap::new(),
-                annotations: BTreeMap::new(),
-                generation: 1,
-                age: Age(0, String::new(), 0),
-            },
+            meta: meta(namespace, name),
             kind: ServiceKind::Headless,
             vips: Vec::new(),
             ports: Vec::new(),
@@ -321,7 +343,7 @@ mod tests {
         let upserts = vec![service("shop", "a"), service("else", "b")];
         let (world, _) = translator.apply(Batch { upserts, ..Batch::default() });
         let gone = missing(&object(None), Some(&world));
-        assert_eq!(gone, ["shop/b"]);
+        assert_eq!(gone, ["Service shop/b"]);
         let said = wanted(LIMIT, &object(None), hindered(&gone, &[]), "t1").unwrap();
         assert_eq!((&said[0]["status"], &said[0]["reason"]), (&json!("False"), &json!("TargetNotFound")));
         assert!(said[0]["message"].as_str().unwrap().contains("no Service shop/b"), "{said:?}");
@@ -366,5 +388,32 @@ mod tests {
         assert_eq!(wanted(POLICY, &again, hindered(&[], &said(3)), "t2"), None);
         assert!(wanted(POLICY, &again, hindered(&[], &said(0)), "t2").is_some(), "another one counts");
         assert!(wanted(POLICY, &again, None, "t2").is_some());
+    }
+
+    #[test]
+    fn a_route_that_is_not_there_or_has_another_parent_is_named() {
+        let spec = json!({"targetRefs": [
+            {"group": "gateway.networking.k8s.io", "kind": "HTTPRoute", "name": "a"},
+            {"group": "gateway.networking.k8s.io", "kind": "GRPCRoute", "name": "a"},
+            {"group": "gateway.networking.k8s.io", "kind": "HTTPRoute", "name": "b"},
+        ], "requests": 1});
+        let object = object(1, spec, None);
+        let route = |name: &str, kind: &str| {
+            let parent = ParentRef {
+                group: Some(String::new()),
+                kind: Some(kind.to_owned()),
+                namespace: None,
+                name: "reviews".to_owned(),
+                section_name: None,
+                port: None,
+            };
+            Object::HttpRoute(HttpRoute { meta: meta("shop", name), parents: vec![parent], rules: Vec::new() })
+        };
+        let mut translator = Translator::new(MeshConfig::default());
+        assert_eq!(missing(&object, Some(&translator.translated())), [""; 0], "nobody knows yet");
+        let upserts = vec![route("a", "Service"), route("b", "Gateway")];
+        let (world, _) = translator.apply(Batch { upserts, ..Batch::default() });
+        let gone = ["GRPCRoute shop/a with a Service as parent", "HTTPRoute shop/b with a Service as parent"];
+        assert_eq!(missing(&object, Some(&world)), gone);
     }
 }

@@ -15,8 +15,6 @@ use super::super::dir::rfc3339;
 use super::super::{CONTROLLER_NAME, Condition, Known, PROGRAMMED, ParentStatus, RouteStatus};
 use crate::model::ParentRef;
 
-/// Entries that the API takes.
-const MAX_ENTRIES: usize = 32;
 /// Bytes of a message that the API takes.
 const MAX_MESSAGE: usize = 32_768;
 
@@ -41,6 +39,8 @@ pub(super) struct Wanted<'a> {
     pub(super) refused: Option<&'a str>,
     /// The reason of the Accepted condition for that.
     pub(super) reason: &'static str,
+    /// Entries that the API takes.
+    pub(super) most: usize,
 }
 
 /// What to do.
@@ -116,12 +116,12 @@ pub(super) fn plan(
         }
     }
     entries.extend(parents.iter().map(|parent| render(parent, None, live, &now)));
-    if entries.len() > MAX_ENTRIES {
+    if entries.len() > wanted.most {
         tracing::warn!(
             entries = entries.len(),
             "a route has more status entries than the API takes; the last are left out"
         );
-        entries.truncate(MAX_ENTRIES);
+        entries.truncate(wanted.most);
     }
     if entries == live.entries { Plan::Equal } else { Plan::Write { entries, digest, refused } }
 }

@@ -35,6 +35,7 @@ pub(super) use self::conflicts::{PRECEDENCE, goes_before};
 use self::precedence::Precedence;
 pub(super) use self::rules::millis;
 use self::rules::{Rule, undeclared};
+pub(super) use self::session::wire_backend_session;
 use super::MeshConfig;
 use super::kubernetes::RoutedPort;
 use crate::model::{Age, Kind, Model, ObjectKey, Route};

@@ -15,7 +15,7 @@ use weft_proto::v1::weighted_target::Target;
 use weft_proto::v1::{self, FixedAnswer, HttpMatch, Millis, Protocol, RouteRule, WeightedTarget};
 
 use super::super::backend_policy::backend_policy;
-use super::super::kubernetes::{declared, may_carry};
+use super::super::kubernetes::{declared, may_carry, rule_rate_limits};
 use super::filters;
 use super::matches::{match_all, wire_match};
 use super::parents::ports_of;
@@ -154,7 +154,12 @@ pub(super) fn compile(route: Route<'_>, model: &Model) -> Compiled {
                 RouteRule { targets: vec![target], ..RouteRule::default() }
             }
         };
-        let wire = RouteRule { route: format!("{}/{}", kind_name(route.kind), route.meta.name), rule: name, ..wire };
+        let wire = RouteRule {
+            route: format!("{}/{}", kind_name(route.kind), route.meta.name),
+            rule: name,
+            rate_limits: rule_rate_limits(route, rule.name.as_deref(), model),
+            ..wire
+        };
         out.rules.push(Rule { wire, matches });
     }
     out

@@ -12,7 +12,7 @@ use super::super::MeshConfig;
 use super::super::kubernetes::{selects_pod, zone_label};
 use crate::model::{
     BackendPolicy, BackendTlsPolicy, Change, EndpointSlice, Kind, Model, Node, Object, ObjectKey, ObjectName,
-    PeerAuthentication, Pod, RateLimit, Service, selects,
+    PeerAuthentication, Pod, RateLimit, Service, TrafficPolicy, selects,
 };
 
 /// Units to compute anew.
@@ -24,6 +24,7 @@ pub(super) struct Dirty {
     pub(super) endpoints: BTreeSet<EndpointsName>,
     pub(super) addresses: BTreeSet<IpAddr>,
     pub(super) policies: BTreeSet<ObjectName>,
+    pub(super) traffic_policies: BTreeSet<ObjectName>,
 }
 
 impl Dirty {
@@ -82,6 +83,15 @@ impl Dirty {
                     self.backend_tls_policy(policy, model);
                 }
             }
+            Kind::TrafficPolicy => {
+                self.traffic_policies.insert(name.clone());
+                if let Some(Object::TrafficPolicy(old)) = before {
+                    self.traffic_policy(old, model);
+                }
+                if let Some(policy) = model.traffic_policy(name) {
+                    self.traffic_policy(policy, model);
+                }
+            }
             Kind::ConfigMap => {
                 for policy in model.backend_tls_policies_with(name) {
                     self.backend_tls_policy(policy, model);
@@ -116,6 +126,7 @@ impl Dirty {
         let routes = model.routes_with_parent(name).chain(model.routes_with_backend(name));
         self.routes.extend(routes.map(|route| route.key()));
         self.policies.extend(model.backend_tls_policies_for(name).map(|policy| policy.meta.name.clone()));
+        self.traffic_policies.extend(model.traffic_policies_for(name).map(|policy| policy.meta.name.clone()));
         // Its ports declare what its pods' ports speak.
         if !service.selector.is_empty() {
             let pods = model.pods_in(&name.namespace).filter(|pod| selects_pod(service, pod));
@@ -140,9 +151,23 @@ impl Dirty {
         }
     }
 
+    /// As a BackendTLSPolicy.
+    fn traffic_policy(&mut self, policy: &TrafficPolicy, model: &Model) {
+        for service in policy.services() {
+            self.traffic_policies.extend(model.traffic_policies_for(&service).map(|policy| policy.meta.name.clone()));
+            self.routes.extend(model.routes_with_backend(&service).map(|route| route.key()));
+            self.services.insert(ServiceName::new(service.namespace, service.name));
+        }
+    }
+
     fn rate_limit(&mut self, limit: &RateLimit, model: &Model) {
-        // A Service that changed with it marks its own pods.
-        for service in limit.targets.iter().filter_map(|target| model.service(&target.service)) {
+        // A Service that changed with it marks its own pods; a route's limits are read with it.
+        for target in limit.targets.iter().map(|target| &target.object) {
+            if target.kind != Kind::Service {
+                self.routes.insert(target.clone());
+                continue;
+            }
+            let Some(service) = model.service(&target.name) else { continue };
             let pods = model.pods_in(&service.meta.name.namespace).filter(|pod| selects_pod(service, pod));
             self.addresses.extend(pods.flat_map(|pod| &pod.addresses));
         }

@@ -7,15 +7,16 @@ use weft_proto::{MESH_SETTINGS, MESH_TLS_LABEL, type_url};
 
 use super::super::fixtures::{
     aged, backend, call, decode, endpoint, fault_injection, grpc_route, ip, map, meta, named, node, parent,
-    peer_authentication, pod, port, prefix, rate_limit, route, rule, service, slice, tcp_route, tls_route, upserts,
-    view,
+    peer_authentication, pod, port, prefix, rate_limit, route, rule, service, slice, tcp_route, tls_route,
+    traffic_policy, upserts, view,
 };
 use super::super::{Lookup, MeshConfig, Translated, WorkloadIdentity};
 use super::{Touched, Translator};
 use crate::model::{
     BackendPolicy, BackendRef, BackendTlsPolicy, Batch, Certificate, ConfigMap, ConnectionLimits, ExtensionRef,
     FaultInjection, HttpRouteFilter, HttpRouteMatch, HttpRouteRule, Kind, LocalRef, Mirror, MtlsMode, Object,
-    ObjectKey, ObjectName, ParentRef, Pod, PolicyTarget, RateLimit, Service, ServiceKind, ServicePort, TargetPort,
+    ObjectKey, ObjectName, ParentRef, Pod, PolicyTarget, RateLimit, RateTarget, Service, ServiceKind, ServicePort,
+    TargetPort, TrafficPolicy,
 };
 use crate::status::RouteStatus;
 
@@ -239,6 +240,24 @@ fn a_backend_tls_policy() -> impl Strategy<Value = Object> {
     )
 }
 
+fn a_traffic_policy() -> impl Strategy<Value = Object> {
+    let targets = prop::collection::vec(name(), 1..3);
+    let lists = (prop::option::of(1..3_u32), prop::option::of(pick(&["s", "a b"])));
+    (name(), targets, lists, 0..3_i64).prop_map(|(name, targets, (percent, session), age)| {
+        let mut policy = traffic_policy(&name);
+        policy.targets = targets.iter().flat_map(|target| traffic_policy(target).targets).collect();
+        policy.retries = policy.retries.zip(percent).map(|(mut retries, percent)| {
+            retries.percent = percent;
+            retries
+        });
+        policy.session = policy.session.filter(|_| session.is_some());
+        if let Some(kept) = &mut policy.session {
+            kept.name = session.map(str::to_owned);
+        }
+        TrafficPolicy { meta: aged(policy.meta.clone(), age), ..policy }.into()
+    })
+}
+
 /// A TLSRoute or a TCPRoute.
 fn a_connection_route() -> impl Strategy<Value = Object> {
     let parents = (prop::option::of(pick(&NAMESPACES)), pick(&NAMES), prop::option::weighted(0.3, 80..82_u16));
@@ -364,14 +383,21 @@ fn an_object() -> impl Strategy<Value = Object> {
         4 => a_route(),
         2 => a_connection_route(),
         2 => a_backend_tls_policy(),
+        2 => a_traffic_policy(),
         2 => a_peer_authentication(),
         2 => a_backend_policy(),
         2 => (name(), any::<bool>()).prop_map(|(name, abort)| {
             let fault = fault_injection(&name);
             FaultInjection { abort: fault.abort.clone().filter(|_| abort), ..fault }.into()
         }),
-        2 => (name(), 0..2_u32).prop_map(|(name, requests)| {
-            RateLimit { requests: requests + 1, ..rate_limit(&name) }.into()
+        2 => (name(), 0..2_u32, pick(&["", "x", "y"]), any::<bool>()).prop_map(|(name, requests, route, grpc)| {
+            let mut limit = RateLimit { requests: requests + 1, ..rate_limit(&name) };
+            if !route.is_empty() {
+                let name = ObjectName::new(&*limit.meta.name.namespace, route);
+                let kind = if grpc { Kind::GrpcRoute } else { Kind::HttpRoute };
+                limit.targets.push(RateTarget { object: ObjectKey { kind, name }, section: None });
+            }
+            limit.into()
         }),
         1 => (pick(&["n1", "n2"]), pick(&["z1", "z2"])).prop_map(|(name, zone)| node(name, zone).into()),
     ]
@@ -387,6 +413,7 @@ fn a_key() -> impl Strategy<Value = ObjectKey> {
         Kind::TlsRoute,
         Kind::TcpRoute,
         Kind::BackendTlsPolicy,
+        Kind::TrafficPolicy,
         Kind::ConfigMap,
         Kind::FaultInjection,
         Kind::RateLimit,

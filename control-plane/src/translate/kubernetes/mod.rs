@@ -11,6 +11,7 @@ mod workload;
 
 pub(super) use endpoints::endpoints;
 pub(super) use protocol::{declared, is_opaque, may_carry, may_carry_http};
+pub(super) use rate_limits::rule_rate_limits;
 pub(super) use service::{RoutedPort, known_hosts, service_forms, vip_owner};
 pub(super) use workload::{selects_pod, workload};
 

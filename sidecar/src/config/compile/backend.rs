@@ -12,11 +12,17 @@ use super::values::{at_least_1_ms, port_number, protocol, span, status_codes};
 use crate::backend_tls::BackendTls;
 use crate::balance::BalancePolicy;
 use crate::config::model::{Backend, Policy, Protocol};
-use crate::resilience::{Limits, RetryPolicy};
+use crate::resilience::{Limits, RateLimit, RecentPolicy, RetryPolicy};
+use crate::route::Session;
 
 /// Gives a [`Backend`] for a name: the one that exists if it says the same, or a new one around the same state.
 pub(in crate::config) trait Intern {
     fn intern(&mut self, name: EndpointsName, protocol: Protocol, policy: Policy) -> Arc<Backend>;
+
+    /// Gives a rule's limit, counting with what is counted under its name elsewhere.
+    fn limit(&mut self, limit: RateLimit) -> RateLimit {
+        limit
+    }
 }
 
 /// What a rule's target names.
@@ -67,5 +73,24 @@ pub(super) fn policy(policy: Option<&v1::BackendPolicy>, node: &str) -> Result<P
             .field("connect_timeout")?
             .unwrap_or(defaults.connect_timeout),
         tls: policy.tls.as_ref().map(|tls| BackendTls::new(tls).map(Arc::new)).transpose().field("tls")?,
+        budget: policy.retry_budget.as_deref().map(budget).transpose().field("retry_budget")?,
+        session: policy.session.as_deref().map(session).transpose().field("session")?.map(Arc::new),
     })
+}
+
+fn budget(wire: &v1::RetryBudget) -> Result<RecentPolicy, CompileError> {
+    let interval = at_least_1_ms(wire.interval.as_ref()).field("interval")?.unwrap_or_default();
+    let min_interval = at_least_1_ms(wire.min_interval.as_ref()).field("min_interval")?.unwrap_or_default();
+    Ok(RecentPolicy::new(wire.percent, interval, wire.min_count, min_interval)?)
+}
+
+/// A backend's: rules of any path lead there, so its cookie need have none (GEP-1619 "Path").
+fn session(wire: &v1::SessionPersistence) -> Result<Session, CompileError> {
+    let lasts = at_least_1_ms(wire.absolute_timeout.as_ref()).field("absolute_timeout")?;
+    let session = match (wire.header, wire.path.is_empty()) {
+        (true, _) => Session::header(&wire.name, lasts),
+        (false, true) => Session::cookie_for_any_path(&wire.name, lasts, wire.permanent),
+        (false, false) => Session::cookie(&wire.name, &wire.path, lasts, wire.permanent),
+    };
+    Ok(session?)
 }

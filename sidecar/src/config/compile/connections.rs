@@ -58,6 +58,7 @@ fn compile_rule(
         rule: rule.rule.clone(),
         matches,
         filters: Vec::new(),
+        rate_limits: Vec::new(),
         targets: Vec::new(),
     };
     let mut targets = Vec::with_capacity(rule.targets.len());

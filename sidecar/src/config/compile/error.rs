@@ -3,6 +3,7 @@
 use std::fmt;
 
 use crate::backend_tls::InvalidBackendTls;
+use crate::resilience::InvalidBudget;
 use crate::route::{
     InvalidConnections, InvalidCors, InvalidFilter, InvalidHashBy, InvalidMatch, InvalidSession, InvalidShare,
     InvalidUrl,
@@ -63,6 +64,7 @@ reasons!(
     http::method::InvalidMethod,
     http::status::InvalidStatusCode,
     InvalidBackendTls,
+    InvalidBudget,
     InvalidConnections,
     InvalidMatch,
     InvalidFilter,

@@ -49,7 +49,7 @@ use self::values::{health, port_number, protocol, unknown};
 use super::model::{
     InboundPolicy, MeshSettings, MtlsMode, OutboundPolicy, Service, ServicePort, Workload, WorkloadPort,
 };
-use super::rate_limit::RateLimit;
+use super::rate_limit::compile_rate_limit;
 
 pub(super) fn compile_service(
     resource: &v1::Service,
@@ -164,7 +164,7 @@ pub(super) fn compile_inbound_policy(resource: &v1::InboundPolicy) -> Result<Inb
         ports.insert(number, mode(port.mode).field(format_args!("ports[{index}].mode"))?);
     }
     let limits = resource.rate_limits.iter().enumerate();
-    let limits = limits.map(|(index, limit)| RateLimit::compile(limit).field(format_args!("rate_limits[{index}]")));
+    let limits = limits.map(|(index, limit)| compile_rate_limit(limit).field(format_args!("rate_limits[{index}]")));
     Ok(InboundPolicy {
         mode: mode(resource.mode).field("mode")?,
         ports,

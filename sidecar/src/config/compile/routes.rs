@@ -12,6 +12,7 @@ use super::error::{CompileError, In};
 use super::filters::{self, Around, compile_filters};
 use super::values::{at_least_1_ms, port_number, span, status_codes};
 use crate::config::model::{Backend, RuleView, TargetView};
+use crate::config::rate_limit::compile_rate_limit;
 use crate::resilience::RetryOverride;
 use crate::route::{
     FixedAnswer, KeyMatch, Match, PathMatch, RouteTable, Rule, Session, Target, ValueMatch, WeightedTarget,
@@ -73,8 +74,13 @@ fn compile_rule(rule: &v1::RouteRule, around: &mut Around<'_>) -> Result<(Rule<A
         rule: rule.rule.clone(),
         matches: Vec::new(),
         filters: filters::readable(&rule.filters),
+        rate_limits: Vec::new(),
         targets: Vec::new(),
     };
+    for (index, wire) in rule.rate_limits.iter().enumerate() {
+        let limit = compile_rate_limit(wire).field(format_args!("rate_limits[{index}]"))?;
+        view.rate_limits.push(around.interned.limit(limit));
+    }
     let filters = compile_filters(&rule.filters, around)?;
     let mut targets = Vec::with_capacity(rule.targets.len());
     for (index, wire) in rule.targets.iter().enumerate() {
@@ -106,6 +112,7 @@ fn compile_rule(rule: &v1::RouteRule, around: &mut Around<'_>) -> Result<(Rule<A
         backend_request_timeout: timeout(&rule.backend_request_timeout, "backend_request_timeout")?,
         retry,
         session: rule.session.as_ref().map(session).transpose().field("session")?,
+        rate_limits: view.rate_limits.clone().into(),
     };
     Ok((rule, view))
 }

@@ -51,6 +51,13 @@ fn service() -> v1::Service {
             any_method: true,
         }),
         session: Some(v1::SessionPersistence { name: "s".into(), path: "/".into(), ..Default::default() }),
+        rate_limits: vec![v1::RateLimit {
+            name: "shop/often".into(),
+            requests: 10,
+            per: Some(v1::Millis { value: 1_000 }),
+            burst: 2,
+            ..v1::RateLimit::default()
+        }],
     };
     let path = v1::PathMatch { kind: Some(v1::path_match::Kind::Prefix("/api".into())) };
     let header = v1::KeyMatch { name: "X-Env".into(), kind: Some(v1::key_match::Kind::Regex("dev|qa".into())) };
@@ -95,8 +102,14 @@ fn policy_resource() -> v1::BackendPolicy {
         client_ip_affinity_seconds: 60,
         publish_not_ready: true,
         node_local: true,
-        balancing: None,
-        tls: None,
+        retry_budget: Some(Box::new(v1::RetryBudget {
+            percent: 25,
+            interval: Some(v1::Millis { value: 20_000 }),
+            min_count: 3,
+            min_interval: Some(v1::Millis { value: 500 }),
+        })),
+        session: Some(Box::new(v1::SessionPersistence { name: "b".into(), ..Default::default() })),
+        ..v1::BackendPolicy::default()
     }
 }
 
@@ -129,6 +142,9 @@ fn a_service_becomes_tables() {
         ..BalancePolicy::default()
     };
     assert_eq!(backend.balance, balance);
+    let budget = backend.budget.recent().map(ToString::to_string);
+    assert_eq!(budget.as_deref(), Some("25 % of the requests of 20s, at least 3 in 500ms"));
+    assert_eq!(backend.session.as_ref().map(ToString::to_string).as_deref(), Some("sessions by cookie b"));
     let routed: Vec<String> = port.backends().map(|backend| backend.name.to_string()).collect();
     assert_eq!(routed, ["shop/reviews:80", "shop/v1:80", "shop/v2:80", "shop/v3:80"], "a weight of zero too");
 }
@@ -150,6 +166,9 @@ fn a_rule_is_found_and_shared_as_the_resource_says() {
     assert_eq!((retry.max_retries, retry.status_codes.len()), (Some(1), 1));
     assert_eq!((retry.backoff, retry.any_method), (Some(Duration::from_millis(20)), true));
     assert!(rule.session.is_some());
+    let limits: Vec<_> = rule.rate_limits.iter().map(ToString::to_string).collect();
+    assert_eq!(limits, ["shop/often: 10 in 1s, 2 at once of all clients together, 0 known"]);
+    assert_eq!(service.ports[&80].rules[0].rate_limits, *rule.rate_limits);
     let mut rng = StdRng::seed_from_u64(7);
     let (mut sent, ()) = http::Request::new(()).into_parts();
     rule.filters.apply_request(&mut sent, &mut rng, &mut After::default()).unwrap();
@@ -220,6 +239,12 @@ fn what_is_wrong_with_a_service_is_named() {
     fn policy(service: &mut v1::Service) -> &mut v1::BackendPolicy {
         service.ports[0].policy.as_mut().unwrap()
     }
+    fn budget(service: &mut v1::Service) -> &mut v1::RetryBudget {
+        policy(service).retry_budget.as_mut().unwrap()
+    }
+    fn backend_session(service: &mut v1::Service) -> &mut v1::SessionPersistence {
+        policy(service).session.as_mut().unwrap()
+    }
     fn outlier(service: &mut v1::Service) -> &mut v1::OutlierDetection {
         policy(service).outlier_detection.as_mut().unwrap()
     }
@@ -267,6 +292,16 @@ fn what_is_wrong_with_a_service_is_named() {
             |s| session(s).absolute_timeout = Some(v1::Millis { value: 0 }),
             "ports[0].rules[0].session.absolute_timeout: zero",
         ),
+        (|s| rule(s).rate_limits[0].burst = 0, "ports[0].rules[0].rate_limits[0]: 10 requests in 1s, 0 at once"),
+        (|s| rule(s).rate_limits[0].key = 9, "ports[0].rules[0].rate_limits[0].key: not known to this version"),
+        (|s| budget(s).percent = 101, "ports[0].policy.retry_budget: 101 is more than 100 percent"),
+        (|s| budget(s).interval = None, "ports[0].policy.retry_budget: an interval of 0ns"),
+        (|s| budget(s).interval = Some(v1::Millis { value: 0 }), "ports[0].policy.retry_budget.interval: zero"),
+        (|s| budget(s).min_count = 0, "ports[0].policy.retry_budget: 0 retries in 500ms"),
+        (|s| budget(s).min_interval = None, "ports[0].policy.retry_budget: 3 retries in 0ns"),
+        (|s| backend_session(s).name = "a b".into(), "ports[0].policy.session: \"a b\" is not the name"),
+        (|s| backend_session(s).path = "a".into(), "ports[0].policy.session: \"a\" is not a cookie's path"),
+        (|s| backend_session(s).permanent = true, "ports[0].policy.session: a permanent cookie needs"),
         (|s| s.namespace.clear(), "name: "),
         (|s| s.vips[1] = "10.96.0".into(), "vips[1]: "),
         (|s| s.ports[0].port = 0, "ports[0].port: 0 is not a port"),

@@ -11,12 +11,12 @@ use rand::RngCore;
 use weft_proto::explain::{BackendShare, Endpoint, Explanation, MatchedRule, OwnAnswer as Told};
 
 use super::super::fault::aborted;
-use super::super::request::{find, holds, no_route, seconds};
+use super::super::request::{find, holds, no_route, session_at, session_of};
 use crate::answer::OwnAnswer;
 use crate::config::{Backend, RuleView, Service, ServicePort};
 use crate::reason::Reason;
-use crate::resilience::RetryPolicy;
-use crate::route::{After, Filters, Found, Made, Rule, Target};
+use crate::resilience::{RecentPolicy, RetryPolicy};
+use crate::route::{After, Filters, Found, Made, Rule, Target, Token};
 
 /// What the moment and the settings add.
 #[derive(Debug, Clone, Copy)]
@@ -43,6 +43,9 @@ impl Now {
 pub(super) fn explain(service: &Service, port: &ServicePort, mut request: Parts, now: Now, told: &mut Explanation) {
     let Some(routes) = &port.routes else {
         told.backends = vec![alone(&port.backend, now)];
+        if let Some(token) = session_at(&port.backend, &request.headers) {
+            told.notes.push(stays_with(&port.backend, token));
+        }
         return;
     };
     let Some(found) = find(routes, &request) else {
@@ -51,7 +54,7 @@ pub(super) fn explain(service: &Service, port: &ServicePort, mut request: Parts,
     };
     let (rule, view) = (found.rule, port.rule_view(found.index));
     // Before a filter takes its header or cookie away.
-    let token = rule.session.as_ref().and_then(|session| session.read(&request.headers, seconds()));
+    let token = session_of(rule, &request.headers);
     let filtered = filter(&rule.filters, &mut request, now);
     told.rule = Some(matched(&found, view, routes.entries(), filtered.changes));
     if filtered.answer.is_some() {
@@ -68,12 +71,16 @@ pub(super) fn explain(service: &Service, port: &ServicePort, mut request: Parts,
         };
         let weight = rule.targets.shares().find_map(its).unwrap_or(0);
         told.backends = vec![BackendShare { weight, percent: 100.0, changes, answer, ..of_the_session }];
-        let at = backend.balancer.endpoints().iter().find(|endpoint| token.is_at(endpoint.addr())).map(|it| it.addr());
-        let at = at.map(|at| format!(", at {at} while it is ready")).unwrap_or_default();
-        told.notes.push(format!("its session stays with {}{at}", backend.name));
+        told.notes.push(stays_with(backend, token));
         return;
     }
     told.backends = shares(rule, view, &request, now);
+}
+
+fn stays_with(backend: &Backend, token: Token) -> String {
+    let at = backend.balancer.endpoints().iter().find(|endpoint| token.is_at(endpoint.addr())).map(|it| it.addr());
+    let at = at.map(|at| format!(", at {at} while it is ready")).unwrap_or_default();
+    format!("its session stays with {}{at}", backend.name)
 }
 
 /// All traffic to one backend, by no rule.
@@ -129,19 +136,20 @@ fn share(rule: Option<&Rule<Arc<Backend>>>, backend: &Arc<Backend>, now: Now) ->
     BackendShare {
         name: backend.name.to_string(),
         answer: answer.map(|own| now.told(&own)),
-        retries: retries(&policy, now.retries),
+        retries: retries(&policy, backend.budget.recent(), now.retries),
         endpoints: endpoints.collect(),
         ..BackendShare::default()
     }
 }
 
-fn retries(policy: &RetryPolicy, on: bool) -> String {
+fn retries(policy: &RetryPolicy, budget: Option<&RecentPolicy>, on: bool) -> String {
     if !on || policy.max_retries == 0 {
         return "none".to_owned();
     }
     let codes: Vec<String> = policy.status_codes.iter().map(|code| code.as_u16().to_string()).collect();
     let after = if codes.is_empty() { String::new() } else { format!(", also after {}", codes.join(", ")) };
-    format!("at most {}{after}", policy.max_retries)
+    let within = budget.map(|budget| format!(", within {budget}")).unwrap_or_default();
+    format!("at most {}{after}{within}", policy.max_retries)
 }
 
 fn matched(found: &Found<'_, Arc<Backend>>, view: Option<&RuleView>, all: usize, changes: Vec<String>) -> MatchedRule {
@@ -151,6 +159,7 @@ fn matched(found: &Found<'_, Arc<Backend>>, view: Option<&RuleView>, all: usize,
     says.extend(rule.backend_request_timeout.map(|timeout| format!("backendRequest timeout {timeout:?}")));
     says.extend(rule.retry.as_ref().and_then(|retry| retry.max_retries).map(|most| format!("retry, {most} at most")));
     says.extend(rule.session.as_ref().map(|session| session.to_string()));
+    says.extend(rule.rate_limits.iter().map(|limit| format!("RateLimit {limit}")));
     MatchedRule {
         route: rule.route.to_string(),
         rule: rule.name.to_string(),

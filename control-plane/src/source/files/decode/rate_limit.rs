@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::route::MAX_LIST;
-use crate::model::{Meta, ObjectName, RateKey, RateLimit, RateTarget};
+use crate::model::{Kind, Meta, ObjectKey, ObjectName, RateKey, RateLimit, RateTarget};
 use crate::source::files::field::Field;
 use crate::source::files::values;
 
@@ -26,7 +26,7 @@ pub(super) fn rate_limit(meta: Meta, document: &Field<'_>) -> Option<RateLimit> 
     let targets = spec.require("targetRefs").map(|field| {
         let items = field.items_up_to(MAX_LIST);
         if items.is_empty() {
-            field.error("must hold at least one Service");
+            field.error("must hold at least one Service or route");
         }
         items.iter().filter_map(|item| target(item, &meta.name.namespace)).collect()
     });
@@ -47,20 +47,37 @@ pub(super) fn rate_limit(meta: Meta, document: &Field<'_>) -> Option<RateLimit> 
     Some(RateLimit { targets: targets?, requests: requests?, per: per?, burst: burst?, key: key?, meta })
 }
 
+/// A Service, whose pods' sidecars count, or a route, whose clients' do.
 fn target(field: &Field<'_>, namespace: &str) -> Option<RateTarget> {
     if !field.only(TARGET, &[]) {
         return None;
     }
-    if let Some(group) = field.get("group") {
-        group.one_of(&["", "core"])?;
+    let kind = match field.require("kind")?.one_of(&["Service", "HTTPRoute", "GRPCRoute"])? {
+        "Service" => Kind::Service,
+        "HTTPRoute" => Kind::HttpRoute,
+        _ => Kind::GrpcRoute,
+    };
+    let is_service = kind == Kind::Service;
+    match field.get("group") {
+        Some(group) => {
+            group.one_of(if is_service { &["", "core"] } else { &["gateway.networking.k8s.io"] })?;
+        }
+        None if is_service => {}
+        None => {
+            field.missing("group", "is required for a route: gateway.networking.k8s.io");
+            return None;
+        }
     }
-    field.require("kind")?.one_of(&["Service"])?;
-    let name = field.require("name")?;
-    let port = match field.get("sectionName") {
-        Some(name) => Some(values::dns_label(&name)?.to_owned()),
+    let text = |field: &Field<'_>| {
+        let text = if is_service { values::dns_label(field) } else { values::dns_subdomain(field) };
+        text.map(str::to_owned)
+    };
+    let name = ObjectName::new(namespace, text(&field.require("name")?)?);
+    let section = match field.get("sectionName") {
+        Some(section) => Some(text(&section)?),
         None => None,
     };
-    Some(RateTarget { service: ObjectName::new(namespace, values::dns_label(&name)?), port })
+    Some(RateTarget { object: ObjectKey { kind, name }, section })
 }
 
 fn per(field: &Field<'_>) -> Option<Duration> {

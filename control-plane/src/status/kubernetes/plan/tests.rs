@@ -42,7 +42,7 @@ fn status(names: &[&str], accepted: bool, generation: i64) -> RouteStatus {
 
 fn planned(live: &Live, status: Option<&RouteStatus>, refused: Option<&str>, programmed: Option<&Condition>) -> Plan {
     let now = SystemTime::UNIX_EPOCH + Duration::from_secs(9);
-    plan(live, &Wanted { status, refused, reason: "UnsupportedValue" }, |_| programmed.cloned(), now)
+    plan(live, &Wanted { status, refused, reason: "UnsupportedValue", most: 32 }, |_| programmed.cloned(), now)
 }
 
 fn written(plan: Plan) -> Vec<Value> {
@@ -200,7 +200,7 @@ fn a_digest_does_not_depend_on_the_time() {
         let now = SystemTime::UNIX_EPOCH + Duration::from_secs(second);
         match plan(
             &live,
-            &Wanted { status: Some(&status(&["a"], accepted, 1)), refused: None, reason: "" },
+            &Wanted { status: Some(&status(&["a"], accepted, 1)), refused: None, reason: "", most: 32 },
             |_| None,
             now,
         ) {
@@ -210,4 +210,15 @@ fn a_digest_does_not_depend_on_the_time() {
     };
     assert_eq!(digest(1, true), digest(2, true));
     assert_ne!(digest(1, true), digest(1, false));
+}
+
+#[test]
+fn a_list_that_is_full_of_others_gets_none_of_ours() {
+    let others: Vec<_> = (0..16).map(|n| entry("example.com/other", parent(&format!("s{n}")), Vec::new())).collect();
+    let accepted = status(&["a"], true, 1);
+    for (most, left_out) in [(16, true), (17, false)] {
+        let wanted = Wanted { status: Some(&accepted), refused: None, reason: "Invalid", most };
+        let plan = plan(&live(&[parent("a")], &others, 1), &wanted, |_| None, SystemTime::UNIX_EPOCH);
+        assert_eq!(plan == Plan::Equal, left_out, "{most}: {plan:?}");
+    }
 }

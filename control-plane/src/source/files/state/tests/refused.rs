@@ -61,6 +61,19 @@ spec:
       port: 5432
 ";
 
+const TRAFFIC: &str = "\
+apiVersion: gateway.networking.x-k8s.io/v1alpha1
+kind: XBackendTrafficPolicy
+metadata:
+  name: carts
+spec:
+  targetRefs: [{group: '', kind: Service, name: carts}]
+  retryConstraint:
+    budget: {percent: 20, interval: 10s}
+    minRetryRate: {count: 10, interval: 1s}
+  sessionPersistence: {type: Header}
+";
+
 const FAULT: &str = "\
 apiVersion: weft.dev/v1alpha1
 kind: FaultInjection
@@ -270,6 +283,17 @@ fn every_kind_of_bad_manifest_names_file_line_and_field_and_costs_nothing_else()
         ("filters", TLS, "port: 5432\n", "port: 5432\n      filters: []\n", 14, "spec.rules[0].backendRefs[0].filters", "a connection has no filters"),
         ("an older version", TLS, "k8s.io/v1\n", "k8s.io/v1alpha2\n", 1, "apiVersion", "must be gateway.networking.k8s.io/v1 for a TLSRoute"),
         ("extension without a kind", ROUTE, FILTER, "type: ExtensionRef\n      extensionRef: {group: weft.dev, name: a}", 15, "spec.rules[0].filters[0].extensionRef.kind", "is required"),
+        // XBackendTrafficPolicy.
+        ("a policy for nothing", TRAFFIC, "[{group: '', kind: Service, name: carts}]", "[]", 6, "spec.targetRefs", "at least one target"),
+        ("a target twice", TRAFFIC, "name: carts}]", "name: carts}, {group: '', kind: Service, name: carts}]", 6, "spec.targetRefs", "name Service carts twice"),
+        ("a target without a group", TRAFFIC, "group: '', ", "", 6, "spec.targetRefs[0].group", "is required"),
+        ("more than all of them", TRAFFIC, "percent: 20", "percent: 101", 8, "spec.retryConstraint.budget.percent", "between 0 and 100"),
+        ("to look back a moment", TRAFFIC, "interval: 10s", "interval: 999ms", 8, "spec.retryConstraint.budget.interval", "must be 1s to 1h"),
+        ("to look back a day", TRAFFIC, "interval: 10s", "interval: 24h", 8, "spec.retryConstraint.budget.interval", "must be 1s to 1h"),
+        ("none but the share", TRAFFIC, "count: 10", "count: 0", 9, "spec.retryConstraint.minRetryRate.count", "between 1 and 1000000"),
+        ("a rate of no time", TRAFFIC, "interval: 1s", "interval: 0s", 9, "spec.retryConstraint.minRetryRate.interval", "more than 0s and 1h at most"),
+        ("a session by something else", TRAFFIC, "type: Header", "type: Query", 10, "spec.sessionPersistence.type", "must be one of Cookie, Header"),
+        ("a kind with an X in the channel without", TRAFFIC, "x-k8s.io/v1alpha1", "k8s.io/v1", 1, "apiVersion", "must be gateway.networking.x-k8s.io/v1alpha1 for a XBackendTrafficPolicy"),
         // FaultInjection.
         ("neither delay nor abort", FAULT, "  delay: {fixedDelay: 1s, percent: 5}\n  abort: {httpStatus: 503, fraction: {numerator: 1, denominator: 1000}}\n", "  {}\n", 5, "spec", "needs a delay, an abort, or both"),
         ("delay without a time", FAULT, "fixedDelay: 1s, ", "", 6, "spec.delay.fixedDelay", "is required"),
@@ -285,8 +309,11 @@ fn every_kind_of_bad_manifest_names_file_line_and_field_and_costs_nothing_else()
         ("a status of gRPC that is none", FAULT, "httpStatus: 503", "grpcStatus: OK", 7, "spec.abort.grpcStatus", "must be one of CANCELLED"),
         ("a version of ours that never was", FAULT, "weft.dev/v1alpha1", "weft.dev/v1", 1, "apiVersion", "must be weft.dev/v1alpha1 for a FaultInjection"),
         // RateLimit.
-        ("no target", LIMIT, "targetRefs: [{group: '', kind: Service, name: reviews}]", "targetRefs: []", 6, "spec.targetRefs", "at least one Service"),
-        ("a route", LIMIT, "kind: Service, name", "kind: HTTPRoute, name", 6, "spec.targetRefs[0].kind", "must be one of Service"),
+        ("no target", LIMIT, "targetRefs: [{group: '', kind: Service, name: reviews}]", "targetRefs: []", 6, "spec.targetRefs", "at least one Service or route"),
+        ("a route of connections", LIMIT, "kind: Service, name", "kind: TCPRoute, name", 6, "spec.targetRefs[0].kind", "must be one of Service, HTTPRoute, GRPCRoute"),
+        ("a route in a Service's group", LIMIT, "kind: Service, name", "kind: HTTPRoute, name", 6, "spec.targetRefs[0].group", "must be one of gateway.networking.k8s.io"),
+        ("a route without its group", LIMIT, "group: '', kind: Service, name", "kind: GRPCRoute, name", 6, "spec.targetRefs[0].group", "is required for a route"),
+        ("a Service in a route's group", LIMIT, "group: ''", "group: gateway.networking.k8s.io", 6, "spec.targetRefs[0].group", "must be one of , core"),
         ("no requests", LIMIT, "requests: 100", "requests: 0", 7, "spec.requests", "between 1 and"),
         ("no burst", LIMIT, "requests: 100", "requests: 100\n  burst: 0", 8, "spec.burst", "between 1 and"),
         ("in no time", LIMIT, "per: 1s", "per: 0s", 8, "spec.per", "more than 0s and 24h at most"),
@@ -361,12 +388,12 @@ proptest::proptest! {
     /// Decoded without the net of `decode_safely`, so that a panic of ours would be seen.
     #[test]
     fn no_text_makes_reading_panic_and_every_flaw_lies_in_its_file(
-        which in 0usize..8,
+        which in 0usize..9,
         at in 0usize..1_000,
         cut in 0usize..12,
         put in proptest::string::string_regex("[\\PC\n\t &*:{}\\[\\],'\"|>0-9-]{0,8}").expect("an expression"),
     ) {
-        let mut text: Vec<char> = [ROUTE, GRPC, SERVICE, POD, SLICE, PEER, FAULT, LIMIT][which].chars().collect();
+        let mut text: Vec<char> = [ROUTE, GRPC, SERVICE, POD, SLICE, PEER, FAULT, LIMIT, TRAFFIC][which].chars().collect();
         let at = at % text.len();
         text.splice(at..(at + cut).min(text.len()), put.chars());
         let text: String = text.into_iter().collect();

@@ -1,32 +1,30 @@
-//! Rate limits of this workload, met or not: asked for each request before the app is (SEMANTICS.md §3 "rate limit").
+//! Rate limits, met or not: of this workload's own ports, asked for each request before the app is, and of a route's rule, asked of
+//! each request that matches before its filters (SEMANTICS.md §3 "rate limit").
 //!
-//! A request has to pass every limit of its port. They are asked in the order of their names, and the first that refuses ends
-//! it: what those before it have taken stays taken.
+//! A request has to pass every limit. They are asked in the order of their names, and the first that refuses ends it: what
+//! those before it have taken stays taken.
 
-use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use http::HeaderMap;
 use http::header::{HeaderName, HeaderValue, RETRY_AFTER};
 
 use crate::answer::OwnAnswer;
-use crate::config::{Asking, InboundPolicy};
 use crate::reason::Reason;
-use crate::resilience::Verdict;
+use crate::resilience::{Asking, RateLimit, Verdict};
 
 const LIMIT: HeaderName = HeaderName::from_static("x-ratelimit-limit");
 const REMAINING: HeaderName = HeaderName::from_static("x-ratelimit-remaining");
 const RESET: HeaderName = HeaderName::from_static("x-ratelimit-reset");
 
-/// Whether a request may go on to the app; the verdict of the limit that is the tightest, if there is any.
-pub(super) fn ask(
-    policy: &InboundPolicy,
-    destination: SocketAddr,
+/// Whether a request may go on; the verdict of the limit that is the tightest, if there is any.
+pub(crate) fn ask<'a>(
+    limits: impl IntoIterator<Item = &'a RateLimit>,
     asking: Asking<'_>,
     now: Instant,
 ) -> (Option<Verdict>, Result<(), OwnAnswer>) {
     let mut tightest: Option<Verdict> = None;
-    for limit in policy.rate_limits.iter().filter(|limit| limit.ports.contains(&destination.port())) {
+    for limit in limits {
         let verdict = limit.take(asking, now);
         tightest = Some(tightest.map_or(verdict, |other| verdict.tighter(other)));
         if verdict.wait.is_some() {
@@ -38,8 +36,8 @@ pub(super) fn ask(
     (tightest, Ok(()))
 }
 
-/// Tells the client. What the app itself says of limits stays.
-pub(super) fn tell(verdict: Verdict, headers: &mut HeaderMap) {
+/// Tells the client. What the app, or the server's sidecar, says of limits stays.
+pub(crate) fn tell(verdict: Verdict, headers: &mut HeaderMap) {
     if let Some(wait) = verdict.wait {
         headers.insert(RETRY_AFTER, seconds(wait));
     }
