@@ -21,6 +21,7 @@ pub(crate) fn what_people_type_is_answered() {
 
     well(cluster);
     explains(&world);
+    tells_of_our_own_kinds(&world);
     injects(&world);
     installs_over_itself(cluster);
     rotates(&world);
@@ -119,6 +120,38 @@ fn explains(world: &World) {
         let said = bad(cluster, &[&["explain", "-n", "cli"][..], &arguments].concat());
         assert!(said.contains(says), "{arguments:?}: {said}");
     }
+}
+
+/// Our own kinds say in `kubectl get` whether they count, with every reason there is but `Invalid`, which the API server sees to.
+fn tells_of_our_own_kinds(world: &World) {
+    let cluster = world.cluster();
+    let own = |kind: &str, name: &str, spec: Value| {
+        let metadata = json!({"name": name, "namespace": "cli"});
+        json!({"apiVersion": "weft.dev/v1alpha1", "kind": kind, "metadata": metadata, "spec": spec})
+    };
+    let on = |service: &str| json!([{"kind": "Service", "name": service}]);
+    let limit = json!({"targetRefs": on("web"), "requests": 1000});
+    cluster
+        .apply_all(&[
+            own("BackendPolicy", "a", json!({"targetRefs": on("web"), "loadBalancer": {"algorithm": "RoundRobin"}})),
+            own("BackendPolicy", "b", json!({"targetRefs": on("web"), "connectTimeout": "1s"})),
+            own("BackendPolicy", "lost", json!({"targetRefs": on("nobody"), "connectTimeout": "1s"})),
+            own("RateLimit", "a", limit),
+            own("FaultInjection", "a", json!({"delay": {"fixedDelay": "1s"}})),
+        ])
+        .unwrap();
+    for (object, reason) in [
+        ("backendpolicy/a", "Accepted"),
+        ("backendpolicy/b", "Conflicted"),
+        ("backendpolicy/lost", "TargetNotFound"),
+        ("ratelimit/a", "Accepted"),
+        ("faultinjection/a", "Accepted"),
+    ] {
+        let path = "jsonpath={.status.conditions[?(@.type==\"Accepted\")].reason}";
+        let is = || Ok((world.kubectl(&["get", object, "-o", path]) == reason).then_some(()));
+        cluster.wait_for(&format!("{object} to be {reason}"), PATIENCE, is).unwrap();
+    }
+    println!("{}", world.kubectl(&["get", "backendpolicies,ratelimits,faultinjections"]));
 }
 
 /// By hand what the webhook does, and back; a pod that carries it already is left alone by the webhook.

@@ -16,6 +16,7 @@ mod rollouts;
 mod routes;
 mod shop;
 mod soak;
+mod status;
 mod tcp_routes;
 mod tls_routes;
 mod traffic_policies;
