@@ -168,13 +168,18 @@ async fn an_app_cannot_speak_for_a_sidecar() {
 
 #[tokio::test]
 async fn a_limit_reached_is_503_overflow_and_ejects_nobody() {
-    let app = App::raw(|mut wire, log| async move {
-        while let Some(request) = wire.request().await {
-            log.requests.lock().push(request);
-            if log.requests.lock().len() == 1 {
-                tokio::time::sleep(Duration::from_millis(200)).await;
+    let enough = Arc::new(tokio::sync::Notify::new());
+    let told = Arc::clone(&enough);
+    let app = App::raw(move |mut wire, log| {
+        let told = Arc::clone(&told);
+        async move {
+            while let Some(request) = wire.request().await {
+                log.requests.lock().push(request);
+                if log.requests.lock().len() == 1 {
+                    told.notified().await;
+                }
+                wire.send(ok("")).await;
             }
-            wire.send(ok("")).await;
         }
     })
     .await;
@@ -194,6 +199,7 @@ async fn a_limit_reached_is_503_overflow_and_ejects_nobody() {
         assert_eq!((response.head.status(), response.head.get("x-weft-reason")), (503, Some("overflow")));
         assert_eq!(response.head.get("x-weft-overloaded"), Some("1"));
     }
+    enough.notify_one();
     assert_eq!(first.response().await.head.status(), 200);
     assert_eq!(web.metric("weft_ejections_total", ""), 0);
     assert_eq!(second.get("/").await.head.status(), 200);
