@@ -67,6 +67,8 @@ up)
   for kind in grpcroutes httproutes; do
     kubectl apply --server-side -f "$programs/crds/gateway.networking.k8s.io_$kind.yaml" >/dev/null
   done
+  # And our own, from the chart.
+  kubectl apply --server-side -f "$(dirname "$0")/../../charts/weft/kinds" >/dev/null
   ;;
 restart)
   end api-server

@@ -49,6 +49,8 @@ pub enum Algorithm {
     LeastRequest {
         /// Of how many.
         choices: u32,
+        /// What requests in flight count against the weight, in percent; `None` is 100.
+        bias_percent: Option<u32>,
     },
     /// Any.
     Random,

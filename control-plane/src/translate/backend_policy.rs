@@ -69,8 +69,9 @@ fn balancing(said: Option<&LoadBalancer>, min_health_percent: Option<u32>) -> Op
         let wire = match &said.algorithm {
             Algorithm::PowerOfTwo => Wire::PowerOfTwo,
             Algorithm::RoundRobin => Wire::RoundRobin,
-            Algorithm::LeastRequest { choices } => {
+            Algorithm::LeastRequest { choices, bias_percent } => {
                 out.choices = *choices;
+                out.active_request_bias_milli = bias_percent.map(|percent| percent.saturating_mul(10));
                 Wire::LeastRequest
             }
             Algorithm::Random => Wire::Random,

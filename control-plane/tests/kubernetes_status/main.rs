@@ -5,6 +5,7 @@
 mod acks;
 mod cluster;
 mod election;
+mod own;
 mod replica;
 
 use std::collections::BTreeSet;

@@ -163,7 +163,10 @@ fn outranked<'a>(
             }
         }
     }
-    first.into_iter().map(|(target, it)| (target.to_owned(), it.metadata.name.clone().unwrap_or_default())).collect()
+    let named = |name: &str| format!("{}/{name}", object.metadata.namespace.as_deref().unwrap_or_default());
+    let pair =
+        |(target, it): (&str, &DynamicObject)| (named(target), named(it.metadata.name.as_deref().unwrap_or_default()));
+    first.into_iter().map(pair).collect()
 }
 
 /// Why an object that is right does not do all that it says.
@@ -371,7 +374,7 @@ mod tests {
             policy("d", "2026-01-03T00:00:00Z", &["web", "cache"]),
         ];
         let said = |index: usize| outranked(Kind::BackendPolicy, &all[index], all.iter());
-        let pair = |service: &str, by: &str| (service.to_owned(), by.to_owned());
+        let pair = |service: &str, by: &str| (format!("shop/{service}"), format!("shop/{by}"));
         assert_eq!(said(0), [pair("db", "old")]);
         assert_eq!(said(1), [pair("web", "b")], "of one age the first by name");
         assert_eq!(said(2), []);
@@ -382,7 +385,9 @@ mod tests {
         let object = object(1, json!({"targetRefs": [{"kind": "Service", "name": "web"}]}), None);
         let first = wanted(POLICY, &object, hindered(&[], &said(3)), "t1").unwrap();
         assert_eq!((&first[0]["status"], &first[0]["reason"]), (&json!("False"), &json!("Conflicted")));
-        assert!(first[0]["message"].as_str().unwrap().contains("for Service web that is b. Put both into one"));
+        assert!(
+            first[0]["message"].as_str().unwrap().contains("for Service shop/web that is shop/b. Put both into one")
+        );
         let mut again = object;
         again["status"] = json!({"conditions": first});
         assert_eq!(wanted(POLICY, &again, hindered(&[], &said(3)), "t2"), None);

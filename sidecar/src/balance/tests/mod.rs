@@ -2,6 +2,7 @@
 
 mod affinity;
 mod algorithms;
+mod convergence;
 mod ejection;
 mod envoy;
 mod picking;

@@ -14,6 +14,9 @@ use crate::source::files::values;
 /// Most Services one policy is for.
 const MAX_TARGETS: usize = 16;
 
+/// Most percent that requests in flight count against the weight.
+const MAX_BIAS: i64 = 1_000;
+
 /// Most points on a ring.
 const MAX_RING: i64 = 1 << 20;
 
@@ -90,8 +93,16 @@ fn load_balancer(field: &Field<'_>) -> Option<LoadBalancer> {
         "RoundRobin" => Algorithm::RoundRobin,
         "Random" => Algorithm::Random,
         "LeastRequest" => {
-            known("leastRequest", &["choiceCount"]);
-            Algorithm::LeastRequest { choices: number("leastRequest", "choiceCount", 2, 32)? }
+            known("leastRequest", &["choiceCount", "activeRequestBiasPercent"]);
+            let bias = field.get("leastRequest").and_then(|of| of.get("activeRequestBiasPercent"));
+            let bias = bias.map(|value| value.int_in(0, MAX_BIAS).and_then(|value| u32::try_from(value).ok()));
+            Algorithm::LeastRequest {
+                choices: number("leastRequest", "choiceCount", 2, 32)?,
+                bias_percent: match bias {
+                    None => None,
+                    Some(said) => Some(said?),
+                },
+            }
         }
         "RingHash" => {
             known("ringHash", &["minimumRingSize", "maximumRingSize"]);

@@ -95,7 +95,9 @@ loadBalancer:
     #[rustfmt::skip]
     let rows = [
         ("algorithm: PowerOfTwo", Algorithm::PowerOfTwo),
-        ("algorithm: LeastRequest; leastRequest: {choiceCount: 3}", Algorithm::LeastRequest { choices: 3 }),
+        ("algorithm: LeastRequest; leastRequest: {choiceCount: 3}", Algorithm::LeastRequest { choices: 3, bias_percent: None }),
+        ("algorithm: LeastRequest; leastRequest: {activeRequestBiasPercent: 0}",
+         Algorithm::LeastRequest { choices: 0, bias_percent: Some(0) }),
         ("algorithm: RingHash; ringHash: {minimumRingSize: 10, maximumRingSize: 20}; consistentHash: {httpHeaderName: X-User}",
          Algorithm::RingHash { key: header, minimum: 10, maximum: 20 }),
         ("algorithm: Maglev; maglev: {tableSize: 251}; consistentHash: {httpCookie: {name: User, path: /a, ttl: 60s}}",
@@ -135,6 +137,7 @@ fn what_is_wrong_is_refused_by_field() {
         ("loadBalancer: {algorithm: Maglev, consistentHash: {httpCookie: {name: a, path: b}}}", "spec.loadBalancer.consistentHash.httpCookie.path"),
         ("loadBalancer: {leastRequest: {choiceCount: 3}}", "spec.loadBalancer.leastRequest"),
         ("loadBalancer: {algorithm: LeastRequest, leastRequest: {choiceCount: 1}}", "spec.loadBalancer.leastRequest.choiceCount"),
+        ("loadBalancer: {algorithm: LeastRequest, leastRequest: {activeRequestBiasPercent: -1}}", "spec.loadBalancer.leastRequest.activeRequestBiasPercent"),
         ("loadBalancer: {slowStart: {}}", "spec.loadBalancer.slowStart.window"),
         ("outlierDetection: {baseEjectionTime: 2s, maxEjectionTime: 1s}", "spec.outlierDetection.maxEjectionTime"),
         ("outlierDetection: {maxEjectionPercent: 101}", "spec.outlierDetection.maxEjectionPercent"),
