@@ -68,7 +68,7 @@ up)
     kubectl apply --server-side -f "$programs/crds/gateway.networking.k8s.io_$kind.yaml" >/dev/null
   done
   # And our own, from the chart.
-  kubectl apply --server-side -f "$(dirname "$0")/../../charts/weft/kinds" >/dev/null
+  kubectl apply --server-side -f "$here/../../charts/weft/kinds" >/dev/null
   ;;
 restart)
   end api-server
