@@ -509,7 +509,7 @@ async fn without_permission_it_waits_and_never_shows_half_a_cluster() {
         {"apiGroups": ["gateway.networking.x-k8s.io"], "resources": ["xbackendtrafficpolicies"], "verbs": ["list", "watch"]},
         {"apiGroups": ["security.istio.io"], "resources": ["peerauthentications", "authorizationpolicies", "requestauthentications"],
          "verbs": ["list", "watch"]},
-        {"apiGroups": ["weft.dev"], "resources": ["faultinjections", "ratelimits"], "verbs": ["list", "watch"]},
+        {"apiGroups": ["weft.dev"], "resources": ["backendpolicies", "faultinjections", "ratelimits"], "verbs": ["list", "watch"]},
     ]);
     let mut less = all.clone();
     less.as_array_mut().unwrap().remove(2);
