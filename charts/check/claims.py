@@ -268,7 +268,7 @@ def what_is_watched_may_be(chart):
     source = rendering.ROOT / "control-plane/src/source/kubernetes/kinds.rs"
     if not source.exists():
         return
-    rows = re.findall(r'Row::\w+\("\w+", "([\w.]*)", "(\w+)"\)', source.read_text())
+    rows = re.findall(r'Row::\w+\("\w+",\s*"([\w.-]*)",\s*"(\w+)"\)', source.read_text())
     mesh = (rendering.ROOT / "control-plane/src/status/kubernetes/mesh.rs").read_text()
     written = re.search(r'group: "([\w.-]+)".*?plural: "(\w+)"', mesh, re.DOTALL)
     watched = {*rows, written.groups()}
