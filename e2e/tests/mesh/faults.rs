@@ -38,42 +38,29 @@ fn fault(shop: &Shop, name: &str, spec: &str) {
     shop.mesh.manifests().write(&format!("fault-{name}"), &text).unwrap();
 }
 
-/// One request on a connection of its own.
-fn ask(shop: &Shop, path: &str, id: &str, fields: &str) -> Answer {
-    let request =
-        format!("GET {path} HTTP/1.1\r\nHost: reviews\r\nx-request-id: {id}\r\n{fields}Connection: close\r\n\r\n");
-    let text = shop.raw(request.as_bytes());
-    let status = text.split(' ').nth(1).and_then(|code| code.parse().ok()).unwrap_or_default();
-    Answer { status, text }
-}
-
-fn served(shop: &Shop, id: &str) -> usize {
-    shop.served().iter().filter(|one| one.id == id).count()
-}
-
 #[test]
 fn some_requests_wait_some_fail_and_an_edit_acts_at_once() {
     let shop = Shop::new("faults", 2);
     fault(&shop, "late", "{delay: {fixedDelay: 400ms}}");
     fault(&shop, "fails", "{abort: {httpStatus: 418, grpcStatus: RESOURCE_EXHAUSTED, percent: 25}}");
     shop.mesh.manifests().write("route", ROUTE).unwrap();
-    probe::wait_until("the route", Duration::from_secs(15), || ask(&shop, "/missing", "", "").status == 500).unwrap();
+    probe::wait_until("the route", Duration::from_secs(15), || shop.ask("/missing", "", "").status == 500).unwrap();
 
     for (path, status, wanted, served_to) in [("/late", 200, 400, 1), ("/too-late", 504, 200, 0), ("/", 200, 0, 1)] {
         let began = Instant::now();
-        let got = ask(&shop, path, path, "");
+        let got = shop.ask(path, path, "");
         let took = began.elapsed().as_millis();
-        assert_eq!((got.status, served(&shop, path)), (status, served_to), "{path}: {}", got.text);
+        assert_eq!((got.status, shop.times_served(path)), (status, served_to), "{path}: {}", got.text);
         assert!((wanted..wanted + 150).contains(&took), "{path}: after {took} ms, {wanted} were asked for");
     }
     assert!(shop.client_metric("weft_faults_delayed_total") >= 2.0);
 
     const SENT: usize = 200;
-    let answers: Vec<_> = (0..SENT).map(|_| ask(&shop, "/fails", "fails", "")).collect();
+    let answers: Vec<_> = (0..SENT).map(|_| shop.ask("/fails", "fails", "")).collect();
     let failed: Vec<_> = answers.iter().filter(|answer| answer.status != 200).collect();
     // A quarter of 200, within four standard deviations.
     assert!((26..=74).contains(&failed.len()), "{} of {SENT} failed, a quarter should", failed.len());
-    assert_eq!(served(&shop, "fails"), SENT - failed.len(), "those that fail reach nobody");
+    assert_eq!(shop.times_served("fails"), SENT - failed.len(), "those that fail reach nobody");
     let meant = |answer: &&Answer| {
         answer.status == 418 && answer.header("x-weft-reason") == Some("fault; rule=HTTPRoute/demo/reviews#2")
     };
@@ -81,12 +68,10 @@ fn some_requests_wait_some_fail_and_an_edit_acts_at_once() {
 
     // What is not there fails all of them, and is made.
     fault(&shop, "missing", "{abort: {grpcStatus: UNAUTHENTICATED}}");
-    probe::wait_until("it to be there", Duration::from_secs(5), || ask(&shop, "/missing", "", "").status == 401)
-        .unwrap();
-    let got = ask(&shop, "/missing", "call", "content-type: application/grpc\r\n");
+    probe::wait_until("it to be there", Duration::from_secs(5), || shop.ask("/missing", "", "").status == 401).unwrap();
+    let got = shop.ask("/missing", "call", "content-type: application/grpc\r\n");
     assert_eq!((got.status, got.header("grpc-status")), (200, Some("16")), "{}", got.text);
     fault(&shop, "missing", "{abort: {grpcStatus: UNAUTHENTICATED, percent: 0}}");
-    probe::wait_until("it to be over", Duration::from_secs(5), || ask(&shop, "/missing", "", "").status == 200)
-        .unwrap();
-    assert_eq!(served(&shop, "call"), 0);
+    probe::wait_until("it to be over", Duration::from_secs(5), || shop.ask("/missing", "", "").status == 200).unwrap();
+    assert_eq!(shop.times_served("call"), 0);
 }

@@ -77,6 +77,15 @@ impl Shop {
         String::from_utf8_lossy(&answer.unwrap_or_default()).into_owned()
     }
 
+    /// One GET on a connection of its own, with an id and more fields, a line each.
+    pub(crate) fn ask(&self, path: &str, id: &str, fields: &str) -> Answer {
+        let request =
+            format!("GET {path} HTTP/1.1\r\nHost: reviews\r\nx-request-id: {id}\r\n{fields}Connection: close\r\n\r\n");
+        let text = self.raw(request.as_bytes());
+        let status = text.split(' ').nth(1).and_then(|code| code.parse().ok()).unwrap_or_default();
+        Answer { status, text }
+    }
+
     /// Starts load from the client.
     pub(crate) fn load(&self, name: &str, rate: u32, more: &[&str]) -> Load {
         let rate = rate.to_string();
@@ -87,6 +96,11 @@ impl Shop {
     /// Every request the apps saw.
     pub(crate) fn served(&self) -> Vec<Served> {
         self.servers.iter().flat_map(|(_, app)| stats::lines(app.log())).collect()
+    }
+
+    /// How often the apps saw the request of this id.
+    pub(crate) fn times_served(&self, id: &str) -> usize {
+        self.served().iter().filter(|one| one.id == id).count()
     }
 
     /// How the client's sidecar fares.
