@@ -1,11 +1,12 @@
 //! `weft-bench run`: one case after another, then the results.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use clap::ValueEnum;
 
 use crate::case::{Case, Load};
-use crate::error::{Context, Result};
+use crate::error::{Context, Error, Result};
 use crate::machine::Machine;
 use crate::measure::{Effort, progress};
 use crate::results::{Results, Row};
@@ -55,6 +56,14 @@ pub(crate) fn run(args: &RunArgs) -> Result<()> {
     let machine = Machine::look(&envoy);
     let effort = Effort { seconds: args.seconds, repeats: args.repeats, warm_up: args.warm_up };
     let cases = if args.cases.is_empty() { Case::value_variants() } else { &args.cases };
+    let lost = lost(&std::fs::read_to_string(&args.results).unwrap_or_default(), cases);
+    if !lost.is_empty() {
+        let (file, lost) = (args.results.display(), lost.join(", "));
+        return Err(Error::Machine(format!(
+            "{file} holds results of cases that this run leaves out, and they would be lost: {lost}. Name other files by --results and \
+             --report, or remove it"
+        )));
+    }
     let mut rows = Vec::new();
     for case in cases {
         let wanted = |subject: &Subject| args.subjects.is_empty() || args.subjects.contains(&subject.family);
@@ -76,6 +85,13 @@ pub(crate) fn run(args: &RunArgs) -> Result<()> {
     write(&args.report, &report)?;
     progress(format_args!("wrote {} and {}", args.results.display(), args.report.display()));
     Ok(())
+}
+
+/// Cases that results on disk have and a run of `cases` would not: half an hour of work.
+fn lost(before: &str, cases: &[Case]) -> Vec<String> {
+    let rows: Vec<serde_json::Value> = serde_json::from_str(before).unwrap_or_default();
+    let names: BTreeSet<_> = rows.iter().filter_map(|row| row["case"].as_str()).collect();
+    names.into_iter().filter(|name| !cases.iter().any(|case| case.name() == *name)).map(str::to_owned).collect()
 }
 
 /// The section about the cluster; empty where nobody measured.
@@ -103,4 +119,22 @@ fn envoy(venv: &Path) -> PathBuf {
     let mut programs = versions.map(|version| version.path().join("site-packages/envoy/_bin/envoy"));
     let found = programs.find(|program| program.is_file()).unwrap_or_else(|| venv.join("bin/envoy"));
     found.canonicalize().unwrap_or(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn results_of_cases_that_are_left_out_are_not_overwritten() {
+        let before = r#"[{"case":"h1","value":1.0},{"case":"mesh","value":1.0},{"case":"h1","value":2.0}]"#;
+        for (what, before, cases, wanted) in [
+            ("one of two", before, &[Case::H1][..], &["mesh"][..]),
+            ("both", before, &[Case::H1, Case::Mesh], &[]),
+            ("none yet", "", &[Case::H1], &[]),
+            ("not results", "half a fi", &[Case::H1], &[]),
+        ] {
+            assert_eq!(lost(before, cases), wanted, "{what}");
+        }
+    }
 }
