@@ -155,6 +155,6 @@ fn picking_one_of_ten_endpoints() {
     for n in 0..times() {
         let at = now + Duration::from_millis(n as u64);
         let pick = balancer.pick(at, &mut rng, PickRequest::default()).unwrap();
-        let _ = black_box(pick.finish(at, Duration::from_millis(1), TryResult::Success));
+        let _ = black_box(balancer.finish(pick, at, Duration::from_millis(1), TryResult::Success));
     }
 }

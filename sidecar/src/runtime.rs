@@ -23,8 +23,6 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
-
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use weft_proto::ports;
@@ -135,7 +133,7 @@ async fn start(settings: Settings) -> Result<(), RunError> {
     let local = Arc::new(Local {
         namespace: args.namespace.as_str().into(),
         pod: args.pod.as_str().into(),
-        workload: ArcSwap::from_pointee(args.service_account.as_str().into()),
+        workload: args.service_account.as_str().into(),
         identity: settings.identity.clone(),
     });
     let telemetry = Telemetry::from(Parts { metrics, access_log, spans: exporter.is_some(), local });
@@ -252,8 +250,8 @@ pub(crate) async fn follow_owner(config: Config, local: Arc<Local>) {
     loop {
         if let Some(own) = config.own() {
             let owner = if own.owner.is_empty() { &own.name } else { &own.owner };
-            if local.workload.load().as_str() != &**owner {
-                local.workload.store(Arc::new((&**owner).into()));
+            if local.workload.get().as_str() != &**owner {
+                local.workload.set((&**owner).into());
             }
         }
         if changes.changed().await.is_err() {

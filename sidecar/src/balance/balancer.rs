@@ -300,9 +300,8 @@ impl Balancer {
         endpoint.state.begin();
         endpoint.state.latency.on_begin(ms);
         Pick {
-            shared: Arc::clone(&self.shared),
             endpoint: Arc::clone(endpoint),
-            probe,
+            probe: probe.then(|| Arc::clone(&self.shared)),
             recorded: AtomicBool::new(false),
         }
     }

@@ -9,6 +9,8 @@
 //! These methods are also the seam between this room's decisions and the stream that carries them: `client.rs` is one
 //! user, a test that plays the control plane is another.
 
+use std::net::IpAddr;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
@@ -240,7 +242,11 @@ impl Config {
     }
 
     fn publish(&self, tables: &Tables) {
-        self.0.snapshot.store(std::sync::Arc::new(tables.store.snapshot()));
+        let snapshot = tables.store.snapshot();
+        let pod: Option<IpAddr> = self.0.settings.pod_address.parse().ok();
+        let others = snapshot.own().is_some_and(|own| own.addresses.iter().any(|address| Some(*address) != pod));
+        self.0.snapshot.store(Arc::new(snapshot));
+        self.0.has_others.store(others, Ordering::Release);
         self.0.published.send_replace(());
     }
 }

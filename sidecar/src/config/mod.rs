@@ -39,6 +39,7 @@ mod view;
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use arc_swap::{ArcSwap, Guard};
@@ -92,9 +93,7 @@ pub struct ConfigSettings {
 pub enum Destination {
     /// A port of a service.
     Service {
-        /// The service.
-        service: Arc<Service>,
-        /// Its port.
+        /// Which.
         port: Arc<ServicePort>,
     },
     /// The address is this service's, and it has no such port.
@@ -123,6 +122,8 @@ struct Inner {
     dns: Dns,
     epoch: Instant,
     snapshot: ArcSwap<Snapshot>,
+    /// This workload has addresses besides the pod's first.
+    has_others: AtomicBool,
     /// Changes after each response: wakes those who wait for an answer.
     published: watch::Sender<()>,
     tables: Mutex<Tables>,
@@ -167,6 +168,7 @@ impl Config {
             dns,
             epoch: now,
             snapshot: ArcSwap::from_pointee(store.snapshot()),
+            has_others: AtomicBool::new(false),
             published: watch::Sender::new(()),
             tables: Mutex::new(Tables { subscriptions, store }),
             applying: Mutex::default(),
@@ -185,6 +187,13 @@ impl Config {
     /// This workload itself, once known.
     pub fn own(&self) -> Option<Arc<Workload>> {
         self.snapshot().own.clone()
+    }
+
+    /// Whether this workload has an address besides the pod's that it was started with. Asked for each request, and most
+    /// pods have none: then the snapshot is not looked at.
+    pub fn has_other_address(&self, address: IpAddr) -> bool {
+        self.0.has_others.load(Ordering::Acquire)
+            && self.snapshot().own.as_ref().is_some_and(|own| own.addresses.contains(&address))
     }
 
     /// Who may connect to this workload, once known.
@@ -288,7 +297,7 @@ impl Config {
         };
         let port = Arc::clone(service.ports.get(&port)?);
         wait_for_endpoints(&port, deadline).await;
-        Some(Destination::Service { service, port })
+        Some(Destination::Service { port })
     }
 
     /// Marks a use of what this address leads to, so that it does not age out: for connections that live long.
@@ -408,10 +417,9 @@ impl Config {
         let snapshot = self.snapshot();
         if let Some(service) = snapshot.service_at(address) {
             service.used.mark(self.ms(now));
-            let service = Arc::clone(service);
             return Some(match service.ports.get(&port).cloned() {
-                Some(port) => Destination::Service { service, port },
-                None => Destination::NoPort(service),
+                Some(port) => Destination::Service { port },
+                None => Destination::NoPort(Arc::clone(service)),
             });
         }
         snapshot.workload_use(address)?.mark(self.ms(now));

@@ -43,8 +43,6 @@ pub enum Protocol {
 pub struct Service {
     /// Its name.
     pub name: ServiceName,
-    /// The same as metrics and logs have it.
-    pub label: Arc<str>,
     /// Lower case, no trailing dot.
     pub hosts: Vec<Box<str>>,
     /// The addresses it answers on.
@@ -57,6 +55,10 @@ pub struct Service {
 /// One port of a service.
 #[derive(Debug)]
 pub struct ServicePort {
+    /// The service's name.
+    pub service: ServiceName,
+    /// The same as metrics and logs have it.
+    pub label: Arc<str>,
     /// The service's port.
     pub port: u16,
     /// Declared or not.

@@ -83,7 +83,6 @@ pub struct Outbound {
 impl Outbound {
     /// Whether this address is this very pod's.
     fn is_own(&self, addr: SocketAddr) -> bool {
-        addr.ip() == self.settings.args.pod_address
-            || self.config.snapshot().own().is_some_and(|own| own.addresses.contains(&addr.ip()))
+        addr.ip() == self.settings.args.pod_address || self.config.has_other_address(addr.ip())
     }
 }

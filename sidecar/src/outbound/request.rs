@@ -21,7 +21,7 @@ use parking_lot::Mutex;
 use weft_proto::{ServiceName, headers};
 
 use super::Outbound;
-use super::tries::{Kept, Plan, Tries};
+use super::tries::{Guards, Held, Kept, Plan, Tries};
 use super::{fault, mirror};
 use crate::answer::OwnAnswer;
 use crate::config::{Backend, Destination, LOOKUP_TIMEOUT, Protocol};
@@ -97,7 +97,7 @@ impl RequestHandler {
                 response
             }
             Err(own) => {
-                tracing::debug!(reason = %own.reason, detail = %own.detail, service = %record.service, "answered by the sidecar");
+                tracing::debug!(reason = %own.reason, detail = %own.detail, service = %record.told.service.get(), "answered by the sidecar");
                 record.reason = Some(own.reason);
                 record.status = own.status();
                 self.outbound.telemetry.metrics.refused("outbound", own.reason);
@@ -121,7 +121,7 @@ impl RequestHandler {
         body: Body,
         record: &mut Record,
         after: &mut After<Arc<Backend>>,
-    ) -> Result<Kept, OwnAnswer> {
+    ) -> Result<Kept<Guards>, OwnAnswer> {
         if let Some(own) = self.refused.as_ref().and_then(|refused| refused.lock().take()) {
             return Err(own);
         }
@@ -147,8 +147,8 @@ impl RequestHandler {
             }
         };
         let backend = match destination {
-            Destination::Service { service, port: found } => {
-                record.service = (&service.label).into();
+            Destination::Service { port: found } => {
+                record.told.service.tell(&found.label);
                 port = found;
                 called = port.protocol;
                 match &port.routes {
@@ -157,8 +157,8 @@ impl RequestHandler {
                         Arc::clone(&port.backend)
                     }
                     Some(routes) => {
-                        let rule = find(routes, request).ok_or_else(|| no_route(&service.name))?.rule;
-                        record.route = (&rule.route).into();
+                        let rule = find(routes, request).ok_or_else(|| no_route(&port.service))?.rule;
+                        record.told.route.tell(&rule.route);
                         self.limit(rule, request, now, after)?;
                         // Before a filter takes its header or cookie away.
                         token = session_of(rule, &request.headers);
@@ -197,14 +197,14 @@ impl RequestHandler {
             Destination::Workload(workload) => {
                 // Pods come and go, so what they belong to is what is counted.
                 let owner = if workload.owner.is_empty() { &workload.name } else { &workload.owner };
-                record.service = format!("{}/{owner}", workload.namespace).into();
-                record.backend = format!("{}:{}", record.service, address.port()).into();
+                record.told.service.set(format!("{}/{owner}", workload.namespace));
+                record.told.backend.set(format!("{}/{owner}:{}", workload.namespace, address.port()));
                 self.outbound.config.direct(&workload, address)
             }
             Destination::Outside if matches!(self.by, By::Host(_)) => {
                 // One name for all of them: which addresses there are is not ours to bound.
-                record.service = "outside".into();
-                record.backend = "outside".into();
+                record.told.service.set("outside");
+                record.told.backend.set("outside");
                 self.outbound.config.outside(address)
             }
             other => return Err(refusal(&other, address)),
@@ -223,23 +223,26 @@ impl RequestHandler {
         } else {
             mirror::with_copies(&self.outbound, std::mem::take(&mut after.copies), body, self.client, called)
         };
-        let mut kept = match (self.try_backend(plan, request, body, record, now).await, rule) {
-            (Ok(kept), _) => for_the_app(kept),
+        let Kept { mut response, guards } = match (self.try_backend(plan, request, body, record, now).await, rule) {
+            (Ok(kept), _) => kept,
             (Err(own), Some(rule)) => return Err(own.with_context(name_of(rule))),
             (Err(own), None) => return Err(own),
         };
+        for_the_app(response.headers_mut());
         if let Some((rule, filters)) = chosen {
-            filters.apply_response(kept.response.headers_mut());
-            rule.filters.apply_response(kept.response.headers_mut());
+            filters.apply_response(response.headers_mut());
+            rule.filters.apply_response(response.headers_mut());
         }
         let session = rule.and_then(|rule| rule.session.as_deref()).or(backend.session.as_deref());
         if let (Some(session), Some(endpoint)) = (session, record.endpoint) {
             let here = |token: Token| token.is_of(&backend.label) && token.is_at(endpoint);
             if !token.is_some_and(here) {
-                session.write(Token::new(&backend.label, endpoint, seconds()), kept.response.headers_mut());
+                session.write(Token::new(&backend.label, endpoint, seconds()), response.headers_mut());
             }
         }
-        Ok(kept)
+        let left = guards.map(Held::leave);
+        let guards = left.map(|pick| Guards::new(pick, backend));
+        Ok(Kept { response, guards })
     }
 
     /// Asks the rule's rate limits, if it has any: by the request as the app sent it.
@@ -270,16 +273,16 @@ impl RequestHandler {
         self.outbound.config.destination(address).await
     }
 
-    async fn try_backend(
-        &self,
-        plan: Plan<'_>,
+    async fn try_backend<'a>(
+        &'a self,
+        plan: Plan<'a>,
         request: &mut Parts,
         body: Body,
         record: &mut Record,
         mut now: Instant,
-    ) -> Result<Kept, OwnAnswer> {
-        if record.backend.is_empty() {
-            record.backend = (&plan.backend.label).into();
+    ) -> Result<Kept<Held<'a>>, OwnAnswer> {
+        if record.told.backend.get().is_empty() {
+            record.told.backend.tell(&plan.backend.label);
         }
         // A rule that has just changed may name a backend whose endpoints are one round trip away.
         if !plan.backend.is_known() {
@@ -311,7 +314,7 @@ fn made_by(
     rule: &Rule<Arc<Backend>>,
     filters: &[&Filters<Arc<Backend>>],
     record: &mut Record,
-) -> Result<Kept, OwnAnswer> {
+) -> Result<Kept<Guards>, OwnAnswer> {
     let (reason, mut response) = match made {
         Made::Redirect(response) if record.is_grpc() => {
             let to = response.headers().get(LOCATION).map(HeaderValue::as_bytes).unwrap_or_default();
@@ -366,17 +369,15 @@ pub(super) fn name_of(rule: &Rule<Arc<Backend>>) -> String {
 }
 
 /// What a mesh peer's sidecar says about itself is for us; the app is told only why (`x-weft-reason`).
-fn for_the_app(mut kept: Kept) -> Kept {
-    let headers = kept.response.headers_mut();
+fn for_the_app(headers: &mut HeaderMap) {
     if !hygiene::has_untrusted(headers, false) {
-        return kept;
+        return;
     }
     let reason = headers.get(headers::REASON).cloned();
     hygiene::strip_untrusted(headers, false);
     if let Some(reason) = reason {
         headers.insert(headers::REASON, reason);
     }
-    kept
 }
 
 /// The one place where a request meets the rules: `explain.rs` asks here as well.

@@ -53,17 +53,46 @@ pub(super) struct Tries<'a> {
 }
 
 /// The response that is passed on, and what must live until its last byte.
-pub(super) struct Kept {
+pub(super) struct Kept<G> {
     pub(super) response: Box<Response>,
     /// `None`: nobody was asked.
-    pub(super) guards: Option<Guards>,
+    pub(super) guards: Option<G>,
 }
 
 /// Load and limits are counted until these are dropped. A retry's permit ends with its try.
+pub(super) struct Held<'a> {
+    pick: Pick,
+    active: ActiveGuard<'a>,
+    request: RequestGuard<'a>,
+}
+
+impl Held<'_> {
+    /// Everything stays counted: the backend that was asked is owed [`Guards`].
+    pub(super) fn leave(self) -> Pick {
+        self.active.leave();
+        self.request.leave();
+        self.pick
+    }
+}
+
+/// [`Held`] by the response: one reference to the backend, instead of one to each of its counts.
 pub(super) struct Guards {
     _pick: Pick,
-    _active: ActiveGuard,
-    _request: RequestGuard,
+    backend: Arc<Backend>,
+}
+
+impl Guards {
+    /// Of what was [left](Held::leave).
+    pub(super) fn new(pick: Pick, backend: Arc<Backend>) -> Self {
+        Self { _pick: pick, backend }
+    }
+}
+
+impl Drop for Guards {
+    fn drop(&mut self) {
+        self.backend.budget.end();
+        self.backend.limits.request_over();
+    }
 }
 
 /// What one try came to.
@@ -75,8 +104,13 @@ struct Judged {
     end: Result<Box<Response>, OwnAnswer>,
 }
 
-impl Tries<'_> {
-    pub(super) async fn run(self, parts: &mut Parts, body: Body, record: &mut Record) -> Result<Kept, OwnAnswer> {
+impl<'a> Tries<'a> {
+    pub(super) async fn run(
+        self,
+        parts: &mut Parts,
+        body: Body,
+        record: &mut Record,
+    ) -> Result<Kept<Held<'a>>, OwnAnswer> {
         let mut tries = pin!(self.tries(parts, body, record));
         let Some(at) = self.plan.deadline.at() else { return tries.as_mut().await };
         match tokio::time::timeout_at(at.into(), tries.as_mut()).await {
@@ -92,7 +126,7 @@ impl Tries<'_> {
         }
     }
 
-    async fn tries(&self, parts: &mut Parts, body: Body, record: &mut Record) -> Result<Kept, OwnAnswer> {
+    async fn tries(&self, parts: &mut Parts, body: Body, record: &mut Record) -> Result<Kept<Held<'a>>, OwnAnswer> {
         let backend = self.plan.backend;
         let settings = &self.outbound.settings.args;
         let request_guard = backend
@@ -156,12 +190,12 @@ impl Tries<'_> {
                             return Err(over_budget(backend, budget, judged.end));
                         }
                     }
-                    let guards = Guards { _pick: pick, _active: active, _request: request_guard };
+                    let held = Held { pick, active, request: request_guard };
                     return judged.end.map(|mut response| {
                         if let Some(cookie) = key.take().and_then(|key| key.cookie) {
                             response.headers_mut().append(SET_COOKIE, cookie);
                         }
-                        Kept { response, guards: Some(guards) }
+                        Kept { response, guards: Some(held) }
                     });
                 }
                 NextTry::At { when } => {
@@ -254,7 +288,7 @@ impl Outbound {
     pub(super) fn record(&self, backend: &Backend, pick: &Pick, now: Instant, latency: Duration, result: TryResult) {
         // Switched off for diagnosis: failures are then nobody's.
         let result = if self.settings.args.ejection.is_on() { result } else { TryResult::Neutral };
-        if let Finished::Ejected { until } = pick.record(now, latency, result) {
+        if let Finished::Ejected { until } = backend.balancer.record(pick, now, latency, result) {
             let seconds = until.saturating_duration_since(now).as_secs_f32();
             tracing::info!(backend = %backend.name, endpoint = %pick.endpoint().addr(), seconds, "endpoint ejected");
             let metrics = &self.telemetry.metrics;

@@ -31,7 +31,7 @@ async fn requests_are_labelled_with_what_their_pod_belongs_to() {
             ..v1::Workload::default()
         };
         pair.web.set(Kind::Workload, "self", &[], &own);
-        until("the label changes", || local.workload.load().as_str() == label).await;
+        until("the label changes", || local.workload.get().as_str() == label).await;
         pair.connect().await.get("/").await;
         assert_eq!(pair.web.metric("weft_requests_total", &format!("source_workload=\"{label}\"")), 1);
     }

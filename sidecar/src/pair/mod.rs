@@ -150,7 +150,7 @@ impl Sidecar {
             local: Arc::new(Local {
                 namespace: "shop".into(),
                 pod: format!("{account}-1").into(),
-                workload: arc_swap::ArcSwap::from_pointee(account.into()),
+                workload: account.into(),
                 identity: settings.identity.clone(),
             }),
         });

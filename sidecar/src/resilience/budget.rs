@@ -77,12 +77,17 @@ impl Budget {
     }
 
     /// A request begins (waiting for a connection counts); it is active until the guard is dropped.
-    pub fn begin(&self, now: Instant) -> ActiveGuard {
+    pub fn begin(&self, now: Instant) -> ActiveGuard<'_> {
         self.counts.active.fetch_add(1, Ordering::Relaxed);
         if let Some((_, recent)) = &self.recent {
             recent.on_request(now);
         }
-        ActiveGuard(Arc::clone(&self.counts))
+        ActiveGuard(&self.counts)
+    }
+
+    /// The end of a request whose guard was [left](ActiveGuard::leave).
+    pub fn end(&self) {
+        self.counts.active.fetch_sub(1, Ordering::Relaxed);
     }
 
     /// Room for one retry, or `None` when the budget is spent (which is counted).
@@ -129,9 +134,16 @@ impl Budget {
 /// A request counts as active until this is dropped.
 #[derive(Debug)]
 #[must_use = "dropping it ends the request"]
-pub struct ActiveGuard(Arc<Counts>);
+pub struct ActiveGuard<'a>(&'a Counts);
 
-impl Drop for ActiveGuard {
+impl ActiveGuard<'_> {
+    /// The request stays active: whoever keeps the budget owes it one [`Budget::end`].
+    pub fn leave(self) {
+        std::mem::forget(self);
+    }
+}
+
+impl Drop for ActiveGuard<'_> {
     fn drop(&mut self) {
         self.0.active.fetch_sub(1, Ordering::Relaxed);
     }

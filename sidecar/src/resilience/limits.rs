@@ -133,9 +133,14 @@ impl Limiter {
     ///
     /// # Errors
     /// When `max_requests` is reached.
-    pub fn request(&self) -> Result<RequestGuard, Overflow> {
+    pub fn request(&self) -> Result<RequestGuard<'_>, Overflow> {
         self.counts.requests.take(Limit::Requests, self.limits.max_requests)?;
-        Ok(RequestGuard(Arc::clone(&self.counts)))
+        Ok(RequestGuard(&self.counts))
+    }
+
+    /// Gives back the place of a request whose guard was [left](RequestGuard::leave).
+    pub fn request_over(&self) {
+        self.counts.requests.give_back();
     }
 
     /// Places taken now.
@@ -171,9 +176,16 @@ impl Drop for PendingGuard {
 /// A request's place, free again when this is dropped.
 #[derive(Debug)]
 #[must_use = "dropping it gives the place back"]
-pub struct RequestGuard(Arc<Counts>);
+pub struct RequestGuard<'a>(&'a Counts);
 
-impl Drop for RequestGuard {
+impl RequestGuard<'_> {
+    /// The place stays taken: whoever keeps the limiter owes it one [`Limiter::request_over`].
+    pub fn leave(self) {
+        std::mem::forget(self);
+    }
+}
+
+impl Drop for RequestGuard<'_> {
     fn drop(&mut self) {
         self.0.requests.give_back();
     }

@@ -18,7 +18,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
-use super::label::Label;
+use super::label::{Label, SharedLabel};
 pub use super::series::MAX_SERIES;
 use super::series::{Recent, Series};
 use crate::reason::Reason;
@@ -65,7 +65,7 @@ pub struct OutboundLabels {
 #[derive(Clone, Copy, Debug)]
 pub struct OutboundRequest<'r> {
     /// See [`OutboundLabels`], as are the others.
-    pub source_workload: &'r Label,
+    pub source_workload: &'r SharedLabel,
     /// `namespace/name` of the Service asked for.
     pub destination_service: &'r Label,
     /// The chosen backend.
@@ -83,7 +83,7 @@ pub struct OutboundRequest<'r> {
 }
 
 impl OutboundRequest<'_> {
-    /// Whether it is counted under these.
+    /// Whether it is counted under these, which were made of the same `source_workload`.
     fn is(&self, labels: &OutboundLabels) -> bool {
         // Mostly one and the same text, which nobody has to read then.
         let same = |a: &'static str, b: &'static str| std::ptr::eq(a, b) || a == b;
@@ -91,7 +91,6 @@ impl OutboundRequest<'_> {
             && *self.route == labels.route
             && *self.backend == labels.backend
             && *self.destination_service == labels.destination_service
-            && *self.source_workload == labels.source_workload
             && same(self.protocol, labels.protocol)
             && same(self.response_flags, labels.response_flags)
             && same(self.mtls, labels.mtls)
@@ -99,7 +98,7 @@ impl OutboundRequest<'_> {
 
     fn labels(&self) -> OutboundLabels {
         OutboundLabels {
-            source_workload: self.source_workload.clone(),
+            source_workload: self.source_workload.get(),
             destination_service: self.destination_service.clone(),
             backend: self.backend.clone(),
             route: self.route.clone(),
@@ -283,10 +282,12 @@ impl Metrics {
             labels.response_code = labels.response_code / 100 * 100;
         };
         // A process has one `Metrics`; tests have several, each of which has its own number.
-        thread_local!(static RECENT: RefCell<(u64, Recent<OutboundLabels>)> = const { RefCell::new((u64::MAX, Recent::NEW)) });
+        type Remembered = ((u64, u64), Recent<OutboundLabels>);
+        thread_local!(static RECENT: RefCell<Remembered> = const { RefCell::new(((u64::MAX, 0), Recent::NEW)) });
+        let now = (self.number, request.source_workload.version());
         RECENT.with_borrow_mut(|(of, recent)| {
-            if *of != self.number {
-                (*of, *recent) = (self.number, Recent::NEW);
+            if *of != now {
+                (*of, *recent) = (now, Recent::NEW);
             }
             self.outbound.inc_recent(|labels| request.is(labels), || request.labels(), beyond, recent);
         });
@@ -432,7 +433,7 @@ mod tests {
         let metrics = Metrics::default();
         let [web, other]: [Label; 2] = ["web".into(), "other".into()];
         let first = OutboundRequest {
-            source_workload: &web,
+            source_workload: &"web".into(),
             destination_service: &web,
             backend: &web,
             route: &web,
@@ -442,7 +443,7 @@ mod tests {
             mtls: "true",
         };
         let others = [
-            OutboundRequest { source_workload: &other, ..first },
+            OutboundRequest { source_workload: &"other".into(), ..first },
             OutboundRequest { destination_service: &other, ..first },
             OutboundRequest { backend: &other, ..first },
             OutboundRequest { route: &other, ..first },

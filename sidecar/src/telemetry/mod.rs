@@ -9,15 +9,15 @@ pub mod metrics;
 pub mod record;
 pub mod series;
 pub mod spans;
+pub(crate) mod told;
 pub mod trace;
 
 use std::sync::Arc;
 
-use arc_swap::ArcSwap;
 use weft_proto::SpiffeId;
 
 pub use access_log::AccessLog;
-pub use label::Label;
+pub use label::{Label, SharedLabel};
 pub use metrics::Metrics;
 
 /// All of telemetry, shared by everything that forwards. One pointer: every request's record holds it.
@@ -58,7 +58,7 @@ pub struct Local {
     /// `kubernetes_pod_name`
     pub pod: Label,
     /// `source_workload`: what this pod belongs to. The service account until the control plane has said.
-    pub workload: ArcSwap<Label>,
+    pub workload: SharedLabel,
     /// Our identity.
     pub identity: SpiffeId,
 }

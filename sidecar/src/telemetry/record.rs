@@ -13,7 +13,8 @@ use weft_proto::SpiffeId;
 
 use super::access_log::Entry;
 use super::metrics::OutboundRequest;
-use super::{Label, Telemetry, trace};
+use super::told::Told;
+use super::{Telemetry, trace};
 use crate::http::body::Observer;
 use crate::http::error::BodyError;
 use crate::http::hygiene;
@@ -47,9 +48,8 @@ pub struct Record {
     /// Only when the access log is on.
     logged: Option<Box<Logged>>,
     pub(crate) protocol: &'static str,
-    pub(crate) service: Label,
-    pub(crate) backend: Label,
-    pub(crate) route: Label,
+    /// What it is counted under.
+    pub(crate) told: Told,
     /// The endpoint tried last.
     pub(crate) endpoint: Option<SocketAddr>,
     pub(crate) mtls: bool,
@@ -84,9 +84,7 @@ impl Record {
             span,
             logged: None,
             protocol,
-            service: Label::default(),
-            backend: Label::default(),
-            route: Label::default(),
+            told: Told::take(),
             endpoint: None,
             mtls: false,
             tries: 0,
@@ -171,10 +169,10 @@ impl Record {
                 self.telemetry.metrics.inbound(&local.namespace, &local.pod, self.status.as_u16(), elapsed());
             }
             Direction::Outbound => self.telemetry.metrics.outbound(OutboundRequest {
-                source_workload: &self.telemetry.local.workload.load(),
-                destination_service: &self.service,
-                backend: &self.backend,
-                route: &self.route,
+                source_workload: &self.telemetry.local.workload,
+                destination_service: self.told.service.get(),
+                backend: self.told.backend.get(),
+                route: self.told.route.get(),
                 protocol: self.protocol,
                 response_code: self.status.as_u16(),
                 response_flags: flags,
@@ -183,7 +181,7 @@ impl Record {
         }
         if let Some(span) = &self.span {
             span.record("http.response.status_code", self.status.as_u16());
-            span.record("weft.service", self.service.as_str());
+            span.record("weft.service", self.told.service.get().as_str());
             span.record("weft.endpoint", self.endpoint());
             span.record("weft.reason", flags);
             if self.status.is_server_error() {
@@ -205,8 +203,8 @@ impl Record {
                 status: self.status.as_u16(),
                 reason: self.reason.map(Reason::code),
                 duration_ms: elapsed.as_secs_f64() * 1e3,
-                service: std::mem::take(&mut self.service),
-                route: std::mem::take(&mut self.route),
+                service: self.told.service.get().clone(),
+                route: self.told.route.get().clone(),
                 endpoint: self.endpoint(),
                 peer,
                 tries: self.tries,
@@ -220,6 +218,7 @@ impl Record {
 impl Drop for Record {
     fn drop(&mut self) {
         self.report();
+        std::mem::take(&mut self.told).give();
     }
 }
 

@@ -6,19 +6,19 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use super::{Finished, Shared};
+use super::{Balancer, Finished, Shared};
 use crate::balance::endpoint::{Endpoint, State};
 use crate::balance::outlier::{Ejection, OnFailure};
 use crate::balance::policy::TryResult;
 
-/// One try's endpoint. In flight until dropped; its result is recorded once, usually at the response head. Dropped
-/// without a result it says nothing of the endpoint ([`TryResult::Neutral`]), and a probe's slot is free again.
+/// One try's endpoint. In flight until dropped; its result is recorded once ([`Balancer::record`]), usually at the response
+/// head. Dropped without a result it says nothing of the endpoint ([`TryResult::Neutral`]), and a probe's slot is free again.
 #[derive(Debug)]
 #[must_use = "dropping it ends the try"]
 pub struct Pick {
-    pub(super) shared: Arc<Shared>,
     pub(super) endpoint: Arc<Endpoint>,
-    pub(super) probe: bool,
+    /// Of a probe: whose slot it has. The others, which are nearly all, refer to nobody.
+    pub(super) probe: Option<Arc<Shared>>,
     pub(super) recorded: AtomicBool,
 }
 
@@ -30,32 +30,44 @@ impl Pick {
 
     /// Whether this request decides on the return of an ejected endpoint.
     pub fn is_probe(&self) -> bool {
-        self.probe
+        self.probe.is_some()
     }
 
-    /// How the try went, `latency` after its start. Only the first call counts.
-    pub fn record(&self, now: Instant, latency: Duration, result: TryResult) -> Finished {
-        if self.recorded.swap(true, Ordering::Relaxed) {
+    fn end_probe(&self) {
+        if let Some(shared) = &self.probe {
+            let locked = shared.ejections.lock();
+            let set = shared.set.load();
+            locked.probe_ended(&self.endpoint.state.standing, set.ready.standings());
+        }
+    }
+}
+
+impl Balancer {
+    /// How a try went that was picked here, `latency` after its start. Only the first call counts.
+    pub fn record(&self, pick: &Pick, now: Instant, latency: Duration, result: TryResult) -> Finished {
+        // Not a swap: whoever has the pick is alone with it.
+        if pick.recorded.load(Ordering::Relaxed) {
             return Finished::Ignored;
         }
+        pick.recorded.store(true, Ordering::Relaxed);
         let ms = self.shared.ms(now);
-        let State { latency: believed, standing, .. } = &*self.endpoint.state;
+        let State { latency: believed, standing, .. } = &*pick.endpoint.state;
         believed.on_result(ms);
         match result {
             TryResult::Neutral => {
-                self.end_probe();
+                pick.end_probe();
                 return Finished::Ignored;
             }
             TryResult::Success => believed.on_success(ms, latency),
             TryResult::Failure | TryResult::Silent => believed.on_failure(ms),
         }
         if self.shared.counts_rates.load(Ordering::Relaxed) {
-            self.endpoint.state.rate.on_result(result == TryResult::Success);
+            pick.endpoint.state.rate.on_result(result == TryResult::Success);
         }
-        if !self.probe {
+        if !pick.is_probe() {
             return match result {
-                TryResult::Failure => self.shared.failed(&self.endpoint, now, 1),
-                TryResult::Silent => self.shared.failed(&self.endpoint, now, u16::MAX),
+                TryResult::Failure => self.shared.failed(&pick.endpoint, now, 1),
+                TryResult::Silent => self.shared.failed(&pick.endpoint, now, u16::MAX),
                 TryResult::Success | TryResult::Neutral => {
                     standing.on_success();
                     Finished::Counted
@@ -76,16 +88,8 @@ impl Pick {
     }
 
     /// [`record`](Self::record), and the end of the try.
-    pub fn finish(self, now: Instant, latency: Duration, result: TryResult) -> Finished {
-        self.record(now, latency, result)
-    }
-
-    fn end_probe(&self) {
-        if self.probe {
-            let locked = self.shared.ejections.lock();
-            let set = self.shared.set.load();
-            locked.probe_ended(&self.endpoint.state.standing, set.ready.standings());
-        }
+    pub fn finish(&self, pick: Pick, now: Instant, latency: Duration, result: TryResult) -> Finished {
+        self.record(&pick, now, latency, result)
     }
 }
 

@@ -74,7 +74,7 @@ fn least_request_prefers_who_has_less_to_do_and_knows_no_latency() {
     for _ in 0..50 {
         for (one, latency) in [(1, ms(900)), (2, ms(1))] {
             let pick = world.pick_of(one);
-            let _ = pick.finish(world.now, latency, TryResult::Success);
+            let _ = world.balancer.finish(pick, world.now, latency, TryResult::Success);
         }
     }
     let idle = world.shares(10_000)[&1];

@@ -90,8 +90,8 @@ fn results_of_requests_picked_before_the_ejection_change_nothing() {
 fn a_result_counts_once_and_the_request_is_in_flight_until_dropped() {
     let mut world = World::of(2);
     let pick = world.pick_of(1);
-    assert_eq!(pick.record(world.now, ms(1), TryResult::Failure), Finished::Counted);
-    assert_eq!(pick.record(world.now, ms(1), TryResult::Failure), Finished::Ignored);
+    assert_eq!(world.balancer.record(&pick, world.now, ms(1), TryResult::Failure), Finished::Counted);
+    assert_eq!(world.balancer.record(&pick, world.now, ms(1), TryResult::Failure), Finished::Ignored);
     assert_eq!((world.view(1).in_flight, world.view(1).consecutive_failures), (1, 1));
     drop(pick);
     assert_eq!((world.view(1).in_flight, world.view(1).consecutive_failures), (0, 1));

@@ -101,7 +101,7 @@ impl World {
     }
 
     fn done(&self, pick: Pick, result: TryResult) -> Finished {
-        pick.finish(self.now, ms(1), result)
+        self.balancer.finish(pick, self.now, ms(1), result)
     }
 
     /// How often each is picked for `n` requests, one after the other, that end at once and say nothing.

@@ -106,10 +106,11 @@ fn of_two_specs_with_one_key_the_first_counts() {
 fn the_snapshot_serializes() {
     let mut world = World::of(2);
     for _ in 0..4 {
-        let _ = world.pick_of(1).finish(world.now, ms(4), TryResult::Success);
+        let pick = world.pick_of(1);
+        let _ = world.balancer.finish(pick, world.now, ms(4), TryResult::Success);
     }
     let pick = world.pick_of(1);
-    let _ = pick.record(world.now, ms(4), TryResult::Success);
+    let _ = world.balancer.record(&pick, world.now, ms(4), TryResult::Success);
     let json = serde_json::to_value(world.balancer.snapshot(world.now)).unwrap();
     assert_eq!(json["ready"], 2);
     assert_eq!(json["endpoints"][0]["addr"], "10.0.0.1:8080");

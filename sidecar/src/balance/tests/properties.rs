@@ -98,7 +98,7 @@ proptest! {
                     let pick = picks.swap_remove(which % picks.len());
                     let was = world.balancer.ejected();
                     let probe = pick.is_probe();
-                    let done = pick.finish(world.now, ms(1), result);
+                    let done = world.balancer.finish(pick, world.now, ms(1), result);
                     let now = world.balancer.ejected();
                     if !probe && matches!(done, Finished::Ejected { .. }) {
                         prop_assert_eq!(now, was + 1);

@@ -40,7 +40,7 @@ impl Load {
             ended.sort_by_key(|(end, ..)| *end);
             for (end, latency, pick, result) in ended {
                 self.failed += u32::from(result == TryResult::Failure);
-                let _ = pick.finish(end, latency, result);
+                let _ = world.balancer.finish(pick, end, latency, result);
             }
             let pick = world.pick();
             let picked = self.picked.entry(id(&pick)).or_insert(0);

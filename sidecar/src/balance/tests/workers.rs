@@ -24,7 +24,7 @@ fn hammer(balancer: &Balancer, start: Instant, check: impl Fn(&Pick, &dyn Fn()) 
                             1..3 => TryResult::Success,
                             _ => TryResult::Failure,
                         };
-                        let _ = pick.record(now, ms(1), result);
+                        let _ = balancer.record(&pick, now, ms(1), result);
                     });
                     held.push(pick);
                     if held.len() > 3 {
@@ -86,15 +86,15 @@ fn the_last_place_under_the_cap_is_taken_once() {
             }
         }
         let (now, waiting) = (world.now, AtomicU32::new(2));
+        let (one, two) = (world.pick_of(1), world.pick_of(2));
         // Spinning, so that both go on within a few nanoseconds: a barrier would wake them apart.
         let fail = |pick: Pick| {
             waiting.fetch_sub(1, Ordering::SeqCst);
             while waiting.load(Ordering::SeqCst) > 0 {
                 std::hint::spin_loop();
             }
-            matches!(pick.finish(now, ms(1), TryResult::Failure), Finished::Ejected { .. })
+            matches!(world.balancer.finish(pick, now, ms(1), TryResult::Failure), Finished::Ejected { .. })
         };
-        let (one, two) = (world.pick_of(1), world.pick_of(2));
         let both = std::thread::scope(|scope| {
             let other = scope.spawn(|| fail(one));
             [fail(two), other.join().expect("no panic")]

@@ -61,20 +61,22 @@ pub(super) fn compile_service(
     for (index, vip) in resource.vips.iter().enumerate() {
         vips.push(vip.parse::<IpAddr>().field(format_args!("vips[{index}]"))?.to_canonical());
     }
+    let label = name.to_string().into();
     let mut ports = foldhash::HashMap::default();
     for (index, port) in resource.ports.iter().enumerate() {
-        let port = compile_port(port, &name, node, backends).field(format_args!("ports[{index}]"))?;
+        let port = compile_port(port, &name, &label, node, backends).field(format_args!("ports[{index}]"))?;
         if ports.insert(port.port, Arc::new(port)).is_some() {
             return Err(CompileError::new("the port is listed twice")).field(format_args!("ports[{index}].port"));
         }
     }
     let hosts = resource.hosts.iter().map(|host| host.to_ascii_lowercase().into()).collect();
-    Ok(Service { label: name.to_string().into(), name, hosts, vips, ports, used: Arc::default() })
+    Ok(Service { name, hosts, vips, ports, used: Arc::default() })
 }
 
 fn compile_port(
     port: &v1::ServicePort,
     service: &ServiceName,
+    label: &Arc<str>,
     node: &str,
     backends: &mut dyn Intern,
 ) -> Result<ServicePort, CompileError> {
@@ -107,7 +109,8 @@ fn compile_port(
         }
     };
     routed.retain(|routed| routed.name != backend.name);
-    Ok(ServicePort { port: number, protocol, backend, routes, connections, routed, rules })
+    let (service, label) = (service.clone(), Arc::clone(label));
+    Ok(ServicePort { service, label, port: number, protocol, backend, routes, connections, routed, rules })
 }
 
 pub(super) fn compile_workload(resource: &v1::Workload) -> Result<Workload, CompileError> {

@@ -7,7 +7,7 @@ async fn the_first_use_of_a_vip_asks_once_and_comes_back_with_endpoints() {
     let mesh = Mesh::new().await;
     let (first, second) = tokio::join!(mesh.to("10.96.0.1:80"), mesh.to("10.96.0.1:80"));
     let (service, port) = served(&first);
-    assert_eq!(service.name.to_string(), "shop/reviews");
+    assert_eq!(service.to_string(), "shop/reviews");
     assert_eq!(addresses(&port.backend), ["10.1.0.7", "10.1.0.8"]);
     assert!(port.routes.is_none());
     assert!(Arc::ptr_eq(&served(&second).1.backend, &port.backend));
@@ -15,7 +15,7 @@ async fn the_first_use_of_a_vip_asks_once_and_comes_back_with_endpoints() {
 
     let asked = mesh.fake.world.lock().requests.len();
     let v6 = mesh.to("[fd00::1]:80").await;
-    assert_eq!(served(&v6).0.name, service.name, "its other address is known by now");
+    assert_eq!(served(&v6).0, service, "its other address is known by now");
     assert!(matches!(mesh.to("10.96.0.1:81").await, Destination::NoPort(_)));
     assert_eq!(mesh.fake.world.lock().requests.len(), asked, "without asking");
 }
@@ -51,7 +51,7 @@ async fn what_does_not_exist_is_remembered_thirty_seconds() {
     mesh.fake.service("late", &["10.9.9.9"], None);
     mesh.fake.endpoints("shop/late:80", &["10.1.0.9"]);
     let destination = mesh.to("10.9.9.9:80").await;
-    assert_eq!(served(&destination).0.name.name, "late");
+    assert_eq!(served(&destination).0.name, "late");
     assert_eq!(asks(&mesh), 4);
 }
 
@@ -155,7 +155,7 @@ async fn only_hosts_that_the_mesh_knows_are_asked_about() {
     ] {
         let found = mesh.config.host(host, 80).await.unwrap_or_else(|| panic!("{host}"));
         let (found, port) = served(&found);
-        assert_eq!(found.name.name, service, "{host}");
+        assert_eq!(found.name, service, "{host}");
         if service == "db" {
             assert_eq!(addresses(&port.backend), ["192.0.2.7"], "an endpoint that is a name is resolved");
         }

@@ -114,9 +114,9 @@ fn workload(name: &str, address: &str) -> v1::Workload {
 }
 
 #[track_caller]
-fn served(destination: &Destination) -> (&Service, &ServicePort) {
+fn served(destination: &Destination) -> (&ServiceName, &ServicePort) {
     match destination {
-        Destination::Service { service, port } => (service, port),
+        Destination::Service { port } => (&port.service, port),
         other => panic!("{other:?}"),
     }
 }

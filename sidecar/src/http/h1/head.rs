@@ -177,7 +177,7 @@ impl HeadScan {
         let from = method.len() + 1;
         let method = Method::from_bytes(method).map_err(|_| HeadError::Method)?;
         let uri = target::parse(head.slice(from..from + raw_target.len()), &method)?;
-        let Fields { headers, framing, connection } = parse_fields(&head.slice(fields..), self.0.fields())?;
+        let Fields { headers, framing, connection } = parse_fields(&head, fields, self.0.fields())?;
 
         target::check_host(&uri, &method, version, &headers)?;
         let declared = if framing { length::declared(version, &headers)? } else { None };
@@ -252,7 +252,7 @@ impl HeadScan {
         };
         let status = StatusCode::from_bytes(&status).map_err(|_| HeadError::StatusLine)?;
         let reason = (!reason.is_empty()).then(|| ReasonPhrase(head.slice(line_end - reason.len()..line_end)));
-        let Fields { headers, framing, connection } = parse_fields(&head.slice(fields..), self.0.fields())?;
+        let Fields { headers, framing, connection } = parse_fields(&head, fields, self.0.fields())?;
 
         let declared = if framing { length::declared(version, &headers)? } else { None };
         let body = length::of_response(request_method, status, declared);

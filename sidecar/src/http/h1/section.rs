@@ -154,8 +154,10 @@ pub(super) struct Fields {
     pub(super) connection: bool,
 }
 
-/// Field lines up to and with the empty line, already walked by a [`Section`] that counted `count` of them.
-pub(super) fn parse_fields(lines: &Bytes, count: usize) -> Result<Fields, HeadError> {
+/// Field lines up to and with the empty line, from `from` to the end of `section`, already walked by a [`Section`] that
+/// counted `count` of them.
+pub(super) fn parse_fields(section: &Bytes, from: usize, count: usize) -> Result<Fields, HeadError> {
+    let lines = &section[from..];
     let (mut few, mut many);
     let room: &mut [httparse::Header<'_>] = if count <= FEW {
         few = [httparse::EMPTY_HEADER; FEW];
@@ -175,8 +177,8 @@ pub(super) fn parse_fields(lines: &Bytes, count: usize) -> Result<Fields, HeadEr
         framing |= name == CONTENT_LENGTH || name == TRANSFER_ENCODING;
         connection |= name == CONNECTION || name == UPGRADE || name == EXPECT;
         let value = trim_blanks(field.value);
-        // `slice_ref` wants a slice of `lines`; an empty one may point anywhere.
-        let value = if value.is_empty() { Bytes::new() } else { lines.slice_ref(value) };
+        // `slice_ref` wants a slice of `section`; an empty one may point anywhere.
+        let value = if value.is_empty() { Bytes::new() } else { section.slice_ref(value) };
         let Ok(value) = HeaderValue::from_maybe_shared(value) else { return Err(HeadError::Field) };
         headers.try_append(name, value).map_err(|_| HeadError::Field)?;
     }

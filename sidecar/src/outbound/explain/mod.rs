@@ -77,14 +77,14 @@ impl Outbound {
         let opaque_port = !by_host && self.config.settings().opaque_ports.contains(&port);
         let opaque = |protocol: Protocol| speaks == Speaks::Tls || protocol.is_opaque(opaque_port);
         match &found {
-            Destination::Service { service, port } => {
-                let name = service.name.to_string();
+            Destination::Service { port } => {
+                let name = port.service.to_string();
                 told.destination = of(&told.destination, "service", name, port.protocol, port.routes.is_some());
                 if opaque(port.spoken()) {
                     told.notes.push(opaquely(speaks, port.routes.is_some()));
                     told.backends = vec![rule::alone(&port.backend, now)];
                 } else {
-                    rule::explain(service, port, request, now, &mut told);
+                    rule::explain(port, request, now, &mut told);
                 }
             }
             Destination::Workload(workload) => {

@@ -13,7 +13,7 @@ use weft_proto::explain::{BackendShare, Endpoint, Explanation, MatchedRule, OwnA
 use super::super::fault::aborted;
 use super::super::request::{find, holds, no_route, session_at, session_of};
 use crate::answer::OwnAnswer;
-use crate::config::{Backend, RuleView, Service, ServicePort};
+use crate::config::{Backend, RuleView, ServicePort};
 use crate::reason::Reason;
 use crate::resilience::{RecentPolicy, RetryPolicy};
 use crate::route::{After, Filters, Found, Made, Rule, Target, Token};
@@ -40,7 +40,7 @@ impl Now {
 }
 
 /// Explains `request`, which its filters change, into `told`.
-pub(super) fn explain(service: &Service, port: &ServicePort, mut request: Parts, now: Now, told: &mut Explanation) {
+pub(super) fn explain(port: &ServicePort, mut request: Parts, now: Now, told: &mut Explanation) {
     let Some(routes) = &port.routes else {
         told.backends = vec![alone(&port.backend, now)];
         if let Some(token) = session_at(&port.backend, &request.headers) {
@@ -49,7 +49,7 @@ pub(super) fn explain(service: &Service, port: &ServicePort, mut request: Parts,
         return;
     };
     let Some(found) = find(routes, &request) else {
-        told.answer = Some(now.told(&no_route(&service.name)));
+        told.answer = Some(now.told(&no_route(&port.service)));
         return;
     };
     let (rule, view) = (found.rule, port.rule_view(found.index));
