@@ -205,7 +205,7 @@ impl Pool {
         let awaited = self.0.waits.begin(now.into_std());
         let mut answered = None;
         let sent = match lease {
-            Lease::H1(connection) => connection.send_noting(request, &mut answered).await,
+            Lease::H1(connection) => connection.send_noting(request, &mut answered, Some(&*self.0)).await,
             Lease::H2(handle, permit) => handle.send(permit, request).await.map(Box::new),
         };
         if sent.is_ok() {
@@ -527,7 +527,7 @@ fn wake(wakers: impl IntoIterator<Item = Waker>) {
 }
 
 impl Home for Shared {
-    fn give_back(self: Arc<Self>, connection: H1, now: Instant) {
+    fn give_back(&self, connection: H1, now: Instant) {
         if self.limits.claim() {
             drop(connection);
             return;

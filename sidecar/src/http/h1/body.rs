@@ -211,7 +211,7 @@ fn trailers(section: &mut Section, buf: &mut BytesMut) -> Result<Decoded, Framin
     if count == 0 {
         return Ok(Decoded::End);
     }
-    let mut trailers = parse_fields(&lines, 0, count).map_err(FramingError::Trailers)?.headers;
+    let mut trailers = parse_fields(lines, 0, count).map_err(FramingError::Trailers)?.headers;
     hygiene::strip_forbidden_trailers(&mut trailers);
     Ok(if trailers.is_empty() { Decoded::End } else { Decoded::Trailers(trailers) })
 }

@@ -49,7 +49,7 @@ const JUST_USED: Duration = Duration::from_millis(50);
 /// Where a connection goes when it may be used again, and who counts it.
 pub(crate) trait Home: Send + Sync {
     /// The connection is idle. It is not closed by coming home; the count goes on.
-    fn give_back(self: Arc<Self>, connection: Connection, now: Instant);
+    fn give_back(&self, connection: Connection, now: Instant);
     /// A connection of this home is gone.
     fn closed(&self);
 }
@@ -153,10 +153,11 @@ impl Connection {
     /// # Cancel safety
     /// Dropping the future closes the connection.
     pub async fn send(self, request: impl Into<Outgoing<'_>>) -> Result<Response, SendError> {
-        self.send_noting(request, &mut None).await.map(|response| *response)
+        self.send_noting(request, &mut None, None).await.map(|response| *response)
     }
 
-    /// As [`Self::send`], and `answered` tells when the head was there. The response is a pointer, as in [`Answer`].
+    /// As [`Self::send`], and `answered` tells when the head was there. The response is a pointer, as in [`Answer`]. `home` is
+    /// the connection's, if the caller has it: it need not be looked for when all of the response is here at once.
     ///
     /// # Errors
     /// As [`Self::send`].
@@ -167,6 +168,7 @@ impl Connection {
         self,
         request: impl Into<Outgoing<'_>>,
         answered: &mut Option<Instant>,
+        home: Option<&dyn Home>,
     ) -> Result<Box<Response>, SendError> {
         let reused = self.0.served > 0;
         let opening = match request.into() {
@@ -185,7 +187,7 @@ impl Connection {
         match std::future::poll_fn(|cx| opening.poll(cx)).await {
             Ok(head) => {
                 let now = *answered.insert(Instant::now());
-                opening.finish(head, now).map_err(|kind| SendError::unknown(kind).on_reused(reused))
+                opening.finish(head, now, home).map_err(|kind| SendError::unknown(kind).on_reused(reused))
             }
             Err(kind) => {
                 let unread = opening.written() == 0 || (opening.may_be_unread(&kind) && opening.is_unread(&kind).await);
@@ -395,7 +397,7 @@ impl Opening {
     }
 
     /// Makes the response out of its head and what is left to do.
-    fn finish(self, head: ResponseHead, now: Instant) -> Result<Box<Response>, SendErrorKind> {
+    fn finish(self, head: ResponseHead, now: Instant, home: Option<&dyn Home>) -> Result<Box<Response>, SendErrorKind> {
         let tunnels = head.status == StatusCode::SWITCHING_PROTOCOLS
             || (self.method == Method::CONNECT && head.status.is_success());
         let Some(mut connection) = self.connection else {
@@ -433,7 +435,7 @@ impl Opening {
         if self.hold.is_some() {
             exchange.writer = None;
         }
-        *response.body_mut() = exchange.into_body(now);
+        *response.body_mut() = exchange.into_body(now, home);
         Ok(response)
     }
 }
@@ -457,7 +459,7 @@ struct Exchange {
 
 impl Exchange {
     /// A body that is here already needs no exchange any more.
-    fn into_body(mut self, now: Instant) -> Body {
+    fn into_body(mut self, now: Instant, home: Option<&dyn Home>) -> Body {
         if self.writer.is_none()
             && let Some(connection) = &mut self.connection
             && !connection.0.read.is_empty()
@@ -465,10 +467,10 @@ impl Exchange {
             && self.length.is_some_and(|length| length <= connection.0.read.len() as u64)
             && let Ok(Decoded::Data(data)) = self.decoder.decode(&mut connection.0.read, false)
         {
-            self.settle_at(|| now);
+            self.settle_at(|| now, home);
             return Body::full(data);
         }
-        self.settle_at(|| now);
+        self.settle_at(|| now, home);
         if self.decoder.is_end() && self.writer.is_none() {
             return Body::empty();
         }
@@ -497,10 +499,10 @@ impl Exchange {
 
     /// Once both directions are over, lets the connection go: home, or closed.
     fn settle(&mut self) {
-        self.settle_at(Instant::now);
+        self.settle_at(Instant::now, None);
     }
 
-    fn settle_at(&mut self, now: impl FnOnce() -> Instant) {
+    fn settle_at(&mut self, now: impl FnOnce() -> Instant, home: Option<&dyn Home>) {
         if !self.decoder.is_end() {
             return;
         }
@@ -512,15 +514,14 @@ impl Exchange {
             return;
         }
         let Some(mut connection) = self.connection.take() else { return };
-        if self.keep_alive
-            && !self.eof
-            && connection.0.read.is_empty()
-            && let Some(home) = connection.0.place.as_ref().and_then(Place::home)
-        {
-            // Idle connections hold no buffers worth the name.
-            connection.0.queue.release();
-            spare::give(&mut connection.0.read);
-            home.give_back(connection, now());
+        if self.keep_alive && !self.eof && connection.0.read.is_empty() {
+            let found = if home.is_none() { connection.0.place.as_ref().and_then(Place::home) } else { None };
+            if let Some(home) = home.or(found.as_deref()) {
+                // Idle connections hold no buffers worth the name.
+                connection.0.queue.release();
+                spare::give(&mut connection.0.read);
+                home.give_back(connection, now());
+            }
         }
     }
 

@@ -177,7 +177,8 @@ impl HeadScan {
         let from = method.len() + 1;
         let method = Method::from_bytes(method).map_err(|_| HeadError::Method)?;
         let uri = target::parse(head.slice(from..from + raw_target.len()), &method)?;
-        let Fields { headers, framing, connection } = parse_fields(&head, fields, self.0.fields())?;
+        let len = skipped + head.len();
+        let Fields { headers, framing, connection } = parse_fields(head, fields, self.0.fields())?;
 
         target::check_host(&uri, &method, version, &headers)?;
         let declared = if framing { length::declared(version, &headers)? } else { None };
@@ -193,7 +194,6 @@ impl HeadScan {
             None
         };
         let keep_alive = if connection { hygiene::keep_alive(version, &headers) } else { version == Version::HTTP_11 };
-        let len = skipped + head.len();
         Ok(Progress::Complete(RequestHead {
             method,
             uri,
@@ -252,7 +252,8 @@ impl HeadScan {
         };
         let status = StatusCode::from_bytes(&status).map_err(|_| HeadError::StatusLine)?;
         let reason = (!reason.is_empty()).then(|| ReasonPhrase(head.slice(line_end - reason.len()..line_end)));
-        let Fields { headers, framing, connection } = parse_fields(&head, fields, self.0.fields())?;
+        let len = head.len();
+        let Fields { headers, framing, connection } = parse_fields(head, fields, self.0.fields())?;
 
         let declared = if framing { length::declared(version, &headers)? } else { None };
         let body = length::of_response(request_method, status, declared);
@@ -260,7 +261,7 @@ impl HeadScan {
         let keep_alive = body != BodyLength::UntilClose
             && keeps_alive
             && !(framing && length::says_more_than_it_may(status, &headers));
-        Ok(Progress::Complete(ResponseHead { status, reason, version, headers, body, keep_alive, len: head.len() }))
+        Ok(Progress::Complete(ResponseHead { status, reason, version, headers, body, keep_alive, len }))
     }
 }
 

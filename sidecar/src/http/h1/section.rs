@@ -5,7 +5,7 @@
 //!
 //! Bound: [`HeadLimits`]. Not here: what the lines mean (`head`, `body`).
 
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
 use http::HeaderMap;
 use http::header::{CONNECTION, CONTENT_LENGTH, EXPECT, HeaderName, HeaderValue, TRANSFER_ENCODING, UPGRADE};
 
@@ -155,8 +155,9 @@ pub(super) struct Fields {
 }
 
 /// Field lines up to and with the empty line, from `from` to the end of `section`, already walked by a [`Section`] that
-/// counted `count` of them.
-pub(super) fn parse_fields(section: &Bytes, from: usize, count: usize) -> Result<Fields, HeadError> {
+/// counted `count` of them. The last field takes the caller's reference to the bytes, so that as many are counted as there
+/// are fields.
+pub(super) fn parse_fields(mut section: Bytes, from: usize, count: usize) -> Result<Fields, HeadError> {
     let lines = &section[from..];
     let (mut few, mut many);
     let room: &mut [httparse::Header<'_>] = if count <= FEW {
@@ -170,19 +171,39 @@ pub(super) fn parse_fields(section: &Bytes, from: usize, count: usize) -> Result
         Ok(httparse::Status::Complete((len, fields))) if len == lines.len() => fields,
         _ => return Err(HeadError::Field),
     };
-    let mut headers = spare::take_map(count).ok_or(HeadError::Field)?;
-    let (mut framing, mut connection) = (false, false);
-    for field in fields {
-        let Ok(name) = HeaderName::from_bytes(field.name.as_bytes()) else { return Err(HeadError::Field) };
-        framing |= name == CONTENT_LENGTH || name == TRANSFER_ENCODING;
-        connection |= name == CONNECTION || name == UPGRADE || name == EXPECT;
+    let headers = spare::take_map(count).ok_or(HeadError::Field)?;
+    let mut found = Fields { headers, framing: false, connection: false };
+    let Some((last, others)) = fields.split_last() else { return Ok(found) };
+    for field in others {
         let value = trim_blanks(field.value);
         // `slice_ref` wants a slice of `section`; an empty one may point anywhere.
         let value = if value.is_empty() { Bytes::new() } else { section.slice_ref(value) };
-        let Ok(value) = HeaderValue::from_maybe_shared(value) else { return Err(HeadError::Field) };
-        headers.try_append(name, value).map_err(|_| HeadError::Field)?;
+        found.add(name_of(field)?, value)?;
     }
-    Ok(Fields { headers, framing, connection })
+    let (name, value) = (name_of(last)?, trim_blanks(last.value));
+    let (len, start) = (value.len(), value.as_ptr().addr().saturating_sub(section.as_ptr().addr()));
+    if len == 0 {
+        section = Bytes::new();
+    } else {
+        section.truncate(start + len);
+        section.advance(start);
+    }
+    found.add(name, section)?;
+    Ok(found)
+}
+
+fn name_of(field: &httparse::Header<'_>) -> Result<HeaderName, HeadError> {
+    HeaderName::from_bytes(field.name.as_bytes()).map_err(|_| HeadError::Field)
+}
+
+impl Fields {
+    fn add(&mut self, name: HeaderName, value: Bytes) -> Result<(), HeadError> {
+        self.framing |= name == CONTENT_LENGTH || name == TRANSFER_ENCODING;
+        self.connection |= name == CONNECTION || name == UPGRADE || name == EXPECT;
+        let value = HeaderValue::from_maybe_shared(value).map_err(|_| HeadError::Field)?;
+        self.headers.try_append(name, value).map_err(|_| HeadError::Field)?;
+        Ok(())
+    }
 }
 
 fn trim_blanks(mut value: &[u8]) -> &[u8] {
