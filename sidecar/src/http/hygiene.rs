@@ -43,9 +43,11 @@ pub(crate) fn has(headers: &HeaderMap, name: &HeaderName) -> bool {
 /// The first two lines of a field: those that may be there once are right if there is no second.
 #[inline]
 pub(crate) fn first_two<'h>(headers: &'h HeaderMap, name: &HeaderName) -> [Option<&'h HeaderValue>; 2] {
-    if headers.keys_len() <= FEW {
-        let mut lines = headers.iter().filter(|(there, _)| *there == name).map(|(_, value)| value);
-        [lines.next(), lines.next()]
+    if headers.keys_len() <= FEW && !headers.keys().any(|there| there == name) {
+        [None, None]
+    } else if headers.keys_len() <= FEW && headers.len() == headers.keys_len() {
+        // Each field has one line.
+        [headers.iter().find(|(there, _)| *there == name).map(|(_, value)| value), None]
     } else {
         let mut lines = headers.get_all(name).iter();
         [lines.next(), lines.next()]

@@ -13,7 +13,10 @@
 //! A busy worker does not spin: where many requests are under way each waits longer than [`SOON`].
 //! Bound: two words for each pool, three for each worker; no more than [`SHARE`] of a core in the long run, [`SAVED`] at once.
 
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
 
 /// A usual wait above this is slept through: the wake-up that spinning saves, some 40 µs, is a small part of it.
 pub(super) const SOON: Duration = Duration::from_micros(150);
@@ -41,11 +44,18 @@ const AFTER_PAUSE: u32 = WHOLE * 3 / 4;
 /// Above this share of hits earlier pauses are forgotten.
 const MANY: u32 = WHOLE * 15 / 16;
 
-/// How quickly somebody answers, and what spinning for it came to.
+/// How quickly somebody answers, and what spinning for it came to. Shared by workers: where responses are slow, which they all
+/// are to a busy worker, no lock is taken.
 #[derive(Debug)]
 pub(super) struct Habit {
-    /// Moving average of waits, in ns.
-    usual: u32,
+    /// Moving average of waits, in ns. Two workers may take one wait into account where there were two.
+    usual: AtomicU32,
+    spins: Mutex<Spins>,
+}
+
+/// What spinning came to.
+#[derive(Debug)]
+struct Spins {
     /// Moving average of spins that ended with a response, in parts of [`WHOLE`].
     hits: u32,
     /// How long the next pause is.
@@ -56,38 +66,48 @@ pub(super) struct Habit {
 impl Default for Habit {
     /// Nobody is believed quick before some seven responses have been.
     fn default() -> Self {
-        Self { usual: FAR.subsec_nanos(), hits: WHOLE, pause: PAUSE, paused_until: None }
+        let spins = Spins { hits: WHOLE, pause: PAUSE, paused_until: None };
+        Self { usual: AtomicU32::new(FAR.subsec_nanos()), spins: Mutex::new(spins) }
     }
 }
 
 impl Habit {
     /// For how long to spin for a response that is waited for from `now` on.
-    pub(super) fn worth(&mut self, now: Instant) -> Option<Duration> {
-        let usual = Duration::from_nanos(self.usual.into());
+    pub(super) fn worth(&self, now: Instant) -> Option<Duration> {
+        let usual = Duration::from_nanos(self.usual.load(Ordering::Relaxed).into());
         if usual > SOON {
             return None;
         }
-        if let Some(until) = self.paused_until {
+        let mut spins = self.spins.lock();
+        if let Some(until) = spins.paused_until {
             if now < until {
                 return None;
             }
-            self.paused_until = None;
+            spins.paused_until = None;
         }
         Some((usual * 2).clamp(SHORTEST, LONGEST))
     }
 
     /// A response came after `waited`. `in_time`: whether it came while it was spun for, if it was.
-    pub(super) fn came(&mut self, waited: Duration, in_time: Option<bool>, now: Instant) {
-        self.usual = self.usual - self.usual / 8 + waited.min(FAR).subsec_nanos() / 8;
+    pub(super) fn came(&self, waited: Duration, in_time: Option<bool>, now: Instant) {
+        let usual = self.usual.load(Ordering::Relaxed);
+        self.usual.store(usual - usual / 8 + waited.min(FAR).subsec_nanos() / 8, Ordering::Relaxed);
+        if let Some(in_time) = in_time {
+            self.spins.lock().ended(in_time, now);
+        }
+    }
+}
+
+impl Spins {
+    fn ended(&mut self, in_time: bool, now: Instant) {
         match in_time {
-            None => {}
-            Some(true) => {
+            true => {
                 self.hits += (WHOLE - self.hits) / 8;
                 if self.hits > MANY {
                     self.pause = PAUSE;
                 }
             }
-            Some(false) => {
+            false => {
                 self.hits -= self.hits / 8;
                 // Several may have been under way when the pause began.
                 if self.hits < FEW && self.paused_until.is_none() {
@@ -142,7 +162,7 @@ mod tests {
 
     /// Somebody whose last `times` responses took `waited`.
     fn who_took(waited: Duration, times: usize) -> Habit {
-        let mut habit = Habit::default();
+        let habit = Habit::default();
         let now = Instant::now();
         for _ in 0..times {
             habit.came(waited, None, now);
@@ -172,7 +192,7 @@ mod tests {
 
     #[test]
     fn one_slow_response_is_soon_forgotten() {
-        let mut habit = who_took(us(30), 100);
+        let habit = who_took(us(30), 100);
         let now = Instant::now();
         habit.came(Duration::from_secs(60), None, now);
         let back = (1..).find(|_| {
@@ -184,7 +204,7 @@ mod tests {
 
     #[test]
     fn who_stops_answering_while_we_spin_is_left_alone_for_longer_and_longer() {
-        let mut habit = who_took(us(50), 100);
+        let habit = who_took(us(50), 100);
         let mut now = Instant::now();
         let mut pauses = Vec::new();
         while pauses.len() < 14 {
@@ -214,7 +234,7 @@ mod tests {
 
     #[test]
     fn a_miss_among_hits_pauses_nothing() {
-        let mut habit = who_took(us(50), 100);
+        let habit = who_took(us(50), 100);
         let now = Instant::now();
         for turn in 0..1_000 {
             habit.came(us(50), Some(turn % 5 > 0), now);

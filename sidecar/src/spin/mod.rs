@@ -23,7 +23,6 @@ use std::sync::atomic::AtomicU64;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
-use parking_lot::Mutex;
 use prometheus_client::metrics::counter::Counter;
 
 use self::decide::{Allowance, Habit};
@@ -39,7 +38,7 @@ thread_local! {
 
 /// What is known of how quickly somebody answers.
 #[derive(Debug, Default)]
-pub(crate) struct Waits(Mutex<Habit>);
+pub(crate) struct Waits(Habit);
 
 /// A response that is waited for. Dropped, nothing is learnt from it.
 pub(crate) struct Awaited<'a> {
@@ -68,7 +67,7 @@ impl Waits {
     /// A request has just been given to whoever answers it.
     pub(crate) fn begin(&self, now: Instant) -> Awaited<'_> {
         let seat = with_worker(|worker| {
-            let time = self.0.lock().worth(now);
+            let time = self.0.worth(now);
             time.and_then(|time| worker.join(time, now)).map_or(Seat::Asleep, Seat::Spun)
         });
         Awaited { waits: self, since: now, seat }
@@ -86,7 +85,7 @@ impl Awaited<'_> {
                 Some(now <= spun.until)
             }
         };
-        self.waits.0.lock().came(now.saturating_duration_since(self.since), in_time, now);
+        self.waits.0.came(now.saturating_duration_since(self.since), in_time, now);
     }
 }
 

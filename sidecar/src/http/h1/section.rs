@@ -92,18 +92,16 @@ impl Section {
     pub(super) fn advance(&mut self, buf: &[u8], limits: &HeadLimits) -> Result<bool, HeadError> {
         let too_large = HeadError::TooLarge { limit: limits.max_bytes };
         let end = buf.len().min(limits.max_bytes);
-        while let Some(&byte) = buf.get(self.at) {
-            if self.at >= limits.max_bytes {
-                return Err(too_large);
+        while self.at < end {
+            if self.at == self.line && (self.trailers || self.lines > 0) && matches!(buf[self.at], b' ' | b'\t') {
+                return Err(HeadError::LeadingBlank);
             }
-            match byte {
-                b' ' | b'\t' if self.at == self.line && (self.trailers || self.lines > 0) => {
-                    return Err(HeadError::LeadingBlank);
-                }
-                byte if is_plain(byte) => {
-                    // Nearly all bytes are: the rest of them at once.
-                    self.at += plain_prefix(&buf[self.at..end]);
-                }
+            // Nearly all bytes are plain: as many as there are, at once.
+            self.at += plain_prefix(&buf[self.at..end]);
+            if self.at == end {
+                break;
+            }
+            match buf[self.at] {
                 // Whatever follows: what is said must not depend on whether that is here yet.
                 b'\r' if self.at + 2 > limits.max_bytes => return Err(too_large),
                 b'\r' => match buf.get(self.at + 1) {
@@ -126,7 +124,7 @@ impl Section {
                     Some(_) => return Err(HeadError::BareCr),
                 },
                 b'\n' => return Err(HeadError::BareLf),
-                _ => return Err(HeadError::Control(byte)),
+                byte => return Err(HeadError::Control(byte)),
             }
         }
         if buf.len() >= limits.max_bytes { Err(too_large) } else { Ok(false) }
