@@ -190,3 +190,17 @@ async fn direct_backends_are_bounded() {
         assert!(mesh.config.0.direct.lock().len() <= MAX_DIRECT);
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_pods_other_addresses_are_its_own_as_soon_as_they_are_known() {
+    let mesh = Mesh::new().await;
+    let is_own = |address: &str| mesh.config.has_other_address(address.parse().unwrap());
+    assert!(!is_own("fd00::5"));
+    let both = v1::Workload { addresses: vec!["10.1.0.5".into(), "fd00::5".into()], ..workload("web-1", "10.1.0.5") };
+    for (own, known) in [(both, true), (workload("web-1", "10.1.0.5"), false)] {
+        mesh.fake.set(Kind::Workload, "self", &["10.1.0.5"], &own);
+        mesh.fake.push();
+        mesh.settle().await;
+        assert_eq!((is_own("fd00::5"), is_own("fd00::6")), (known, false));
+    }
+}
