@@ -10,6 +10,7 @@
 //! | `apps/` | our own servers and load generators |
 //! | `cpu.rs` | cores, processor time, memory |
 //! | `measure.rs`, `memory.rs` | taking turns |
+//! | `train.rs` | the same work for a profile, nothing measured |
 //! | `results.rs`, `goals.rs`, `report.rs`, `machine.rs` | what comes out |
 
 mod apps;
@@ -28,6 +29,7 @@ mod report;
 mod results;
 mod run;
 mod subject;
+mod train;
 mod world;
 
 use std::process::ExitCode;
@@ -46,6 +48,8 @@ struct Cli {
 enum Command {
     /// Measure, and write the results.
     Run(run::RunArgs),
+    /// Have a sidecar built with `-Cprofile-generate` write its profile: what `make profile` does.
+    Train(train::TrainArgs),
     /// The small programs that run in pods.
     #[command(hide = true, subcommand)]
     App(apps::App),
@@ -54,6 +58,7 @@ enum Command {
 fn main() -> ExitCode {
     let outcome: Result<(), apps::AppError> = match Cli::parse().command {
         Command::Run(args) => run::run(&args).map_err(Into::into),
+        Command::Train(args) => train::train(&args).map_err(Into::into),
         Command::App(app) => app.run(),
     };
     match outcome {

@@ -84,7 +84,11 @@ pub(crate) fn progress(line: std::fmt::Arguments<'_>) {
     eprintln!("{line}");
 }
 
-fn turn(case: Case, stage: &Stage, seconds: f64) -> Result<Vec<(Metric, f64)>> {
+/// One turn of a subject; what it came to.
+///
+/// # Errors
+/// When the load generator fails, or a single request.
+pub(crate) fn turn(case: Case, stage: &Stage, seconds: f64) -> Result<Vec<(Metric, f64)>> {
     let before = CpuTime::read(&stage.proxies);
     let started = Instant::now();
     let outcome = load::run(stage, seconds)?;

@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 
 use weft_e2e::capture::Capture;
 use weft_e2e::manifest;
-use weft_e2e::{Mesh, tools};
+use weft_e2e::{Mesh, MeshOptions, tools};
 
 pub(crate) use peers::group;
 pub(crate) use stage::Stage;
@@ -73,7 +73,21 @@ impl World {
     /// # Errors
     /// When something does not start, or is not as meant.
     pub(crate) fn start(case: Case, subjects: &[Subject], envoy: &Path, answers: Answers) -> Result<Self> {
-        let mesh = Mesh::new(&format!("bench-{}", case.name()))?;
+        Self::start_with(MeshOptions::default(), case, subjects, envoy, answers)
+    }
+
+    /// The same with `options`.
+    ///
+    /// # Errors
+    /// As for [`World::start`].
+    pub(crate) fn start_with(
+        options: MeshOptions,
+        case: Case,
+        subjects: &[Subject],
+        envoy: &Path,
+        answers: Answers,
+    ) -> Result<Self> {
+        let mesh = Mesh::with_options(&format!("bench-{}", case.name()), options)?;
         // What the bridge forwards is between two pods' sidecars: nobody has rules for it, so nobody looks at it.
         mesh.sandbox()
             .sh(None, "! [ -e /proc/sys/net/bridge ] || echo 0 > /proc/sys/net/bridge/bridge-nf-call-iptables")?;
