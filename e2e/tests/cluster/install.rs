@@ -88,7 +88,11 @@ pub(crate) fn the_control_plane_may_change_only_the_certificate_of_its_webhook()
         ("pods without sidecars", replace("/webhooks/0/failurePolicy", json!("Ignore")), only),
         ("more time", replace("/webhooks/0/timeoutSeconds", json!(30)), only),
         ("a condition", replace("/webhooks/0/matchConditions", json!([{"name": "a", "expression": "false"}])), only),
-        ("one webhook less", json!([{"op": "remove", "path": "/webhooks/0"}]), "may not add, remove or rename webhooks"),
+        (
+            "one webhook less",
+            json!([{"op": "remove", "path": "/webhooks/0"}]),
+            "may not add, remove or rename webhooks",
+        ),
         ("another name", replace("/webhooks/0/name", json!("x.weft.dev")), "may not add, remove or rename webhooks"),
         ("a label", replace("/metadata/labels/a", json!("b")), "nothing of its webhooks' metadata"),
     ] {
@@ -111,9 +115,8 @@ pub(crate) fn the_control_plane_may_change_only_the_certificate_of_its_webhook()
         Ok(webhooks.iter().map(|webhook| text(webhook, "/clientConfig/caBundle").to_owned()).collect::<Vec<_>>())
     };
     let before = bundles().unwrap();
-    let spoilt = (0..before.len()).map(|index| {
-        json!({"op": "remove", "path": format!("/webhooks/{index}/clientConfig/caBundle")})
-    });
+    let spoilt = (0..before.len())
+        .map(|index| json!({"op": "remove", "path": format!("/webhooks/{index}/clientConfig/caBundle")}));
     let outcome = patch(&[account], spoilt.collect());
     assert!(outcome.success, "the account may write caBundle: {}", outcome.stderr);
     let mended = || Ok((bundles()? == before).then_some(()));
