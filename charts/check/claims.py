@@ -77,6 +77,7 @@ def pods_satisfy_the_restricted_standard(chart):
 @claim
 def every_object_of_a_namespace_says_which(chart):
     cluster = {"Namespace", "ClusterRole", "ClusterRoleBinding", "MutatingWebhookConfiguration", "CustomResourceDefinition"}
+    cluster |= rendering.SINCE.keys()
     for name, values, thing in everywhere(chart):
         hook = thing["metadata"].get("annotations", {}).get("helm.sh/hook")
         own = values.get("helmTest", {}).get("namespace", "weft-helm-test")
@@ -169,6 +170,53 @@ def the_certificate_of_the_webhook_is_not_rendered(chart):
             yield name
         if thing["kind"] in ("Secret", "CertificateSigningRequest"):
             yield f"{name}: {called(thing)}"
+
+
+# Of a webhook, all that Kubernetes knows but its name, by which two are the same one, and the certificate to trust.
+WEBHOOK = "rules failurePolicy matchPolicy namespaceSelector objectSelector sideEffects timeoutSeconds admissionReviewVersions"
+WEBHOOK += " reinvocationPolicy matchConditions clientConfig.service clientConfig.url"
+
+
+@claim
+def the_control_plane_may_change_only_the_certificate_of_its_webhook(chart):
+    """The policy is about its account and its configuration, names every other field, and is bound, where Kubernetes knows such."""
+    for revision, suffix in (("", ""), ("canary", "-canary")):
+        values = {"revision": revision}
+        policy = the(chart, values, "ValidatingAdmissionPolicy")
+        binding, hook = the(chart, values, "ValidatingAdmissionPolicyBinding"), the(chart, values, "MutatingWebhookConfiguration")
+        account = f"system:serviceaccount:weft-system:weft-control-plane{suffix}"
+        spec, text = policy["spec"], " ".join(v["expression"] for v in policy["spec"]["validations"])
+        if binding["spec"] != {"policyName": policy["metadata"]["name"], "validationActions": ["Deny"]}:
+            yield f"revision `{revision}`: the binding is {binding['spec']}"
+        rule = spec["matchConstraints"]["resourceRules"]
+        if [r["resourceNames"] for r in rule] != [[hook["metadata"]["name"]]] or rule[0]["operations"] != ["UPDATE"]:
+            yield f"revision `{revision}`: it is about {rule}"
+        if [c["expression"] for c in spec["matchConditions"]] != [f"request.userInfo.username == '{account}'"]:
+            yield f"revision `{revision}`: it is for {spec['matchConditions']}"
+        for field in WEBHOOK.split():
+            *above, last = field.split(".")
+            of = lambda side: ".".join([side, *above, f"?{last}"])
+            if f"{of('new')} == {of('old')}" not in text:
+                yield f"{field} may be changed"
+        if "caBundle" in text or spec["failurePolicy"] != "Fail":
+            yield "the certificate may not be changed, or all may where the expression fails"
+        unknown = {key for webhook in hook["webhooks"] for key in webhook} - {"name", "clientConfig"} - set(WEBHOOK.split())
+        yield from (f"{field} of the webhook is not in the policy" for field in sorted(unknown))
+    off = {thing["kind"] for thing in objects(chart, {"injection": {"protectWebhook": False}})}
+    yield from (f"{kind} is there though nobody wants it" for kind in off & rendering.SINCE.keys())
+    for version, wanted in (("v1.27.16", set()), ("v1.29.14", set()), ("v1.30.0", rendering.SINCE.keys()), ("v1.36.1-eks-1", rendering.SINCE.keys())):
+        with tempfile.TemporaryDirectory() as folder:
+            copied = f"{folder}/weft"
+            shutil.copytree(rendering.CHART, copied)
+            template = pathlib.Path(copied, "templates", "webhook-protection.yaml")
+            asked = ".Capabilities.KubeVersion.Version"
+            text = template.read_text()
+            if text.count(asked) != 1:
+                yield f"it asks for the version {text.count(asked)} times"
+            template.write_text(text.replace(asked, f'"{version}"'))
+            there = {thing["kind"] for thing in objects(helm_python.Chart.load(copied), {})} & rendering.SINCE.keys()
+        if there != wanted:
+            yield f"Kubernetes {version} gets {sorted(there)}"
 
 
 @claim

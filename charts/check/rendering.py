@@ -18,6 +18,8 @@ NAMESPACE = "weft-system"
 KUBERNETES = ["1.27", "1.36"]
 # Kinds that Kubernetes does not define; what is in them is held by the claims.
 OTHERS = {"ServiceMonitor", "PodMonitor"}
+# Kinds that the chart renders only from this version on.
+SINCE = {"ValidatingAdmissionPolicy": "1.30", "ValidatingAdmissionPolicyBinding": "1.30"}
 
 # Every option away from its default, none of which may keep another from working.
 EVERYTHING = yaml.safe_load("""
@@ -50,6 +52,7 @@ controlPlane:
 injection:
   failurePolicy: Ignore
   timeoutSeconds: 5
+  protectWebhook: false
   excludeNamespaces: [monitoring]
   sidecarMode: classic
   cni: true
@@ -111,6 +114,7 @@ REFUSED = [
     ({"injection": {"excludeOutboundPorts": ["web"]}}, "excludeOutboundPorts"),
     ({"injection": {"sidecar": {"otlpEndpoint": "collector:4317"}}}, "otlpEndpoint"),
     ({"injection": {"enabled": False}}, "enabled"),
+    ({"injection": {"protectWebhook": "yes"}}, "protectWebhook"),
     ({"networkPolicy": True}, "networkPolicy"),
     ({"monitoring": {"labels": {"a": 1}}}, "labels"),
 ]
@@ -165,13 +169,19 @@ def invalid(things):
 @functools.cache
 def said(thing):
     """The same for one, as JSON: most renderings have most objects in common."""
-    problems = []
+    problems, read = [], json.loads(thing)
     for version in KUBERNETES:
+        if number(version) < number(SINCE.get(read["kind"], "0")):
+            continue
         try:
-            kubernetes_validate.validate(json.loads(thing), version, strict=True)
+            kubernetes_validate.validate(read, version, strict=True)
         except kubernetes_validate.ValidationError as error:
             problems.append(f"Kubernetes {version}: {'.'.join(map(str, error.path))}: {error.message}")
     return problems
+
+
+def number(version):
+    return [int(part) for part in version.split(".")]
 
 
 def matrix(chart):

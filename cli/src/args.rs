@@ -209,12 +209,14 @@ pub(crate) struct CheckArgs {
 /// What to check in particular.
 #[derive(Debug, Subcommand)]
 pub(crate) enum CheckCommand {
-    /// Say which routes are in effect, what is wrong with the others, and how many proxies have each
+    /// Say which routes and objects of Weft's own kinds are in effect, what is wrong with the others, and how many proxies have each route
     ///
     /// A line for each problem that is found in a route's status: not accepted, a backend that is not there, a rule
     /// that is left out, proxies that do not have it, a status that lags behind; then a line for each route without any.
     /// Routes of all kinds of the Gateway API whose parent is a Service. How many proxies have a route now is asked of the
-    /// control plane, by port-forward. The exit code is 1 if there is a problem.
+    /// control plane, by port-forward. So it is with BackendPolicies, FaultInjections and RateLimits: fields that are
+    /// wrong, targets that are not there, an older policy that counts in their place. With `--status-dir` all of this is read from the files that
+    /// a control plane without a cluster writes, and nothing is counted. The exit code is 1 if there is a problem.
     #[command(after_help = ROUTES)]
     Routes(RoutesArgs),
 }
@@ -223,6 +225,7 @@ const ROUTES: &str = "\
 Examples:
   weft check routes
   weft check routes -n shop
+  weft check routes --status-dir ./status   # without a cluster
   weft check routes -o json | jq '.routes[] | select(.problems != [])'";
 
 /// The flags of `check routes`.
@@ -234,6 +237,9 @@ pub(crate) struct RoutesArgs {
     /// Routes of all namespaces, which is the default
     #[arg(short = 'A', long, conflicts_with = "namespace")]
     pub(crate) all_namespaces: bool,
+    /// Without a cluster: the directory into which weft-control-plane writes status
+    #[arg(long, value_name = "DIRECTORY")]
+    pub(crate) status_dir: Option<PathBuf>,
     /// How the result is printed
     #[command(flatten)]
     pub(crate) output: OutputArgs,

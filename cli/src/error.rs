@@ -11,6 +11,14 @@ pub(crate) enum Error {
         "no kubeconfig: set KUBECONFIG or pass --kubeconfig FILE (there is no ~/.kube/config, and this is not a pod)"
     )]
     NoKubeconfig,
+    /// A status directory that cannot be read.
+    #[error("the status directory {} cannot be read: {why}; it is what weft-control-plane has as --status-dir", .path.display())]
+    StatusDirectory {
+        /// Which.
+        path: PathBuf,
+        /// What happened.
+        why: io::Error,
+    },
     /// A kubeconfig that cannot be used.
     #[error("the kubeconfig {file} cannot be used: {why}")]
     Kubeconfig {

@@ -12,6 +12,7 @@ pub mod helm_test;
 pub mod identity;
 pub mod inject;
 pub mod leader;
+pub mod line_limit;
 pub mod model;
 pub mod replicas;
 pub mod run;

@@ -23,6 +23,7 @@ use crate::discovery::{self, Discovery, Feed, Proxies, Server};
 use crate::identity::{self, Certifier, OwnSvid, server_config};
 use crate::inject::certificate::CertificateError;
 use crate::inject::follow::FollowError;
+use crate::line_limit::Lines;
 use crate::replicas::{Answers, Progresses};
 use crate::settings::{FilesSettings, Settings, SourceSettings};
 use crate::source::Edit;
@@ -190,10 +191,12 @@ impl ControlPlane {
             Translation { translator, feed: Arc::clone(&feed), problems: Arc::clone(&problems), status, metrics };
         let translation = translation.begin(edits, authority.bundle()).map_err(RunError::Thread)?;
 
+        let lines = Lines::default();
         let discovery = Discovery {
             feed: Arc::clone(&feed),
             proxies: Arc::clone(&proxies),
             metrics: discovery_metrics,
+            lines: lines.clone(),
             pod_appears: settings.ages.pod_appears,
         };
         let certifier = Certifier {
@@ -202,6 +205,7 @@ impl ControlPlane {
             trust_domain,
             ttl: settings.certificate_ttl,
             metrics: identity_metrics,
+            lines,
         };
         let server = Server::new(discovery, certifier, tls, settings.ages);
         let shutdown = ended(end);

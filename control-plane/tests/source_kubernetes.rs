@@ -4,7 +4,6 @@
 //!
 //! Most outages are made by a relay between us and the API server, so that they are exact and disturb nobody else.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -16,14 +15,16 @@ use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::core::GroupVersionKind;
 use kube::{Api, Client, Config};
 use serde_json::{Value, json};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::watch;
+use tokio::net::TcpStream;
 use weft_control_plane::model::{Batch, HttpRouteFilter, Kind, Model, Object, ObjectKey, ObjectName};
-use weft_control_plane::source::Problem;
-use weft_control_plane::source::kubernetes::{Metrics, Watch, WatchSettings, watch as watch_cluster};
+use weft_control_plane::source::kubernetes::{Metrics, WatchSettings, watch as watch_cluster};
 
+#[path = "source_kubernetes/known.rs"]
+mod known;
 #[path = "source_kubernetes/token.rs"]
 mod token;
+
+use known::{Known, Relay};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 /// From the API server being ready again to the last stale endpoint being gone.
@@ -127,118 +128,6 @@ fn route(name: &str, rule: &Value) -> Value {
 
 fn to(name: &str, weight: u32) -> Value {
     json!({"backendRefs": [{"name": name, "port": 80, "weight": weight}]})
-}
-
-/// What a control plane would know.
-struct Known {
-    watch: Watch,
-    objects: BTreeMap<ObjectKey, Object>,
-    problems: Vec<Problem>,
-    edits: usize,
-}
-
-impl Known {
-    /// Watches, and waits for the first edit.
-    async fn new(config: Config) -> Self {
-        let settings = WatchSettings { never_injected: ["kube-system".to_owned()].into() };
-        let watch = watch_cluster(config, settings, Metrics::default()).unwrap();
-        let mut known = Self { watch, objects: BTreeMap::new(), problems: Vec::new(), edits: 0 };
-        let began = Instant::now();
-        known.take(PATIENCE).await;
-        println!("the first edit: {} objects after {:?}", known.objects.len(), began.elapsed());
-        known
-    }
-
-    async fn take(&mut self, patience: Duration) -> bool {
-        let Ok(edit) = tokio::time::timeout(patience, self.watch.edits.recv()).await else { return false };
-        let edit = edit.expect("a watch");
-        for key in edit.objects.removes {
-            self.objects.remove(&key);
-        }
-        self.objects.extend(edit.objects.upserts.into_iter().map(|object| (object.key(), object)));
-        self.problems = edit.problems;
-        self.edits += 1;
-        true
-    }
-
-    /// Takes edits until what is known is so, and says how long that took.
-    async fn until(&mut self, what: &str, is: impl Fn(&Self) -> bool) -> Duration {
-        let began = Instant::now();
-        while !is(self) {
-            let left = PATIENCE.saturating_sub(began.elapsed());
-            assert!(self.take(left).await, "{what}: not within {PATIENCE:?}");
-        }
-        println!("{what}: after {:?}", began.elapsed());
-        began.elapsed()
-    }
-
-    fn addresses(&self, key: &ObjectKey) -> Vec<String> {
-        match self.objects.get(key) {
-            Some(Object::EndpointSlice(slice)) => {
-                slice.endpoints.iter().flat_map(|endpoint| &endpoint.addresses).map(ToString::to_string).collect()
-            }
-            _ => Vec::new(),
-        }
-    }
-
-    /// `first backend's weight`, or none.
-    fn weight(&self, key: &ObjectKey) -> Option<u32> {
-        match self.objects.get(key) {
-            Some(Object::HttpRoute(route)) => route.rules.first()?.backends.first().map(|backend| backend.weight),
-            _ => None,
-        }
-    }
-
-    /// What a control plane that starts now would know, once what was on its way is here.
-    async fn assert_is_fresh(&mut self, config: Config) {
-        let began = Instant::now();
-        loop {
-            while self.take(Duration::from_millis(500)).await {}
-            let fresh = Self::new(config.clone()).await;
-            let differ: Vec<_> = (self.objects.keys().chain(fresh.objects.keys()))
-                .filter(|key| self.objects.get(*key) != fresh.objects.get(*key))
-                .collect();
-            if differ.is_empty() {
-                return;
-            }
-            assert!(began.elapsed() < PATIENCE, "still not known after {PATIENCE:?}: {differ:?}");
-        }
-    }
-}
-
-/// Between us and the API server.
-struct Relay {
-    up: watch::Sender<bool>,
-}
-
-impl Relay {
-    /// A relay, and the configuration that goes through it.
-    async fn new(config: &Config) -> (Self, Config) {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let target = format!("{}:{}", config.cluster_url.host().unwrap(), config.cluster_url.port_u16().unwrap_or(443));
-        let (up, is_up) = watch::channel(true);
-        tokio::spawn(async move {
-            loop {
-                let (mut client, _) = listener.accept().await.unwrap();
-                let (target, mut is_up) = (target.clone(), is_up.clone());
-                tokio::spawn(async move {
-                    if !*is_up.borrow() {
-                        return;
-                    }
-                    let Ok(mut server) = TcpStream::connect(target).await else { return };
-                    tokio::select! {
-                        _ = tokio::io::copy_bidirectional(&mut client, &mut server) => {}
-                        _ = is_up.wait_for(|up| !*up) => {}
-                    }
-                });
-            }
-        });
-        let mut through = config.clone();
-        through.tls_server_name.get_or_insert(config.cluster_url.host().unwrap().to_owned());
-        through.cluster_url = format!("https://{address}").parse().unwrap();
-        (Self { up }, through)
-    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -5,16 +5,11 @@
 #   build.sh            (WEFT_CACHE: another place for the cache)
 set -euo pipefail
 cd "$(dirname "$0")"
+. ../setup/common.sh
 
 command -v go >/dev/null || { echo "missing: Go 1.26, the minor that the suite names" >&2; exit 1; }
 key=$(cat go.mod go.sum ./*.go build.sh echo-advanced/go.mod echo-advanced/go.sum | sha256sum | cut -c1-12)
-cache=${WEFT_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/weft}/conformance-$key
-[ -e "$cache/complete" ] && { echo "$cache"; exit 0; }
-
-mkdir -p "$cache"
-exec 9>"$cache/lock"
-flock 9
-[ -e "$cache/complete" ] && { echo "$cache"; exit 0; }
+enter_cache conformance "$key"
 
 export CGO_ENABLED=0 GOFLAGS=-mod=readonly
 echo "building the conformance suite and its test image's programs (three minutes or so)" >&2
@@ -23,5 +18,4 @@ go vet . >&2
 go test -c -trimpath -ldflags='-s -w' -o "$cache/conformance.test" . >&2
 (cd echo-advanced && go build -trimpath -ldflags='-s -w' -o "$cache/" tool) >&2
 echo "took $((SECONDS - began)) s" >&2
-touch "$cache/complete"
-echo "$cache"
+leave_cache

@@ -12,15 +12,13 @@ shift 3
 here=$(cd "$(dirname "$0")" && pwd)
 e2e=$(cd "$here/.." && pwd)
 folder=$target/conformance
+. "$e2e/setup/common.sh"
 # The manifests' own name for it.
 image=registry.k8s.io/gateway-api/echo-advanced:v1.5.1
 
 "$e2e/setup/install.sh" openssl=openssl nsenter=util-linux
 programs=$("$here/build.sh")
-"$e2e/kubernetes/down.sh" "$folder"
-rm -rf "$folder/failure"
-mkdir -p "$folder/images"
-cp "$images"/*.tar "$folder/images/"
+clear_place
 
 # Its programs and their places are those of the image that the manifests name; that one's certificate is for tests too.
 openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=echo \
@@ -29,27 +27,9 @@ openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 
   --file "$programs/server=/usr/local/bin/server" --file "$programs/client=/usr/local/bin/client" \
   --file "$folder/cert.crt=/cert.crt" --file "$folder/cert.key=/cert.key"
 
-keep_evidence() {
-  mkdir -p "$folder/failure"
-  "$folder/kubectl" get pods -A -o wide >"$folder/failure/pods.txt" 2>&1 || true
-  "$folder/kubectl" get events -A --sort-by=.lastTimestamp >"$folder/failure/events.txt" 2>&1 || true
-  "$folder/kubectl" -n weft-system logs deployment/weft-control-plane >"$folder/failure/control-plane.log" 2>&1 || true
-  cp -r "$folder/var/log/pods" "$folder/failure/logs" 2>/dev/null || true
-}
-end() {
-  status=$?
-  [ $status -eq 0 ] || keep_evidence
-  "$e2e/kubernetes/down.sh" "$folder"
-  exit $status
-}
-trap end EXIT
-"$e2e/kubernetes/up.sh" "$folder"
-
-# Too large for the annotation that a client-side apply keeps.
-"$folder/kubectl" apply --server-side -f "$(realpath "$folder/programs")/crds" >/dev/null
-"$folder/kubectl" wait --for=condition=Established crd/{http,grpc}routes.gateway.networking.k8s.io --timeout=30s >/dev/null
-"$folder/helm" install weft "$e2e/../charts/weft" -n weft-system --create-namespace -f "$e2e/tests/cluster/values.yaml" \
-  --wait --timeout=90s >/dev/null
+more_evidence() { kubectl -n weft-system logs deployment/weft-control-plane >"$1/control-plane.log" 2>&1; }
+start_cluster
+install_weft
 echo "Weft is installed; the suite runs: half a minute, if all is well"
 
 # From the node's network, where the API server is. What the suite installed ends with the cluster; until then it can be
@@ -59,7 +39,7 @@ if ! nsenter --target "$(cat "$folder/node.pid")" --net --uts --ipc --wdns="$fol
   env KUBECONFIG="$folder/pki/admin.kubeconfig" "$programs/conformance.test" -test.v -test.timeout=30m -version="$version" \
   -report-output="$folder/report.yaml" -tests-output="$folder/tests.txt" -cleanup-base-resources=false "$@" >"$folder/suite.log" 2>&1; then
   grep -E '^ *--- FAIL|conformance_test.go' "$folder/suite.log" >&2 || tail -n40 "$folder/suite.log" >&2
-  echo "not conformant: all that was said is in $folder/suite.log, what the cluster had to say in $folder/failure" >&2
+  echo "not conformant: all that was said is in $folder/suite.log" >&2
   exit 1
 fi
 cat "$folder/tests.txt"

@@ -5,17 +5,12 @@
 #   build.sh            (WEFT_CACHE: another place for the cache)
 set -euo pipefail
 cd "$(dirname "$0")"
+. ../setup/common.sh
 
 command -v go >/dev/null || { echo "missing: Go 1.26, as for the cluster itself" >&2; exit 1; }
 command -v apt-get >/dev/null || { echo "missing: apt-get, to fetch Debian's package of Prometheus" >&2; exit 1; }
 key=$(cat go.mod go.sum wget/main.go build.sh | sha256sum | cut -c1-12)
-cache=${WEFT_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/weft}/flagger-$key
-[ -e "$cache/complete" ] && { echo "$cache"; exit 0; }
-
-mkdir -p "$cache"
-exec 9>"$cache/lock"
-flock 9
-[ -e "$cache/complete" ] && { echo "$cache"; exit 0; }
+enter_cache flagger "$key"
 
 export CGO_ENABLED=0 GOFLAGS=-mod=readonly
 echo "building Flagger (two minutes or so)" >&2
@@ -34,5 +29,4 @@ mkdir "$cache/package"
   dpkg-deb -f prometheus_*.deb Version >"$cache/prometheus.version"
 )
 rm -rf "$cache/package"
-touch "$cache/complete"
-echo "$cache"
+leave_cache

@@ -11,14 +11,12 @@ version=$3
 here=$(cd "$(dirname "$0")" && pwd)
 e2e=$(cd "$here/.." && pwd)
 folder=$target/flagger
+. "$e2e/setup/common.sh"
 
 "$e2e/setup/install.sh" nsenter=util-linux
 programs=$("$here/build.sh")
 flagger=$(sed -n 's/^version: //p' "$programs/chart/Chart.yaml")
-"$e2e/kubernetes/down.sh" "$folder"
-rm -rf "$folder/failure"
-mkdir -p "$folder/images"
-cp "$images"/*.tar "$folder/images/"
+clear_place
 
 # The names that the chart and the manifest have for them. Flagger's probes call `wget`, which its own image has from Alpine.
 "$WEFT_E2E" image --name "ghcr.io/fluxcd/flagger:$flagger" --entrypoint /flagger --output "$folder/images/flagger.tar" \
@@ -29,28 +27,9 @@ while read -r library; do libraries+=(--file "$library=$library"); done < <(ldd 
 "$WEFT_E2E" image --name weft.test/prometheus:debian --entrypoint /prometheus --output "$folder/images/prometheus.tar" \
   --file "$prometheus=/prometheus" "${libraries[@]}"
 
-kubectl() { "$folder/kubectl" "$@"; }
-keep_evidence() {
-  mkdir -p "$folder/failure"
-  kubectl get pods -A -o wide >"$folder/failure/pods.txt" 2>&1 || true
-  kubectl get events -A --sort-by=.lastTimestamp >"$folder/failure/events.txt" 2>&1 || true
-  kubectl get canary,httproute,service -A -o yaml >"$folder/failure/objects.yaml" 2>&1 || true
-  cp -r "$folder/var/log/pods" "$folder/failure/logs" 2>/dev/null || true
-  echo "what the cluster had to say is in $folder/failure" >&2
-}
-end() {
-  status=$?
-  [ $status -eq 0 ] || keep_evidence
-  "$e2e/kubernetes/down.sh" "$folder"
-  exit $status
-}
-trap end EXIT
-"$e2e/kubernetes/up.sh" "$folder"
-
-kubectl apply --server-side -f "$(realpath "$folder/programs")/crds" >/dev/null
-kubectl wait --for=condition=Established crd/{http,grpc}routes.gateway.networking.k8s.io --timeout=30s >/dev/null
-"$folder/helm" install weft "$e2e/../charts/weft" -n weft-system --create-namespace -f "$e2e/tests/cluster/values.yaml" \
-  --wait --timeout=90s >/dev/null
+more_evidence() { kubectl get canary,httproute,service -A -o yaml >"$1/objects.yaml" 2>&1; }
+start_cluster
+install_weft
 kubectl apply -f "$here/prometheus.yaml" >/dev/null
 kubectl -n monitoring rollout status deployment/prometheus --timeout=90s >/dev/null
 "$folder/helm" install flagger "$programs/chart" -n flagger --create-namespace --set meshProvider=gatewayapi:v1 \

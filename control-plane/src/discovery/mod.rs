@@ -9,11 +9,12 @@
 //! | `stream.rs` | one stream: a session, its requests, the feed, and its end |
 //! | `server.rs` | port 15012: connections, handshakes, their age, and which calls are read |
 //! | `entrance.rs` | who gets in when more want to than there is room for |
+//! | `requests.rs` | how much of requests is taken in at once |
 //! | `acks.rs` | who has which version of a Service or the trust bundle (pure) |
 //! | `proxies.rs`, `metrics.rs` | what an operator sees of it |
 //!
-//! Not here: what resources are (`translate/`), certificates (`identity/`). Bound: per stream as `session.rs` says; streams
-//! and handshakes as `server.rs` and `entrance.rs` say.
+//! Not here: what resources are (`translate/`), certificates (`identity/`). Bound: per stream as `session.rs` says; streams,
+//! handshakes and requests as `server.rs`, `entrance.rs` and `requests.rs` say; log lines of refusals as `line_limit` says.
 
 mod acks;
 mod admission;
@@ -22,6 +23,7 @@ mod feed;
 mod kinds;
 mod metrics;
 mod proxies;
+mod requests;
 mod server;
 mod session;
 mod stream;

@@ -15,7 +15,7 @@
 //! it, and nobody is to fill our memory before we know that we want to hear them (`Server::refusal`).
 //!
 //! Bound: handshakes and connections as `entrance.rs` says, [`MAX_STREAMS`] calls per connection ([`MAX_STREAMS_ANONYMOUS`]
-//! without a certificate), each of a message as large as its service needs.
+//! without a certificate), each of a message as large as its service needs; discovery requests as `requests.rs` says.
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -41,9 +41,11 @@ use weft_proto::discovery::AggregatedDiscoveryServiceServer;
 use weft_proto::identity::v1::identity_server::IdentityServer;
 use weft_proto::v1::replicas_server::ReplicasServer;
 
-use super::entrance::{Bounds, Entrance, Handshake, Stay};
+use super::entrance::{Bounds, Entrance, Handshake, NoRoom, Stay};
+use super::requests::{Bounded, Calls, MAX_REQUEST, Room};
 use super::{Denied, Discovery, Lifetime, Metrics};
 use crate::identity::{Caller, Certifier, Peer, peer_of};
+use crate::line_limit::Lines;
 use crate::replicas::{self, Answers};
 
 #[cfg(test)]
@@ -53,10 +55,8 @@ mod tests;
 const MAX_STREAMS: u32 = 32;
 /// Of a caller without a certificate, who has one thing to ask.
 const MAX_STREAMS_ANONYMOUS: u32 = 4;
-/// What such a connection may send ahead of being read, in bytes.
-const WINDOW_ANONYMOUS: u32 = 64 << 10;
-/// Largest discovery request: 10,000 names and as many versions (`session.rs`).
-const MAX_REQUEST: usize = 8 << 20;
+/// What a connection may send ahead of being read, in bytes: requests are few and small, connections may be thousands.
+const WINDOW: u32 = 64 << 10;
 /// Largest `CertifyRequest`: a signing request of at most 8 KiB, and what is around it.
 const MAX_CERTIFY: usize = 16 << 10;
 
@@ -130,13 +130,15 @@ pub struct Server {
     tls: TlsAcceptor,
     trust_domain: String,
     metrics: Metrics,
+    lines: Lines,
+    room: Room,
     ages: Ages,
 }
 
 impl Server {
     /// Puts the services behind `tls`.
     pub fn new(discovery: Discovery, certifier: Certifier, tls: ServerConfig, ages: Ages) -> Self {
-        let metrics = discovery.metrics.clone();
+        let (metrics, lines) = (discovery.metrics.clone(), discovery.lines.clone());
         let trust_domain = certifier.trust_domain.clone();
         let answers = Answers::new(Arc::clone(&discovery.proxies), &trust_domain);
         Self {
@@ -148,6 +150,8 @@ impl Server {
             tls: TlsAcceptor::from(Arc::new(tls)),
             trust_domain,
             metrics,
+            lines,
+            room: Room::default(),
             ages,
         }
     }
@@ -172,7 +176,9 @@ impl Server {
                     Ok(connection) => connection,
                     Err(error) => {
                         server.metrics.handshakes_failed.inc();
-                        tracing::info!(%from, error, "connection refused");
+                        if server.lines.may("handshake") {
+                            tracing::info!(%from, error, "connection refused");
+                        }
                         return;
                     }
                 };
@@ -180,7 +186,13 @@ impl Server {
                     Ok(stay) => server.serve(tls, from.ip(), peer, stay, stopping).await,
                     Err(error) => {
                         server.metrics.on_no_room(peer.is_some());
-                        tracing::warn!(%from, %error, "connection refused");
+                        let reason = match error {
+                            NoRoom::Known => "too-many-proxies",
+                            NoRoom::Anonymous => "too-many-without-certificate",
+                        };
+                        if server.lines.may(reason) {
+                            tracing::warn!(%from, %error, "connection refused");
+                        }
                     }
                 }
             });
@@ -196,7 +208,9 @@ impl Server {
         match listener.accept().await {
             Ok((socket, from)) => Some((socket, from, self.entrance.begin(from.ip()).await)),
             Err(error) => {
-                tracing::warn!(%error, "cannot accept a connection");
+                if self.lines.may("accept") {
+                    tracing::warn!(%error, "cannot accept a connection");
+                }
                 tokio::time::sleep(ACCEPT_PAUSE).await;
                 None
             }
@@ -225,16 +239,16 @@ impl Server {
     ) {
         let _open = Counted::new(&self.metrics);
         let (end, ending) = watch::channel(false);
-        let service = service_fn(|request: http::Request<Incoming>| self.call(request, source, peer.as_ref(), &ending));
+        let on = On { source, peer: peer.as_ref(), ending: &ending, calls: &Calls::default() };
+        let service = service_fn(|request: http::Request<Incoming>| self.call(request, &on));
         let mut http = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
         http.timer(TokioTimer::new())
             .keep_alive_interval(Some(self.ages.keepalive))
             .keep_alive_timeout(self.ages.keepalive_timeout)
             .max_concurrent_streams(if peer.is_some() { MAX_STREAMS } else { MAX_STREAMS_ANONYMOUS })
-            .max_header_list_size(16 << 10);
-        if peer.is_none() {
-            http.initial_stream_window_size(WINDOW_ANONYMOUS).initial_connection_window_size(WINDOW_ANONYMOUS);
-        }
+            .max_header_list_size(16 << 10)
+            .initial_stream_window_size(WINDOW)
+            .initial_connection_window_size(WINDOW);
         let mut connection = pin!(http.serve_connection(TokioIo::new(tls), service));
         tokio::select! {
             ended = connection.as_mut() => return log_end(ended),
@@ -242,7 +256,10 @@ impl Server {
             () = self.stopped(&mut stopping) => {}
             () = stay.over() => {
                 self.metrics.on_no_room(false);
-                return tracing::info!(%source, "a connection without a certificate was closed for a newer one");
+                if self.lines.may("closed-for-a-newer-one") {
+                    tracing::info!(%source, "a connection without a certificate was closed for a newer one");
+                }
+                return;
             }
         }
         end.send_replace(true);
@@ -271,44 +288,61 @@ impl Server {
     fn call(
         &self,
         mut request: http::Request<Incoming>,
-        source: IpAddr,
-        peer: Option<&Peer>,
-        ending: &watch::Receiver<bool>,
-    ) -> impl Future<Output = Result<http::Response<Body>, Infallible>> + Send + 'static {
+        &On { source, peer, ending, calls }: &On<'_>,
+    ) -> impl Future<Output = Result<http::Response<Body>, Infallible>> + Send + use<> {
         request.extensions_mut().insert(Caller { source, certified: peer.is_some() });
         if let Some(peer) = peer {
             request.extensions_mut().insert(peer.clone());
         }
         request.extensions_mut().insert(Lifetime::new(ending.clone()));
         let service = request.uri().path().split('/').nth(1).unwrap_or_default().to_owned();
-        let refusal = self.refusal(&service, peer);
+        let entered = match self.refusal(&service, peer) {
+            Some((reason, status)) => Err((reason, status)),
+            None if service == DISCOVERY => calls.enter().map(Some).map_err(|status| ("too-many-calls", status)),
+            None => Ok(None),
+        };
+        if let Err((reason, status)) = &entered
+            && self.lines.may(reason)
+        {
+            tracing::warn!(%source, service, reason = status.message(), "call refused");
+        }
+        let room = self.room.clone();
         let (mut discovery, mut identity) = (self.discovery.clone(), self.identity.clone());
         let mut replicas = self.replicas.clone();
         async move {
-            if let Some(refusal) = refusal {
-                return Ok(refusal.into_http());
-            }
-            match &*service {
-                DISCOVERY => discovery.call(request).await,
-                IDENTITY => identity.call(request).await,
-                REPLICAS => replicas.call(request).await,
+            let call = match entered {
+                Ok(call) => call,
+                Err((_, refusal)) => return Ok(refusal.into_http()),
+            };
+            match (call, &*service) {
+                (Some(call), _) => discovery.call(request.map(|body| Bounded::new(body, room, call))).await,
+                (None, IDENTITY) => identity.call(request).await,
+                (None, REPLICAS) => replicas.call(request).await,
                 _ => Ok(Status::unimplemented("this port serves discovery and certificates").into_http()),
             }
         }
     }
 
-    /// Why a call of `service` by `peer` is not even read.
-    fn refusal(&self, service: &str, peer: Option<&Peer>) -> Option<Status> {
+    /// Why a call of `service` by `peer` is not even read, and a word for it.
+    fn refusal(&self, service: &str, peer: Option<&Peer>) -> Option<(&'static str, Status)> {
         match service {
             DISCOVERY if peer.is_none() => {
                 let denied = Denied::NoCertificate;
                 self.metrics.on_denied(denied.reason());
-                Some(Status::unauthenticated(denied.to_string()))
+                Some((denied.reason(), Status::unauthenticated(denied.to_string())))
             }
-            REPLICAS => self.answers.check(peer).err(),
+            REPLICAS => self.answers.check(peer).err().map(|status| ("not-a-replica", status)),
             _ => None,
         }
     }
+}
+
+/// The connection on which a call comes.
+struct On<'a> {
+    source: IpAddr,
+    peer: Option<&'a Peer>,
+    ending: &'a watch::Receiver<bool>,
+    calls: &'a Calls,
 }
 
 fn log_end(ended: Result<(), hyper::Error>) {

@@ -22,6 +22,7 @@ use weft_proto::discovery::{
 use super::proxies::{Listed, ProxyInfo};
 use super::{Denied, Feed, Metrics, Proxies, ResourceKind, Seen, Session, SessionError, admit};
 use crate::identity::Peer;
+use crate::line_limit::Lines;
 use crate::translate::{Touched, View};
 
 /// How long a peer may take to say who it is.
@@ -55,6 +56,8 @@ pub struct Discovery {
     pub proxies: Arc<Proxies>,
     /// Counters.
     pub metrics: Metrics,
+    /// What is asked before a refusal is logged.
+    pub lines: Lines,
     /// How long a stream waits for its pod ([`Ages`](super::Ages)).
     pub pod_appears: Duration,
 }
@@ -79,7 +82,9 @@ impl AggregatedDiscoveryService for Discovery {
     ) -> Result<Response<Self::DeltaAggregatedResourcesStream>, Status> {
         let denied = |denied: &Denied| {
             self.metrics.on_denied(denied.reason());
-            tracing::warn!(reason = %denied, "discovery stream denied");
+            if self.lines.may(denied.reason()) {
+                tracing::warn!(reason = %denied, "discovery stream denied");
+            }
             Status::unauthenticated(denied.to_string())
         };
         let peer = request.extensions().get::<Peer>().ok_or_else(|| denied(&Denied::NoCertificate))?.clone();
@@ -138,8 +143,10 @@ impl Discovery {
             let event = tokio::select! {
                 request = requests.message() => match request {
                     Ok(Some(request)) => Event::Request(Box::new(request)),
-                    // Closed, or cut: either way nobody is left to answer.
-                    Ok(None) | Err(_) => Event::End,
+                    // Closed: nobody is left to answer.
+                    Ok(None) => Event::End,
+                    // Cut, which nobody will hear of, or more than is read.
+                    Err(status) => return Err(status),
                 },
                 note = notes.recv() => match note {
                     Ok(touched) => Event::Changed(touched),
@@ -198,7 +205,9 @@ impl Discovery {
         };
         decided.map_err(|denied| {
             self.metrics.on_denied(denied.reason());
-            tracing::warn!(identity = %peer.id, reason = %denied, "discovery stream denied");
+            if self.lines.may(denied.reason()) {
+                tracing::warn!(identity = %peer.id, reason = %denied, "discovery stream denied");
+            }
             Status::permission_denied(denied.to_string())
         })
     }
@@ -209,7 +218,9 @@ impl Discovery {
         match admit(&peer.id, node_id, &self.feed.latest()) {
             Err(denied @ Denied::OtherPod { .. }) => {
                 self.metrics.on_denied(denied.reason());
-                tracing::warn!(identity = %peer.id, reason = %denied, "discovery stream ended");
+                if self.lines.may(denied.reason()) {
+                    tracing::warn!(identity = %peer.id, reason = %denied, "discovery stream ended");
+                }
                 Err(Status::permission_denied(denied.to_string()))
             }
             _ => Ok(()),
@@ -248,7 +259,9 @@ struct Open<'a> {
 impl Open<'_> {
     fn on_request(&mut self, request: DeltaDiscoveryRequest) -> Result<(), Status> {
         let received = self.session.on_request(request).map_err(|error| {
-            tracing::warn!(pod = %self.pod, %error, "discovery stream ended");
+            if self.service.lines.may("wrong-request") {
+                tracing::warn!(pod = %self.pod, %error, "discovery stream ended");
+            }
             match error {
                 SessionError::TooManySubscriptions => Status::resource_exhausted(error.to_string()),
                 SessionError::BadName => Status::invalid_argument(error.to_string()),

@@ -16,6 +16,7 @@ use weft_proto::identity::v1::identity_server::Identity;
 use weft_proto::identity::v1::{CertifyRequest, CertifyResponse};
 
 use super::{Authenticator, Authority, Caller, Issued, Proven, Refusal, Unproven, csr};
+use crate::line_limit::Lines;
 
 /// Serves `Certify`.
 pub struct Certifier {
@@ -29,6 +30,8 @@ pub struct Certifier {
     pub ttl: Duration,
     /// Counters.
     pub metrics: Metrics,
+    /// What is asked before a refusal is logged.
+    pub lines: Lines,
 }
 
 /// What was given out and what was refused.
@@ -53,29 +56,34 @@ impl Metrics {
 
 impl Certifier {
     /// Everything but the transport.
+    ///
+    /// # Errors
+    /// A word for the reason, and the answer.
     async fn certify(
         &self,
         bearer: Option<&str>,
         caller: Caller,
         csr: &[u8],
         now: SystemTime,
-    ) -> Result<(Proven, Issued), Status> {
+    ) -> Result<(Proven, Issued), (&'static str, Status)> {
         let refuse = |refusal: Refusal| {
             self.count(refusal.reason());
-            refusal.status()
+            (refusal.reason(), refusal.status())
         };
         let proven = self.prove(bearer, caller, now).await.map_err(|unproven| match unproven {
             Unproven::Refused(refusal) => refuse(refusal),
             // Not UNAUTHENTICATED: nothing is wrong with the caller, who should come back.
             Unproven::Unavailable => {
-                self.count("review-unavailable");
-                Status::unavailable("the control plane cannot find out who you are at the moment; its log says why")
+                let reason = "review-unavailable";
+                self.count(reason);
+                let why = "the control plane cannot find out who you are at the moment; its log says why";
+                (reason, Status::unavailable(why))
             }
         })?;
         let request = csr::check(csr, &proven.id).map_err(refuse)?;
         let issued = self.authority.sign(&request, self.ttl, now).map_err(|error| {
             tracing::error!(identity = %proven.id, %error, "cannot sign");
-            Status::unavailable("the control plane cannot sign at the moment; its log says why")
+            ("cannot-sign", Status::unavailable("the control plane cannot sign at the moment; its log says why"))
         })?;
         Ok((proven, issued))
     }
@@ -118,8 +126,10 @@ impl Identity for Certifier {
                     roots: self.authority.roots().iter().map(|der| der.to_vec()).collect(),
                 }))
             }
-            Err(status) => {
-                tracing::warn!(target: "weft::audit", reason = status.message(), "certificate refused");
+            Err((reason, status)) => {
+                if self.lines.may(reason) {
+                    tracing::warn!(target: "weft::audit", reason = status.message(), "certificate refused");
+                }
                 Err(status)
             }
         }

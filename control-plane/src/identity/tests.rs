@@ -14,6 +14,7 @@ use weft_proto::identity::v1::CertifyRequest;
 use x509_parser::extensions::{GeneralName, ParsedExtension};
 
 use super::*;
+use crate::line_limit::Lines;
 
 mod following;
 
@@ -271,6 +272,7 @@ async fn certify_answers_who_one_is_and_what_one_may_have_apart() {
         trust_domain: "weft.local".to_owned(),
         ttl: DAY,
         metrics: Metrics::default(),
+        lines: Lines::default(),
     };
     let tokens = JoinTokens::open(dir.path()).unwrap();
     let token = |text: &str| tokens.issue(&id(text), DAY, now());

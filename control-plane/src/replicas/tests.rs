@@ -13,6 +13,7 @@ use weft_proto::{SpiffeId, control_plane_identity};
 use super::*;
 use crate::discovery::{self, Ages, Discovery, Feed, Proxies, Server};
 use crate::identity::{self, Authenticator, Authority, Certifier, FileAuthority, JoinTokens, OwnSvid, server_config};
+use crate::line_limit::Lines;
 use crate::translate::{MeshConfig, Translator};
 
 const DOMAIN: &str = "cluster.local";
@@ -45,6 +46,7 @@ impl Mesh {
             feed: Arc::new(Feed::new(translator.translated())),
             proxies: Arc::default(),
             metrics: discovery::Metrics::default(),
+            lines: Lines::default(),
             pod_appears: TTL,
         };
         let certifier = Certifier {
@@ -53,6 +55,7 @@ impl Mesh {
             trust_domain: DOMAIN.to_owned(),
             ttl: TTL,
             metrics: identity::Metrics::default(),
+            lines: Lines::default(),
         };
         let tls = server_config(&*self.authority, self.svid(id)).unwrap();
         let server = Server::new(discovery, certifier, tls, Ages::default());

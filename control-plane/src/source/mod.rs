@@ -19,6 +19,9 @@ pub mod protocol;
 /// Most problems one edit lists; a last one says how many more there are.
 pub const MAX_PROBLEMS: usize = 1_000;
 
+/// The field of the [`Problem`] of a second document of an object: the first is in force.
+pub const TWICE: &str = "metadata.name";
+
 /// What one edit changed. The first of a source is everything there is, and always comes, even if empty.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Edit {

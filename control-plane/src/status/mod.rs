@@ -1,4 +1,4 @@
-//! What users are told about their objects: the conditions of routes, and the problems of manifests.
+//! What users are told about their objects: the conditions of routes and of Weft's own kinds, and the problems of manifests.
 //!
 //! `translate/` decides the conditions (Gateway API `status.parents[]`); this room holds their plain types and
 //! writes them down, and decides the one condition that no object decides: `weft.dev/Programmed`.
@@ -8,6 +8,7 @@
 //! | `dir.rs` | without a cluster: one file per object in `--status-dir` |
 //! | `kubernetes/` | in a cluster: the elected leader writes the objects' `status` |
 //! | `programmed.rs` | whether the proxies that a route is for have taken it (pure) |
+//! | `refused.rs` | why the source does not take an object, in a few words (pure) |
 //! | `questions.rs` | what replicas are asked for that (pure) |
 //! | `counts.rs` | how many have it at this moment, for whoever asks |
 //!
@@ -18,6 +19,7 @@ mod dir;
 mod kubernetes;
 mod programmed;
 mod questions;
+mod refused;
 
 use std::borrow::Cow;
 use std::collections::BTreeSet;
@@ -30,10 +32,11 @@ use crate::translate::Translated;
 pub use dir::{StatusDir, StatusError};
 pub use kubernetes::{KubernetesStatus, Metrics, Writer};
 pub use programmed::{About, At, Known, Programmed};
+pub use refused::refused;
 
 /// Takes what there is to tell users, at once and without waiting: writing is somebody else's time.
 pub trait StatusSink: Send {
-    /// `routes` have other conditions in `state`; the `first` time it is said of all there are, so what is not in `state`
+    /// `routes`, among them policies and objects of Weft's own kinds, have other conditions in `state`; the `first` time it is said of all there are, so what is not in `state`
     /// is nobody's any more.
     fn on_state(&self, state: Arc<Translated>, routes: BTreeSet<ObjectKey>, first: bool);
     /// This is all that is wrong now.

@@ -35,7 +35,7 @@ pub(super) fn backend_policy(service: &Service, port: &ServicePort, model: &Mode
 }
 
 /// The one policy that counts.
-fn in_effect<'m>(service: &Service, model: &'m Model) -> Option<&'m BackendPolicy> {
+pub(super) fn in_effect<'m>(service: &Service, model: &'m Model) -> Option<&'m BackendPolicy> {
     let age = |policy: &&BackendPolicy| (policy.meta.age.clone(), policy.meta.name.clone());
     model.backend_policies_of(&service.meta.name).min_by_key(age)
 }

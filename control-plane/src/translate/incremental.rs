@@ -4,7 +4,8 @@
 //! object marks the units that depend on it, as it was and as it is now (`dirty`); marked units are computed anew, in an order
 //! in which none depends on a later one: VIPs and routes before Services, and of the routes the kinds that go before others
 //! on a port before those. A route that comes out different marks the Services it acts or acted on, and there the routes of
-//! later kinds. A policy's unit is its status: what it says of a Service is the Service's. What comes out equal is kept as it is, and nobody is told.
+//! later kinds. The unit of a policy, or of an object of
+//! Weft's own kinds, is its status: what it says of a Service is the Service's. What comes out equal is kept as it is, and nobody is told.
 
 mod dirty;
 #[cfg(test)]
@@ -21,7 +22,7 @@ use self::dirty::Dirty;
 use super::gateway_api::{self, Analysis};
 use super::settings::{self, DerivedRanges, KnownHosts};
 use super::translated::ServiceForms;
-use super::{MeshConfig, Resource, Translated, backend_tls, kubernetes, traffic_policy};
+use super::{MeshConfig, Resource, Translated, backend_tls, kubernetes, own, traffic_policy};
 use crate::model::{Batch, Kind, Model, ObjectKey, ObjectName, Service};
 use crate::status::RouteStatus;
 
@@ -35,7 +36,7 @@ pub struct Touched {
     pub names: BTreeMap<&'static str, BTreeSet<String>>,
     /// Addresses of pods whose `self` resources or [`WorkloadIdentity`](super::WorkloadIdentity) changed.
     pub own: BTreeSet<IpAddr>,
-    /// Routes and policies whose status changed, appeared or went.
+    /// Routes, policies and objects of Weft's own kinds whose status changed, appeared or went.
     pub statuses: BTreeSet<ObjectKey>,
 }
 
@@ -113,6 +114,9 @@ impl Translator {
                 self.model.traffic_policy(policy).and_then(|policy| traffic_policy::status(policy, &self.model));
             self.set_status(&ObjectKey { kind: Kind::TrafficPolicy, name: policy.clone() }, status, &mut touched);
         }
+        for object in &dirty.own {
+            self.update_own(object, &mut touched);
+        }
         let mut known_changed = false;
         for service in &dirty.services {
             self.update_service(service, &mut touched);
@@ -178,6 +182,9 @@ impl Translator {
             }
         }
         let status = after.as_ref().and_then(|analysis| analysis.status.clone());
+        if status.is_some() != self.current.statuses.get(key).is_some() {
+            dirty.limits_of(key, &self.model);
+        }
         self.set_status(key, status, touched);
         if let Some(after) = after {
             self.routes.insert(key.clone(), after);
@@ -188,6 +195,18 @@ impl Translator {
         let policy = self.model.backend_tls_policy(name);
         let status = policy.and_then(|policy| backend_tls::status(policy, &self.model));
         self.set_status(&ObjectKey { kind: Kind::BackendTlsPolicy, name: name.clone() }, status, touched);
+    }
+
+    fn update_own(&mut self, key: &ObjectKey, touched: &mut Touched) {
+        let routed = |route: &ObjectKey| self.current.statuses.get(route).is_some();
+        let after = own::accepted(key, &self.model, routed).map(Arc::new);
+        let before = match &after {
+            Some(after) => self.current.own.insert(key.clone(), after.clone()),
+            None => self.current.own.remove(key),
+        };
+        if before != after {
+            touched.statuses.insert(key.clone());
+        }
     }
 
     fn set_status(&mut self, key: &ObjectKey, status: Option<RouteStatus>, touched: &mut Touched) {

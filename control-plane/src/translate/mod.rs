@@ -12,6 +12,7 @@
 //! | `peer_authentication` | the mTLS mode of a port of a pod (§2 Istio objects), hence who speaks mesh TLS (§1) |
 //! | `backend_tls` | what servers outside the mesh must prove, and the conditions of BackendTLSPolicies (§2) |
 //! | `traffic_policy` | retries and sessions of a Service, and the conditions of XBackendTrafficPolicies (§2) |
+//! | `own` | whether objects of Weft's own kinds do all that they say (§2 "Status") |
 //! | `settings` | `MeshSettings` |
 //! | `incremental` | [`Translator`]: what a change touches, and nothing else, is computed again |
 //! | `translated` | [`Translated`]: the immutable outcome that `discovery/` and `status/` read |
@@ -26,6 +27,7 @@ mod fixtures;
 mod gateway_api;
 mod incremental;
 mod kubernetes;
+mod own;
 mod peer_authentication;
 mod settings;
 mod shards;
@@ -36,6 +38,7 @@ use ipnet::IpNet;
 use weft_proto::v1::OutboundPolicy;
 
 pub use incremental::{Touched, Translator, trust_bundle_version};
+pub use own::{OWN_KINDS, refused};
 pub use translated::{Lookup, Resource, ServiceVersions, Translated, WorkloadIdentity};
 
 /// Which proxies see which form of a resource. All proxies of one namespace see the same.

@@ -11,7 +11,7 @@ use weft_proto::{EndpointsName, MESH_SETTINGS, SELF, ServiceName, SpiffeId, type
 use super::shards::Shards;
 use super::{MeshConfig, View};
 use crate::model::ObjectKey;
-use crate::status::RouteStatus;
+use crate::status::{Condition, RouteStatus};
 
 /// One translated resource.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -128,6 +128,8 @@ pub struct Translated {
     pub(super) trust_domain: Arc<str>,
     pub(super) trust: Option<Arc<Resource>>,
     pub(super) statuses: Shards<ObjectKey, Arc<RouteStatus>>,
+    /// Accepted of Weft's own kinds.
+    pub(super) own: Shards<ObjectKey, Arc<Condition>>,
 }
 
 impl Translated {
@@ -144,6 +146,7 @@ impl Translated {
             trust_domain: (&*config.trust_domain).into(),
             trust: None,
             statuses: Shards::default(),
+            own: Shards::default(),
         }
     }
 
@@ -197,9 +200,14 @@ impl Translated {
         self.statuses.get(route)
     }
 
-    /// Whether it is certain that there is no such route with a parent of ours.
-    pub fn lacks_route(&self, route: &ObjectKey) -> bool {
-        self.synced && self.statuses.get(route).is_none()
+    /// Accepted of every object of a kind of Weft's own ([`OWN_KINDS`](super::OWN_KINDS)) that the source takes, in no particular order.
+    pub fn own_conditions(&self) -> impl Iterator<Item = (&ObjectKey, &Arc<Condition>)> {
+        self.own.iter()
+    }
+
+    /// Accepted of one of these; `None` where there is none.
+    pub fn own_condition(&self, object: &ObjectKey) -> Option<&Arc<Condition>> {
+        self.own.get(object)
     }
 
     /// The versions of a Service's forms; `None` when there is no such Service.

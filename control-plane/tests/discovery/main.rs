@@ -3,11 +3,12 @@
 
 mod harness;
 mod process;
+mod requests;
 mod scale;
 
 use std::time::Duration;
 
-use harness::{Mesh, PERMISSION_DENIED, Proxy, RESERVED_NOT_FOR_ANYBODY, roots, text_of};
+use harness::{DELTA, Mesh, PERMISSION_DENIED, Proxy, RESERVED_NOT_FOR_ANYBODY, roots, text_of};
 use tonic::Code;
 use weft_e2e::wire::Svid;
 use weft_proto::type_url::{ENDPOINTS, INBOUND_POLICY, MESH_SETTINGS, SERVICE, TRUST_BUNDLE, WORKLOAD};
@@ -124,11 +125,10 @@ async fn nobody_is_read_who_may_not_ask() {
     let mesh = Mesh::start().await;
     let client = mesh.certify(CLIENT).await.unwrap();
     let progress = "/weft.v1.Replicas/Progress";
-    let delta = "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources";
     let rows = [
         ("nobody asks a replica", None, progress, PERMISSION_DENIED),
         ("a workload asks a replica", Some(&client), progress, PERMISSION_DENIED),
-        ("nobody asks for configuration", None, delta, Code::Unauthenticated),
+        ("nobody asks for configuration", None, DELTA, Code::Unauthenticated),
         ("nobody asks for what there is not", None, "/x.Y/Z", Code::Unimplemented),
     ];
     for (row, svid, path, expected) in rows {

@@ -1,5 +1,7 @@
 //! The binary: what it says of bad settings, the tokens it prints, and how it ends.
 
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
 use std::process::{Command, Stdio};
 use std::time::{Duration, SystemTime};
 
@@ -80,4 +82,50 @@ fn sigterm_ends_it_well_and_no_token_or_key_is_logged() {
     for line in log.lines() {
         serde_json::from_str::<serde_json::Value>(line).unwrap_or_else(|error| panic!("{error}: {line}"));
     }
+}
+
+/// A line of the log, as it is with `--log-format json`.
+fn lines(log: &str) -> Vec<serde_json::Value> {
+    log.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
+}
+
+#[test]
+fn a_storm_of_refused_connections_is_five_lines_and_a_number() {
+    let directory = tempfile::tempdir().unwrap();
+    let manifests = directory.path().join("manifests");
+    std::fs::create_dir(&manifests).unwrap();
+    let log = directory.path().join("log");
+    let mut child = binary()
+        .args(["--discovery-address", "127.0.0.1:0", "--admin-address", "127.0.0.1:0", "--log-format", "json"])
+        .arg("--manifests")
+        .arg(&manifests)
+        .arg("--state-dir")
+        .arg(directory.path().join("state"))
+        .stderr(Stdio::from(std::fs::File::create(&log).unwrap()))
+        .spawn()
+        .unwrap();
+    let read = || std::fs::read_to_string(&log).unwrap();
+    let message = |line: &serde_json::Value| line["fields"]["message"].as_str().unwrap_or_default().to_owned();
+    let until = std::time::Instant::now() + Duration::from_secs(60);
+    let mut find = |what: &str| loop {
+        if let Some(line) = lines(&read()).into_iter().find(|line| message(line).contains(what)) {
+            return line;
+        }
+        assert!(std::time::Instant::now() < until && child.try_wait().unwrap().is_none(), "{what}: {}", read());
+        std::thread::sleep(Duration::from_millis(20));
+    };
+    let serving = find("serving");
+    let address = serving["fields"]["discovery_address"].as_str().unwrap();
+    for _ in 0..40 {
+        let mut socket = TcpStream::connect(address).unwrap();
+        socket.write_all(b"GET / HTTP/1.1\r\n\r\n").unwrap();
+        // Until it hangs up, with or without an alert.
+        let _ = socket.read_to_end(&mut Vec::new());
+    }
+    let summary = find("more were refused for this reason within 10 s");
+    assert_eq!((&summary["fields"]["more"], &summary["fields"]["reason"]), (&35.into(), &"handshake".into()));
+    let refused = lines(&read()).iter().filter(|line| message(line) == "connection refused").count();
+    assert_eq!(refused, 5, "{}", read());
+    child.kill().unwrap();
+    child.wait().unwrap();
 }

@@ -11,6 +11,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use weft_control_plane::discovery::{Ages, Discovery, Feed, Server};
 use weft_control_plane::identity::{Authenticator, Certifier, FileAuthority, JoinTokens, OwnSvid, server_config};
+use weft_control_plane::line_limit::Lines;
 use weft_control_plane::model::{
     Age, Batch, EndpointSlice, Kind, Meta, Object, ObjectKey, ObjectName, Pod, Service, ServiceKind, ServicePort,
     SliceEndpoint, SlicePort, TargetPort,
@@ -154,6 +155,7 @@ async fn serve(directory: &std::path::Path, authority: &Arc<FileAuthority>, feed
         feed: Arc::clone(feed),
         proxies: Arc::default(),
         metrics: Default::default(),
+        lines: Lines::default(),
         pod_appears: Duration::from_secs(1),
     };
     let certifier = Certifier {
@@ -162,6 +164,7 @@ async fn serve(directory: &std::path::Path, authority: &Arc<FileAuthority>, feed
         trust_domain: "cluster.local".into(),
         ttl,
         metrics: Default::default(),
+        lines: Lines::default(),
     };
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();

@@ -23,6 +23,7 @@ use tonic::codegen::Service;
 use tonic::transport::{Endpoint, Uri};
 use weft_control_plane::discovery::{Ages, Discovery, Feed, Server};
 use weft_control_plane::identity::{Authenticator, Certifier, FileAuthority, JoinTokens, OwnSvid, server_config};
+use weft_control_plane::line_limit::Lines;
 use weft_control_plane::model::{Age, Batch, Meta, Object, ObjectName, PathMatch, Pod};
 use weft_control_plane::replicas::{Place, Progresses, Replicas, client_config};
 use weft_control_plane::status::{CONTROLLER_NAME, PROGRAMMED};
@@ -59,6 +60,7 @@ impl Other {
             feed: Arc::clone(&feed),
             proxies: Arc::default(),
             metrics: Default::default(),
+            lines: Lines::default(),
             pod_appears: Duration::from_secs(1),
         };
         let certifier = Certifier {
@@ -67,6 +69,7 @@ impl Other {
             trust_domain: DOMAIN.into(),
             ttl: TTL,
             metrics: Default::default(),
+            lines: Lines::default(),
         };
         let tls = server_config(&**authority, svid(authority, control_plane_identity(DOMAIN).unwrap())).unwrap();
         // The API server takes no loopback address for an endpoint.

@@ -42,6 +42,10 @@ impl Cluster {
         Self { config, client, namespace, _alone: ONE_AT_A_TIME.lock().await }
     }
 
+    pub(crate) fn config(&self) -> Config {
+        self.config.clone()
+    }
+
     pub(crate) fn election(&self, holder: &str) -> Election {
         // Each with a connection of its own, as processes have.
         let client = Client::try_from(self.config.clone()).unwrap();

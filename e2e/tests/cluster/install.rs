@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use weft_e2e::cluster::{Cluster, SYSTEM, Weft, Workload, figure_within, service};
 
 use crate::world::{Mode, World, in_mode, text};
@@ -62,6 +62,65 @@ fn sidecars_come_up(mode: Mode) {
     }
     world.until_answered("http://web/");
     world.remove();
+}
+
+/// By its account all of its webhook's configuration but `caBundle` is refused, which RBAC would let pass, and `caBundle` it writes: the
+/// leader does again when somebody spoils it.
+pub(crate) fn the_control_plane_may_change_only_the_certificate_of_its_webhook() {
+    let cluster = Cluster::of_environment().unwrap();
+    let account = "--as=system:serviceaccount:weft-system:weft-control-plane";
+    let patch = |more: &[&str], operations: Value| {
+        let begin = ["patch", "mutatingwebhookconfiguration", "weft-injector", "--type=json", "-p"];
+        cluster.attempt("kubectl", &[&begin[..], &[&operations.to_string()], more].concat(), "").unwrap()
+    };
+    let replace = |path: &str, value: Value| json!([{"op": "add", "path": path, "value": value}]);
+    let only = "may change nothing of its webhooks but clientConfig.caBundle";
+    let elsewhere = json!({"url": "https://elsewhere.example/inject"});
+    let service = "/webhooks/0/clientConfig/service";
+    for (row, operations, says) in [
+        ("another Service", replace(&format!("{service}/name"), json!("other")), only),
+        ("another namespace", replace(&format!("{service}/namespace"), json!("default")), only),
+        ("another path", replace(&format!("{service}/path"), json!("/other")), only),
+        ("a server outside", replace("/webhooks/0/clientConfig", elsewhere), only),
+        ("more pods", replace("/webhooks/0/objectSelector", json!({})), only),
+        ("more namespaces", replace("/webhooks/0/namespaceSelector", json!({})), only),
+        ("other objects", replace("/webhooks/0/rules/0/resources", json!(["secrets"])), only),
+        ("pods without sidecars", replace("/webhooks/0/failurePolicy", json!("Ignore")), only),
+        ("more time", replace("/webhooks/0/timeoutSeconds", json!(30)), only),
+        ("a condition", replace("/webhooks/0/matchConditions", json!([{"name": "a", "expression": "false"}])), only),
+        (
+            "one webhook less",
+            json!([{"op": "remove", "path": "/webhooks/0"}]),
+            "may not add, remove or rename webhooks",
+        ),
+        ("another name", replace("/webhooks/0/name", json!("x.weft.dev")), "may not add, remove or rename webhooks"),
+        ("a label", replace("/metadata/labels/a", json!("b")), "nothing of its webhooks' metadata"),
+    ] {
+        // The API server hears of a new policy within seconds.
+        let mut said = String::new();
+        let refused = cluster.wait_for(row, Duration::from_secs(20), || {
+            let outcome = patch(&[account, "--dry-run=server"], operations.clone());
+            said = outcome.stderr;
+            Ok((!outcome.success && said.contains(says)).then_some(()))
+        });
+        assert!(refused.is_ok(), "{row} is not refused as it should be: {said:?}");
+        // Helm and people may.
+        let outcome = patch(&["--dry-run=server"], operations);
+        assert!(outcome.success, "{row}: {}", outcome.stderr);
+    }
+
+    let bundles = || {
+        let hook = cluster.get(&["mutatingwebhookconfiguration", "weft-injector"])?;
+        let webhooks = hook["webhooks"].as_array().cloned().unwrap_or_default();
+        Ok(webhooks.iter().map(|webhook| text(webhook, "/clientConfig/caBundle").to_owned()).collect::<Vec<_>>())
+    };
+    let before = bundles().unwrap();
+    let spoilt = (0..before.len())
+        .map(|index| json!({"op": "remove", "path": format!("/webhooks/{index}/clientConfig/caBundle")}));
+    let outcome = patch(&[account], spoilt.collect());
+    assert!(outcome.success, "the account may write caBundle: {}", outcome.stderr);
+    let mended = || Ok((bundles()? == before).then_some(()));
+    cluster.wait_for("the leader to write caBundle again", Duration::from_secs(20), mended).unwrap();
 }
 
 /// The chart's own test, as a user runs it.

@@ -48,6 +48,11 @@ fn main() -> ExitCode {
         Phase { name: "without Weft", tests: tests![bare::a_cluster_without_weft_works] },
         Phase { name: "counter-proof", tests: tests![rollouts::without_weft_the_same_rollouts_lose_requests] },
         Phase { name: "installation", tests: tests![install::from_an_empty_cluster_it_is_ready_within_20_s] },
+        // Alone: for a moment the API server does not trust the webhook.
+        Phase {
+            name: "the webhook's configuration",
+            tests: tests![install::the_control_plane_may_change_only_the_certificate_of_its_webhook],
+        },
         Phase {
             name: "what users do",
             tests: tests![

@@ -9,7 +9,9 @@ use weft_e2e::cluster::{Cluster, SYSTEM, Weft};
 pub(crate) fn nothing_stays_but_kinds() {
     let Weft { cluster } = Weft::installed().unwrap();
     let ours_before = ours(&cluster).unwrap();
-    for one in ["mutatingwebhookconfiguration", "clusterrole", "configmap", "lease", "secret"] {
+    for one in
+        ["mutatingwebhookconfiguration", "validatingadmissionpolicy", "clusterrole", "configmap", "lease", "secret"]
+    {
         assert!(ours_before.iter().any(|name| name.contains(one)), "the search finds no {one}: {ours_before:#?}");
     }
     cluster.helm(&["-n", SYSTEM, "uninstall", "weft", "--wait", "--timeout=90s"]).unwrap();

@@ -1,6 +1,6 @@
 //! Every reason that a condition can have, from manifests to the status files, each with a message that says what to do
 //! (SEMANTICS.md §2 "Status"). `weft.dev/Programmed` needs an API server to be written to: its reasons are in the control plane's tests
-//! against one. `Invalid` is refused by the schema before.
+//! against one. `Invalid` of the Gateway API's kinds is refused by their schema before.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -17,7 +17,7 @@ const ACCEPTED: Said = ("Accepted", "True", "Accepted", "");
 const RESOLVED: Said = ("ResolvedRefs", "True", "ResolvedRefs", "");
 
 /// Kind, the spec in YAML, and what its status says.
-const ROWS: [(&str, &str, &str, &[Said]); 20] = [
+const ROWS: [(&str, &str, &str, &[Said]); 29] = [
     (
         "HTTPRoute",
         "good",
@@ -144,12 +144,63 @@ const ROWS: [(&str, &str, &str, &[Said]); 20] = [
             ("ResolvedRefs", "False", "InvalidKind", "put them into a ConfigMap"),
         ],
     ),
+    (
+        "BackendPolicy",
+        "c-first",
+        "targetRefs: [{kind: Service, name: web}]\n  connectTimeout: 1s",
+        &[("Accepted", "True", "Accepted", "clients call its Services as it says")],
+    ),
+    (
+        "BackendPolicy",
+        "d-second",
+        "targetRefs: [{kind: Service, name: web}]\n  connectTimeout: 2s",
+        &[("Accepted", "False", "Conflicted", "for Service demo/web that is demo/c-first. Put both into one")],
+    ),
+    (
+        "BackendPolicy",
+        "policy-lost",
+        "targetRefs: [{kind: Service, name: nobody}]\n  connectTimeout: 1s",
+        &[("Accepted", "False", "TargetNotFound", "there is no Service demo/nobody: make it, or mend spec.targetRefs")],
+    ),
+    (
+        "BackendPolicy",
+        "policy-wrong",
+        "targetRefs: [{kind: Service, name: web}]\n  connectTimeout: 0s",
+        &[("Accepted", "False", "Invalid", "spec.connectTimeout: must be")],
+    ),
+    ("FaultInjection", "fault", "delay: {fixedDelay: 1s}", &[("Accepted", "True", "Accepted", "routes may name it")]),
+    (
+        "FaultInjection",
+        "fault-wrong",
+        "delay: {fixedDelay: 0s}",
+        &[("Accepted", "False", "Invalid", "spec.delay.fixedDelay: must be more than 0s")],
+    ),
+    (
+        "RateLimit",
+        "limit",
+        "targetRefs: [{kind: Service, name: idle}, {group: gateway.networking.k8s.io, kind: HTTPRoute, name: good}]\n  requests: 1000",
+        &[("Accepted", "True", "Accepted", "count requests")],
+    ),
+    (
+        "RateLimit",
+        "limit-lost",
+        "targetRefs: [{kind: Service, name: idle}, {group: gateway.networking.k8s.io, kind: GRPCRoute, name: good}]\n  requests: 1000",
+        &[("Accepted", "False", "TargetNotFound", "there is no GRPCRoute demo/good with a Service as parent: make it")],
+    ),
+    (
+        "RateLimit",
+        "limit-wrong",
+        "targetRefs: [{kind: Service, name: idle}]\n  requests: 0",
+        &[("Accepted", "False", "Invalid", "spec.requests: must be")],
+    ),
 ];
 
 fn object(kind: &str, name: &str, spec: &str) -> String {
-    format!(
-        "apiVersion: gateway.networking.k8s.io/v1\nkind: {kind}\nmetadata: {{name: {name}, namespace: demo}}\nspec:\n  {spec}\n"
-    )
+    let version = match kind {
+        "BackendPolicy" | "FaultInjection" | "RateLimit" => "weft.dev/v1alpha1",
+        _ => "gateway.networking.k8s.io/v1",
+    };
+    format!("apiVersion: {version}\nkind: {kind}\nmetadata: {{name: {name}, namespace: demo}}\nspec:\n  {spec}\n")
 }
 
 /// The conditions of a status file: type, status, reason, message. Long messages are folded over several lines.
@@ -205,23 +256,35 @@ fn every_reason_is_said_with_what_to_do() {
         std::fs::read_to_string(mesh.folder().join("status").join(format!("{kind}.demo.{name}.yaml")))
             .unwrap_or_default()
     };
+    let until = |kind: &str, name: &str, (condition, status, reason, words): Said| {
+        let is =
+            |[a, b, c, message]: &[String; 4]| a == condition && b == status && c == reason && message.contains(words);
+        probe::wait_until(&format!("{kind} {name}: {condition}={status} {reason}"), Duration::from_secs(10), || {
+            pause(Duration::from_millis(50));
+            conditions(&read(kind, name)).iter().any(is)
+        })
+        .unwrap_or_else(|error| panic!("{error}; it says {:#?}", conditions(&read(kind, name))));
+    };
     let mut said = BTreeSet::new();
     for (kind, name, _, wanted) in ROWS {
-        for (condition, status, reason, words) in wanted {
-            let is = |[a, b, c, message]: &[String; 4]| {
-                a == condition && b == status && c == reason && message.contains(words)
-            };
-            probe::wait_until(
-                &format!("{kind} {name}: {condition}={status} {reason}"),
-                Duration::from_secs(10),
-                || {
-                    pause(Duration::from_millis(50));
-                    conditions(&read(kind, name)).iter().any(is)
-                },
-            )
-            .unwrap_or_else(|error| panic!("{error}; it says {:#?}", conditions(&read(kind, name))));
-            said.insert((condition, reason));
+        for wanted in wanted {
+            until(kind, name, *wanted);
+            said.insert((wanted.0, wanted.2));
         }
     }
     println!("{} pairs of condition and reason were said", said.len());
+
+    // Of our own kinds it follows every edit, whatever that is of.
+    mesh.manifests().write("row-fault", &object("FaultInjection", "fault", "abort: {}")).unwrap();
+    until(
+        "FaultInjection",
+        "fault",
+        ("Accepted", "False", "Invalid", "What it was before, if it was ever right, stays"),
+    );
+    mesh.manifests().remove("row-c-first");
+    until("BackendPolicy", "d-second", ("Accepted", "True", "Accepted", ""));
+    let gone = || read("BackendPolicy", "c-first").is_empty();
+    probe::wait_until("the status of what is gone to go", Duration::from_secs(10), gone).unwrap();
+    mesh.manifests().remove("row-good");
+    until("RateLimit", "limit", ("Accepted", "False", "TargetNotFound", "no HTTPRoute demo/good"));
 }

@@ -1,4 +1,4 @@
-//! Asks for what `weft check routes` is about: the API server for routes, and a replica of the control plane for counts.
+//! Asks for what `weft check routes` is about: the API server for routes and objects of Weft's own kinds, and a replica of the control plane for counts.
 //!
 //! Which kinds of routes there are is the API server's to say: whatever the Gateway API calls a Route has the same
 //! `status.parents`. Bound: that of `list`; the counts' is the control plane's.
@@ -14,7 +14,7 @@ use kube::discovery::{self, Scope};
 use weft_control_plane::status::counts::Counts;
 use weft_proto::ports;
 
-use super::has_service_parent;
+use super::{has_service_parent, own};
 use crate::cluster::Cluster;
 use crate::error::Error;
 use crate::names::Mesh;
@@ -23,37 +23,51 @@ use crate::seen::{Seen, list};
 use crate::versions;
 
 const GATEWAY_API: &str = "gateway.networking.k8s.io";
+const OURS: &str = "weft.dev";
 
-/// Routes, and what could not be looked at.
-#[derive(Debug)]
+/// Routes, objects of Weft's own kinds, and what could not be looked at.
+#[derive(Debug, Default)]
 pub(super) struct Gathered {
     /// Those with a Service as parent, of all kinds.
     pub(super) routes: Vec<DynamicObject>,
+    /// Of Weft's own kinds, all of them.
+    pub(super) own: Vec<DynamicObject>,
     /// As `TCPRoutes: forbidden`.
     pub(super) unknown: Vec<String>,
 }
 
-/// All routes, or those of namespace `only`.
+/// All routes and objects of Weft's own kinds, or those of namespace `only`.
 ///
 /// # Errors
 /// When the API server does not say which kinds there are.
-pub(super) async fn routes(cluster: &Cluster, only: Option<&str>) -> Result<Gathered, Error> {
-    let mut gathered = Gathered { routes: Vec::new(), unknown: Vec::new() };
-    for resource in kinds(cluster).await? {
+pub(super) async fn objects(cluster: &Cluster, only: Option<&str>) -> Result<Gathered, Error> {
+    let mut gathered = Gathered::default();
+    for resource in kinds(cluster).await?.into_iter().chain(own::KINDS.iter().map(own_resource)) {
         let api = match only {
             Some(namespace) => Api::namespaced_with(cluster.client.clone(), namespace, &resource),
             None => Api::all_with(cluster.client.clone(), &resource),
         };
         let types = TypeMeta { api_version: resource.api_version.clone(), kind: resource.kind.clone() };
         // Items of a list do not say what they are.
-        let typed = |route: DynamicObject| DynamicObject { types: Some(types.clone()), ..route };
+        let typed = |object: DynamicObject| DynamicObject { types: Some(types.clone()), ..object };
         match list(api, ListParams::default(), typed).await {
+            Seen::Found(objects) if resource.group == OURS => gathered.own.extend(objects),
             Seen::Found(routes) => gathered.routes.extend(routes.into_iter().filter(has_service_parent)),
             Seen::Absent => {}
             Seen::Unknown(why) => gathered.unknown.push(format!("cannot look at {}: {why}", resource.plural)),
         }
     }
     Ok(gathered)
+}
+
+fn own_resource((kind, plural): &(&str, &str)) -> ApiResource {
+    ApiResource {
+        group: OURS.to_owned(),
+        version: "v1alpha1".to_owned(),
+        api_version: format!("{OURS}/v1alpha1"),
+        kind: (*kind).to_owned(),
+        plural: (*plural).to_owned(),
+    }
 }
 
 /// The kinds of routes, each in its most stable version; none where the Gateway API is not installed.

@@ -10,11 +10,12 @@ use serde_json::Value;
 use weft_control_plane::status::counts::Waiting;
 use weft_control_plane::status::{CONTROLLER_NAME, PROGRAMMED};
 
-use super::advice;
+use super::advice::{self, Who};
+use super::own;
 use crate::check::finding::Level;
 
 /// The kinds whose routes are in effect; of others with a Service as parent it is said that they are not.
-pub(in crate::check) const IN_EFFECT: [&str; 2] = ["GRPCRoute", "HTTPRoute"];
+pub(in crate::check) const IN_EFFECT: [&str; 4] = ["GRPCRoute", "HTTPRoute", "TCPRoute", "TLSRoute"];
 
 /// A route at one of its parents.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -115,7 +116,7 @@ struct ParentRef {
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
-struct Condition {
+pub(super) struct Condition {
     #[serde(rename = "type")]
     kind: String,
     status: String,
@@ -131,7 +132,7 @@ impl ParentRef {
     }
 }
 
-fn read<T: for<'de> Deserialize<'de> + Default>(value: Option<&Value>) -> T {
+pub(super) fn read<T: for<'de> Deserialize<'de> + Default>(value: Option<&Value>) -> T {
     value.and_then(|value| T::deserialize(value).ok()).unwrap_or_default()
 }
 
@@ -146,6 +147,11 @@ pub(in crate::check) fn has_service_parent(route: &DynamicObject) -> bool {
 
 /// The route at each of its parents that is a Service.
 pub(in crate::check) fn judge(route: &DynamicObject) -> Vec<At> {
+    judge_in(route, false)
+}
+
+/// The same; `files`: as a control plane without a cluster wrote it.
+pub(super) fn judge_in(route: &DynamicObject, files: bool) -> Vec<At> {
     let kind = route.types.as_ref().map_or("HTTPRoute", |types| &*types.kind);
     let namespace = route.metadata.namespace.clone().unwrap_or_default();
     let name = route.metadata.name.clone().unwrap_or_default();
@@ -165,9 +171,10 @@ pub(in crate::check) fn judge(route: &DynamicObject) -> Vec<At> {
             proxies: None,
             problems: Vec::new(),
         };
+        let who = Who { kind, namespace: &namespace, name: &name, files };
         at.problems = match written {
-            Some(written) => problems(&at, &written.conditions, generation),
-            None => vec![unwritten(&at)],
+            Some(written) => problems(&who, &written.conditions, generation),
+            None => vec![unwritten(&who)],
         };
         // Stable: of one level they stay as they come.
         at.problems.sort_by_key(|problem| std::cmp::Reverse(problem.level));
@@ -176,7 +183,8 @@ pub(in crate::check) fn judge(route: &DynamicObject) -> Vec<At> {
     parents_of(route).into_iter().filter(ParentRef::is_service).map(at).collect()
 }
 
-fn problems(at: &At, conditions: &[Condition], generation: i64) -> Vec<Problem> {
+/// What is wrong by these conditions of an object in this generation.
+pub(super) fn problems(who: &Who<'_>, conditions: &[Condition], generation: i64) -> Vec<Problem> {
     let bad = |condition: &Condition| {
         let level = match (&*condition.kind, &*condition.status) {
             ("PartiallyInvalid", "True") => Level::Warning,
@@ -191,12 +199,12 @@ fn problems(at: &At, conditions: &[Condition], generation: i64) -> Vec<Problem> 
             condition: format!("{kind}={status}"),
             reason: reason.clone(),
             message: message.clone(),
-            fix: advice::fix(at, kind, reason),
+            fix: advice::fix(who, kind, reason),
         })
     };
     let mut found: Vec<Problem> = conditions.iter().filter_map(bad).collect();
     if conditions.iter().all(|condition| condition.kind != "Accepted") {
-        found.push(unwritten(at));
+        found.push(unwritten(who));
     }
     let oldest =
         conditions.iter().filter(|condition| condition.kind != PROGRAMMED).map(|c| c.observed_generation).min();
@@ -213,14 +221,15 @@ fn problems(at: &At, conditions: &[Condition], generation: i64) -> Vec<Problem> 
 }
 
 /// Nobody has said anything about it.
-fn unwritten(at: &At) -> Problem {
-    let (reason, message, fix) = if IN_EFFECT.contains(&&*at.kind) {
+fn unwritten(who: &Who<'_>) -> Problem {
+    let known = IN_EFFECT.contains(&who.kind) || own::KINDS.iter().any(|(kind, _)| *kind == who.kind);
+    let (reason, message, fix) = if known {
         ("NoStatus", "no status yet".to_owned(), advice::WAIT.to_owned())
     } else {
         (
             "NotEnforced",
-            format!("this version of Weft does not read {}s: it routes nothing", at.kind),
-            advice::instead(at),
+            format!("this version of Weft does not read {}s: it routes nothing", who.kind),
+            advice::instead(who),
         )
     };
     Problem { level: Level::Warning, condition: String::new(), reason: reason.to_owned(), message, fix }
@@ -324,7 +333,7 @@ mod tests {
     #[test]
     fn a_kind_that_is_not_read_is_said_to_route_nothing() {
         let mut route = route(json!([{"group": "", "kind": "Service", "name": "web"}]), json!([]));
-        for (kind, reason, fix) in [("TCPRoute", "NotEnforced", "HTTPRoute"), ("GRPCRoute", "NoStatus", "weft check")] {
+        for (kind, reason, fix) in [("UDPRoute", "NotEnforced", "HTTPRoute"), ("TCPRoute", "NoStatus", "weft check")] {
             let api_version = "gateway.networking.k8s.io/v1".to_owned();
             route.types = Some(TypeMeta { api_version, kind: kind.to_owned() });
             let found = judge(&route);

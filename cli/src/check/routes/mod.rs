@@ -1,10 +1,13 @@
-//! `weft check routes`: every route whose parent is a Service, what is not as it should be, and how many proxies have it.
+//! `weft check routes`: every route whose parent is a Service, what is not as it should be, and how many proxies have it; and every
+//! object of Weft's own kinds.
 //!
 //! | file | what it does |
 //! |---|---|
 //! | `judge.rs` | what a route's status says (pure; `weft check` uses it as well) |
+//! | `own.rs` | what the status of an object of Weft's own kinds says (pure) |
 //! | `advice.rs` | what to do about it (pure) |
-//! | `gather.rs` | asks for routes of every kind there is, and the control plane for counts |
+//! | `gather.rs` | asks for objects of every kind there is, and the control plane for counts |
+//! | `files.rs` | without a cluster: reads the files of the status directory |
 //! | `show.rs` | the table (pure) |
 //!
 //! Counts are a courtesy: without them everything else is said all the same.
@@ -14,7 +17,9 @@ use std::process::ExitCode;
 use serde::Serialize;
 use weft_control_plane::status::counts::Counts;
 
-use self::judge::Proxies;
+use self::gather::Gathered;
+use self::judge::{Proxies, judge_in};
+use self::own::Own;
 use super::finding::Level;
 use crate::args::{RoutesArgs, Target};
 use crate::cluster::Cluster;
@@ -22,8 +27,10 @@ use crate::error::Error;
 use crate::output::{self, Colours};
 
 mod advice;
+mod files;
 mod gather;
 mod judge;
+mod own;
 mod show;
 
 pub(super) use judge::{At, Problem, has_service_parent, judge};
@@ -34,11 +41,14 @@ pub(super) use judge::{At, Problem, has_service_parent, judge};
 struct Report {
     /// Whether there is no problem.
     ok: bool,
-    /// How many problems there are, of all routes.
+    /// How many problems there are, of all routes and objects.
     problems: usize,
     /// Each route at each of its parents; the worst first, then by name.
     routes: Vec<At>,
-    /// Kinds of routes that cannot be looked at, and why: as bad as a problem.
+    /// Each object of Weft's own kinds; the worst first, then by name.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    objects: Vec<Own>,
+    /// Kinds that cannot be looked at, and why: as bad as a problem.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     unknown: Vec<String>,
     /// Why there are no counts, or not all.
@@ -51,19 +61,33 @@ struct Report {
 /// # Errors
 /// When the API server cannot be asked, or nobody takes the output.
 pub(crate) async fn run(target: &Target, args: &RoutesArgs) -> Result<ExitCode, Error> {
-    let (cluster, mesh) = (Cluster::of(target).await?, target.mesh());
     let only = args.namespace.as_deref();
-    let gathered = gather::routes(&cluster, only).await?;
-    let judged: Vec<At> = gathered.routes.iter().flat_map(judge).collect();
-    // Where nothing is routed there is nothing to count.
-    let counts = if judged.is_empty() { Ok(Counts::default()) } else { gather::counts(&cluster, &mesh, only).await };
-    let report = Report::new(judged, gathered.unknown, counts);
+    let report = match &args.status_dir {
+        Some(directory) => Report::new(files::objects(directory, only)?, true, Ok(Counts::default())),
+        None => {
+            let (cluster, mesh) = (Cluster::of(target).await?, target.mesh());
+            let gathered = gather::objects(&cluster, only).await?;
+            // Where nothing is routed there is nothing to count.
+            let counts = match &*gathered.routes {
+                [] => Ok(Counts::default()),
+                _ => gather::counts(&cluster, &mesh, only).await,
+            };
+            Report::new(gathered, false, counts)
+        }
+    };
     output::print_as(args.output.output, &report, |colours: &Colours| show::show(&report, only, *colours))?;
     Ok(if report.ok { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 impl Report {
-    fn new(mut routes: Vec<At>, unknown: Vec<String>, counts: Result<Counts, String>) -> Self {
+    /// Of what was gathered, `files`: from files.
+    fn new(gathered: Gathered, files: bool, counts: Result<Counts, String>) -> Self {
+        let routes = gathered.routes.iter().flat_map(|route| judge_in(route, files)).collect();
+        let objects = gathered.own.iter().map(|object| own::judge(object, files)).collect();
+        Self::of(routes, objects, gathered.unknown, counts)
+    }
+
+    fn of(mut routes: Vec<At>, mut objects: Vec<Own>, unknown: Vec<String>, counts: Result<Counts, String>) -> Self {
         let counts_unknown = match &counts {
             Ok(counts) if counts.silent.is_empty() => None,
             Ok(counts) => Some(format!("not heard from {}", counts.silent.join(", "))),
@@ -75,8 +99,12 @@ impl Report {
         routes.sort_by(|a, b| {
             (b.level(), &a.namespace, &a.name, &a.kind).cmp(&(a.level(), &b.namespace, &b.name, &b.kind))
         });
-        let problems = routes.iter().map(|at| at.problems.len()).sum();
-        Self { ok: problems == 0 && unknown.is_empty(), problems, routes, unknown, counts_unknown }
+        objects.sort_by(|a, b| {
+            (b.level(), &a.namespace, &a.name, &a.kind).cmp(&(a.level(), &b.namespace, &b.name, &b.kind))
+        });
+        let of_routes = routes.iter().map(|at| at.problems.len());
+        let problems = of_routes.chain(objects.iter().map(|own| own.problems.len())).sum();
+        Self { ok: problems == 0 && unknown.is_empty(), problems, routes, objects, unknown, counts_unknown }
     }
 }
 
@@ -90,8 +118,8 @@ fn counted(at: &At, counts: &Counts) -> Option<Proxies> {
 }
 
 /// Whether any of them is worse than late.
-fn worst(routes: &[At]) -> Level {
-    routes.iter().map(At::level).max().unwrap_or(Level::Ok)
+fn worst(report: &Report) -> Level {
+    report.routes.iter().map(At::level).chain(report.objects.iter().map(Own::level)).max().unwrap_or(Level::Ok)
 }
 
 #[cfg(test)]
@@ -115,6 +143,20 @@ mod tests {
         judge(&route.unwrap()).remove(0)
     }
 
+    /// A RateLimit, accepted or not.
+    pub(super) fn own(accepted: bool) -> Own {
+        let (status, reason) = if accepted { ("True", "Accepted") } else { ("False", "Invalid") };
+        let condition =
+            json!({"type": "Accepted", "status": status, "reason": reason, "message": "spec.per: is wrong"});
+        let object = serde_json::from_value(json!({
+            "apiVersion": "weft.dev/v1alpha1",
+            "kind": "RateLimit",
+            "metadata": {"name": "limit", "namespace": "shop"},
+            "status": {"conditions": [condition]},
+        }));
+        super::own::judge(&object.unwrap(), false)
+    }
+
     pub(super) fn count(name: &str, acked: u32, proxies: u32) -> Count {
         Count {
             kind: "HTTPRoute".to_owned(),
@@ -132,7 +174,7 @@ mod tests {
     fn problems_come_first_and_each_route_has_its_count() {
         let counts = Counts { routes: vec![count("b", 37, 37), count("c", 1, 2)], silent: Vec::new() };
         let routes = vec![at("c", true), at("a", true), at("b", true), at("z", false)];
-        let report = Report::new(routes, Vec::new(), Ok(counts));
+        let report = Report::of(routes, Vec::new(), Vec::new(), Ok(counts));
         let text = |at: &At| {
             let counted = at.proxies.as_ref().map(|proxies| format!(" {} of {}", proxies.acked, proxies.all));
             format!("{}{}", at.name, counted.unwrap_or_default())
@@ -140,7 +182,7 @@ mod tests {
         assert_eq!(report.routes.iter().map(text).collect::<Vec<_>>(), ["z", "a", "b 37 of 37", "c 1 of 2"]);
         assert_eq!((report.ok, report.problems, report.counts_unknown), (false, 1, None));
         let other = Counts { routes: vec![Count { port: None, ..count("b", 1, 1) }], silent: vec!["cp-b".to_owned()] };
-        let report = Report::new(vec![at("b", true)], Vec::new(), Ok(other));
+        let report = Report::of(vec![at("b", true)], Vec::new(), Vec::new(), Ok(other));
         assert_eq!(report.routes[0].proxies, None, "another parent's");
         assert_eq!(report.counts_unknown.as_deref(), Some("not heard from cp-b"));
     }
@@ -153,11 +195,14 @@ mod tests {
             ("no counts", vec![], Err("no port-forward".to_owned()), true),
         ];
         for (row, unknown, counts, ok) in rows {
-            assert_eq!(Report::new(vec![at("a", true)], unknown, counts).ok, ok, "{row}");
+            assert_eq!(Report::of(vec![at("a", true)], Vec::new(), unknown, counts).ok, ok, "{row}");
         }
-        let json = serde_json::to_value(Report::new(vec![at("a", false)], vec![], Ok(Counts::default()))).unwrap();
+        let json =
+            serde_json::to_value(Report::of(vec![at("a", false)], vec![own(false)], vec![], Ok(Counts::default())))
+                .unwrap();
         assert_eq!(json["routes"][0]["problems"][0]["reason"], "NoMatchingParent");
         assert_eq!(json["routes"][0]["problems"][0]["level"], "error");
-        assert_eq!(json["problems"], 1);
+        assert_eq!((&json["problems"], &json["objects"][0]["problems"][0]["reason"]), (&json!(2), &json!("Invalid")));
+        assert!(Report::of(vec![], vec![own(true)], vec![], Ok(Counts::default())).ok);
     }
 }

@@ -1,4 +1,6 @@
-//! Routes for people: a line for each problem, and one for each route that has none. Pure.
+//! Routes and objects of Weft's own kinds for people: a line for each problem, and one for each that has none. Pure.
+
+use std::collections::BTreeSet;
 
 use super::judge::{At, Problem};
 use super::{Report, worst};
@@ -16,9 +18,21 @@ pub(super) fn show(report: &Report, only: Option<&str>, colours: Colours) -> Str
             }
             at.problems.iter().for_each(|problem| table.row(cells(at, Some(problem))));
         }
-        let lines = table.render(0);
-        lines.lines().for_each(|line| text.push_str(&painted(line, colours)));
-        text.push('\n');
+        push(&mut text, &table, colours);
+    }
+    if !report.objects.is_empty() {
+        let mut table = Table::new(&["", "OBJECT", "CONDITION", "REASON", "MESSAGE", "WHAT TO DO"]);
+        for own in &report.objects {
+            if own.problems.is_empty() {
+                table.row(vec![sign(Level::Ok).to_owned(), own.object()]);
+            }
+            for problem in &own.problems {
+                let mut cells = vec![sign(problem.level).to_owned(), own.object()];
+                cells.extend(of_problem(problem));
+                table.row(cells);
+            }
+        }
+        push(&mut text, &table, colours);
     }
     for unknown in &report.unknown {
         text.push_str(&format!("{} {unknown}\n", colours.paint(Paint::Bad, "✗")));
@@ -34,13 +48,21 @@ pub(super) fn show(report: &Report, only: Option<&str>, colours: Colours) -> Str
     text
 }
 
+fn push(text: &mut String, table: &Table, colours: Colours) {
+    table.render(0).lines().for_each(|line| text.push_str(&painted(line, colours)));
+    text.push('\n');
+}
+
+fn of_problem(problem: &Problem) -> [String; 4] {
+    let Problem { condition, reason, message, fix, .. } = problem;
+    [condition, reason, message, fix].map(|cell| cell.replace('\n', " "))
+}
+
 fn cells(at: &At, problem: Option<&Problem>) -> Vec<String> {
     let proxies = at.proxies.as_ref().map(|proxies| format!("{} of {}", proxies.acked, proxies.all));
     let level = problem.map_or(Level::Ok, |problem| problem.level);
     let mut cells = vec![sign(level).to_owned(), at.route(), at.parent(), proxies.unwrap_or_default()];
-    if let Some(Problem { condition, reason, message, fix, .. }) = problem {
-        cells.extend([condition, reason, message, fix].map(|cell| cell.replace('\n', " ")));
-    }
+    cells.extend(problem.map(of_problem).into_iter().flatten());
     cells
 }
 
@@ -62,26 +84,26 @@ fn painted(line: &str, colours: Colours) -> String {
     format!("{line}\n")
 }
 
-/// `2 problems in 1 of 12 routes`
+/// `2 problems in 1 of 12 routes`, or of so many objects where some are of other kinds.
 fn summary(report: &Report, only: Option<&str>, colours: Colours) -> String {
-    let mut named: Vec<String> = report.routes.iter().map(At::route).collect();
-    named.sort_unstable();
-    named.dedup();
-    let mut troubled: Vec<String> = report.routes.iter().filter(|at| !at.problems.is_empty()).map(At::route).collect();
-    troubled.sort_unstable();
-    troubled.dedup();
+    let routes = report.routes.iter().map(|at| (at.route(), at.problems.is_empty()));
+    let own = report.objects.iter().map(|own| (own.object(), own.problems.is_empty()));
+    let all: Vec<(String, bool)> = routes.chain(own).collect();
+    let named: BTreeSet<&str> = all.iter().map(|(name, _)| &**name).collect();
+    let troubled: BTreeSet<&str> = all.iter().filter(|(_, well)| !well).map(|(name, _)| &**name).collect();
+    let noun = if report.objects.is_empty() { "route" } else { "object" };
     let place = only.map(|only| format!(" in namespace {only}")).unwrap_or_default();
-    let paint = match worst(&report.routes) {
+    let paint = match worst(report) {
         Level::Error => Paint::Bad,
         Level::Warning => Paint::Warning,
         Level::Ok => Paint::Good,
     };
     let text = match (named.len(), report.problems) {
         (0, _) => return format!("no route{place} has a Service as its parent"),
-        (1, 0) => format!("the one route{place} is in effect"),
-        (all, 0) => format!("all {all} routes{place} are in effect"),
+        (1, 0) => format!("the one {noun}{place} is in effect"),
+        (all, 0) => format!("all {all} {noun}s{place} are in effect"),
         (all, problems) => {
-            format!("{} in {} of {}{place}", count(problems, "problem"), troubled.len(), count(all, "route"))
+            format!("{} in {} of {}{place}", count(problems, "problem"), troubled.len(), count(all, noun))
         }
     };
     colours.paint(paint, &text)
@@ -91,13 +113,13 @@ fn summary(report: &Report, only: Option<&str>, colours: Colours) -> String {
 mod tests {
     use weft_control_plane::status::counts::Counts;
 
-    use super::super::tests::{at, count as counted};
+    use super::super::tests::{at, count as counted, own};
     use super::*;
 
     #[test]
     fn a_problem_is_a_line_and_columns_line_up() {
         let counts = Counts { routes: vec![counted("well", 37, 37)], silent: vec!["cp-b".to_owned()] };
-        let report = Report::new(vec![at("well", true), at("lost", false)], Vec::new(), Ok(counts));
+        let report = Report::of(vec![at("well", true), at("lost", false)], Vec::new(), Vec::new(), Ok(counts));
         let expected = "    \
 ROUTE                 PARENT              PROXIES    CONDITION        REASON             MESSAGE                            WHAT TO DO
 ✗   HTTPRoute shop/lost   shop/reviews:9080              Accepted=False   NoMatchingParent   there is no Service shop/reviews   correct spec.parentRefs, or the Service: kubectl -n shop edit httproute lost
@@ -110,15 +132,30 @@ ROUTE                 PARENT              PROXIES    CONDITION        REASON    
     }
 
     #[test]
+    fn an_object_of_our_own_has_a_table_of_its_own() {
+        let report = Report::of(vec![], vec![own(false)], Vec::new(), Ok(Counts::default()));
+        let expected = "    \
+OBJECT                 CONDITION        REASON    MESSAGE              WHAT TO DO
+✗   RateLimit shop/limit   Accepted=False   Invalid   spec.per: is wrong   correct the fields that the message names: kubectl -n shop edit ratelimit limit
+
+1 problem in 1 of 1 object
+";
+        assert_eq!(show(&report, None, Colours::NONE), expected);
+    }
+
+    #[test]
     fn the_last_line_says_all_of_it() {
-        for (routes, only, expected) in [
-            (vec![], None, "no route has a Service as its parent"),
-            (vec![], Some("shop"), "no route in namespace shop has a Service as its parent"),
-            (vec![at("a", true)], None, "the one route is in effect"),
-            (vec![at("a", true), at("b", true)], Some("shop"), "all 2 routes in namespace shop are in effect"),
-            (vec![at("a", false), at("b", false)], None, "2 problems in 2 of 2 routes"),
+        for (routes, objects, only, expected) in [
+            (vec![], vec![], None, "no route has a Service as its parent"),
+            (vec![], vec![], Some("shop"), "no route in namespace shop has a Service as its parent"),
+            (vec![at("a", true)], vec![], None, "the one route is in effect"),
+            (vec![at("a", true), at("b", true)], vec![], Some("shop"), "all 2 routes in namespace shop are in effect"),
+            (vec![at("a", false), at("b", false)], vec![], None, "2 problems in 2 of 2 routes"),
+            (vec![], vec![own(true)], None, "the one object is in effect"),
+            (vec![at("a", true)], vec![own(true)], None, "all 2 objects are in effect"),
+            (vec![at("a", true)], vec![own(false)], None, "1 problem in 1 of 2 objects"),
         ] {
-            let report = Report::new(routes, Vec::new(), Ok(Counts::default()));
+            let report = Report::of(routes, objects, Vec::new(), Ok(Counts::default()));
             let text = show(&report, only, Colours::NONE);
             assert_eq!(text.lines().last(), Some(expected), "{text}");
         }

@@ -28,6 +28,7 @@ fn server(ages: Ages) -> (Server, tempfile::TempDir) {
         feed: Arc::new(Feed::new(Translator::new(MeshConfig::default()).translated())),
         proxies: Arc::default(),
         metrics: Metrics::default(),
+        lines: Lines::default(),
         pod_appears: TTL,
     };
     let certifier = Certifier {
@@ -36,6 +37,7 @@ fn server(ages: Ages) -> (Server, tempfile::TempDir) {
         trust_domain: DOMAIN.to_owned(),
         ttl: TTL,
         metrics: identity::Metrics::default(),
+        lines: Lines::default(),
     };
     (Server::new(discovery, certifier, tls, ages), directory)
 }
@@ -94,6 +96,6 @@ fn what_a_peer_may_not_ask_is_refused_unread() {
         ("a replica asks a replica",         REPLICAS,  Some(&own), None),
     ];
     for (row, service, peer, expected) in rows {
-        assert_eq!(server.refusal(service, peer).map(|status| status.code()), expected, "{row}");
+        assert_eq!(server.refusal(service, peer).map(|(_, status)| status.code()), expected, "{row}");
     }
 }

@@ -20,7 +20,7 @@ use super::documents::{self, Document};
 use super::field::Flaw;
 use super::tree::Mark;
 use crate::model::{Age, Batch, Kind, Object, ObjectKey, ObjectName};
-use crate::source::{Edit, MAX_PROBLEMS, Problem, Severity, describe, meta_mut};
+use crate::source::{Edit, MAX_PROBLEMS, Problem, Severity, TWICE, describe, meta_mut};
 
 /// What is known of a file's text after an edit.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -156,7 +156,7 @@ impl State {
                     file: (*path).to_owned(),
                     line: document.line,
                     column: 0,
-                    field: "metadata.name".to_owned(),
+                    field: TWICE.to_owned(),
                     severity: Severity::Error,
                     message: format!("{} is already defined at {first_path}:{}, which wins", describe(key), first.line),
                     object: Some((*key).clone()),

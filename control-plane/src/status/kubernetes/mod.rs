@@ -49,9 +49,9 @@ use tokio::sync::{Notify, watch};
 
 use crate::model::ObjectKey;
 use crate::replicas::Progresses;
-use crate::source::{Problem, Severity};
-use crate::status::StatusSink;
-use crate::translate::Translated;
+use crate::source::Problem;
+use crate::status::{StatusSink, refused};
+use crate::translate::{OWN_KINDS, Translated};
 
 /// Writes under way at once.
 const MAX_WRITES: usize = 8;
@@ -61,8 +61,6 @@ const TIME_LIMIT: Duration = Duration::from_secs(10);
 const TOGETHER: Duration = Duration::from_millis(200);
 /// How long an object that the source refuses must be unchanged before that is written: the refusal may be of the one before.
 const SETTLED: Duration = Duration::from_millis(300);
-/// Problems of one object that its status quotes.
-const MAX_QUOTED: usize = 3;
 
 /// What status counts.
 #[derive(Debug, Clone, Default)]
@@ -111,6 +109,8 @@ pub struct Writer {
 struct Shared {
     news: Mutex<News>,
     changed: Notify,
+    /// Something changed of Weft's own kinds.
+    own_changed: Notify,
 }
 
 /// The latest of everything, and, while somebody wants to know, what changed.
@@ -121,6 +121,8 @@ struct News {
     refused: Arc<BTreeMap<ObjectKey, String>>,
     leads: bool,
     changed: BTreeSet<ObjectKey>,
+    /// Of Weft's own kinds.
+    own_changed: BTreeSet<ObjectKey>,
 }
 
 impl KubernetesStatus {
@@ -137,14 +139,17 @@ impl StatusSink for KubernetesStatus {
         let mut news = self.0.news.lock();
         news.state = Some(state);
         if news.leads {
+            let (own, routes) = routes.into_iter().partition::<BTreeSet<_>, _>(|key| OWN_KINDS.contains(&key.kind));
             news.changed.extend(routes);
+            news.own_changed.extend(own);
         }
         drop(news);
         self.0.changed.notify_one();
+        self.0.own_changed.notify_one();
     }
 
     fn on_problems(&self, problems: Vec<Problem>) {
-        let refused = refused(&problems);
+        let refused = refused(&problems, kinds::is_route);
         let mut news = self.0.news.lock();
         if *news.refused == refused {
             return;
@@ -187,64 +192,6 @@ impl Shared {
         let mut news = self.news.lock();
         news.leads = leads;
         news.changed.clear();
-    }
-}
-
-/// Why routes are refused, in a few words each.
-fn refused(problems: &[Problem]) -> BTreeMap<ObjectKey, String> {
-    let mut said: BTreeMap<ObjectKey, Vec<String>> = BTreeMap::new();
-    for problem in problems.iter().filter(|problem| problem.severity == Severity::Error) {
-        let Some(key) = problem.object.as_ref().filter(|key| kinds::is_route(key.kind)) else { continue };
-        let said = said.entry(key.clone()).or_default();
-        said.push(match &*problem.field {
-            "" => problem.message.clone(),
-            field => format!("{field}: {}", problem.message),
-        });
-    }
-    let quoted = |(key, mut said): (ObjectKey, Vec<String>)| {
-        let more = said.len().saturating_sub(MAX_QUOTED);
-        said.truncate(MAX_QUOTED);
-        let more = if more > 0 { format!("; and {more} more") } else { String::new() };
-        (key, said.join("; ") + &more)
-    };
-    said.into_iter().map(quoted).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::model::{Kind, ObjectName};
-
-    fn problem(kind: Kind, field: &str, severity: Severity) -> Problem {
-        Problem {
-            file: String::new(),
-            line: 0,
-            column: 0,
-            field: field.into(),
-            severity,
-            message: "must be right".into(),
-            object: Some(ObjectKey { kind, name: ObjectName::new("shop", "canary") }),
-        }
-    }
-
-    #[test]
-    fn only_errors_of_routes_are_quoted_and_three_of_each() {
-        let error = |field: &str| problem(Kind::HttpRoute, field, Severity::Error);
-        let rows = [
-            ("none", vec![], None),
-            ("a warning", vec![problem(Kind::HttpRoute, "spec", Severity::Warning)], None),
-            ("a Service", vec![problem(Kind::Service, "spec", Severity::Error)], None),
-            ("one", vec![error("spec.x")], Some("spec.x: must be right")),
-            ("of the whole", vec![error("")], Some("must be right")),
-            (
-                "five",
-                ["a", "b", "c", "d", "e"].map(error).into(),
-                Some("a: must be right; b: must be right; c: must be right; and 2 more"),
-            ),
-        ];
-        for (row, problems, expected) in rows {
-            let refused = refused(&problems);
-            assert_eq!(refused.values().next().map(String::as_str), expected, "{row}");
-        }
+        news.own_changed.clear();
     }
 }

@@ -25,6 +25,8 @@ pub(super) struct Dirty {
     pub(super) addresses: BTreeSet<IpAddr>,
     pub(super) policies: BTreeSet<ObjectName>,
     pub(super) traffic_policies: BTreeSet<ObjectName>,
+    /// Whether objects of Weft's own kinds do what they say.
+    pub(super) own: BTreeSet<ObjectKey>,
 }
 
 impl Dirty {
@@ -42,6 +44,7 @@ impl Dirty {
                 }
             }
             Kind::BackendPolicy => {
+                self.own.insert(change.key.clone());
                 let before =
                     before.and_then(|object| if let Object::BackendPolicy(old) = object { Some(old) } else { None });
                 for policy in [before, model.backend_policy(name)].into_iter().flatten() {
@@ -97,8 +100,12 @@ impl Dirty {
                     self.backend_tls_policy(policy, model);
                 }
             }
-            Kind::FaultInjection => self.routes.extend(model.routes_with_fault(name).map(|route| route.key())),
+            Kind::FaultInjection => {
+                self.own.insert(change.key.clone());
+                self.routes.extend(model.routes_with_fault(name).map(|route| route.key()));
+            }
             Kind::RateLimit => {
+                self.own.insert(change.key.clone());
                 if let Some(Object::RateLimit(old)) = before {
                     self.rate_limit(old, model);
                 }
@@ -127,6 +134,8 @@ impl Dirty {
         self.routes.extend(routes.map(|route| route.key()));
         self.policies.extend(model.backend_tls_policies_for(name).map(|policy| policy.meta.name.clone()));
         self.traffic_policies.extend(model.traffic_policies_for(name).map(|policy| policy.meta.name.clone()));
+        self.backend_policies_of(name, model);
+        self.limits_of(&ObjectKey { kind: Kind::Service, name: name.clone() }, model);
         // Its ports declare what its pods' ports speak.
         if !service.selector.is_empty() {
             let pods = model.pods_in(&name.namespace).filter(|pod| selects_pod(service, pod));
@@ -137,9 +146,22 @@ impl Dirty {
     /// Of its Services and of the routes to them: endpoints know nothing of it.
     fn backend_policy(&mut self, policy: &BackendPolicy, model: &Model) {
         for name in policy.services() {
+            self.backend_policies_of(&name, model);
             self.routes.extend(model.routes_with_backend(&name).map(|route| route.key()));
             self.services.insert(ServiceName::new(name.namespace, name.name));
         }
+    }
+
+    /// Which of them counts for the Service.
+    fn backend_policies_of(&mut self, service: &ObjectName, model: &Model) {
+        let key = |policy: &BackendPolicy| ObjectKey { kind: Kind::BackendPolicy, name: policy.meta.name.clone() };
+        self.own.extend(model.backend_policies_of(service).map(key));
+    }
+
+    /// The RateLimits that name it: whether it is there.
+    pub(super) fn limits_of(&mut self, target: &ObjectKey, model: &Model) {
+        let key = |limit: &RateLimit| ObjectKey { kind: Kind::RateLimit, name: limit.meta.name.clone() };
+        self.own.extend(model.rate_limits_of(target).map(key));
     }
 
     /// Which of several policies acts on a Service, and what that says, travels with the Service and with whatever leads there.

@@ -18,7 +18,7 @@ use crate::model::{
     ObjectKey, ObjectName, ParentRef, Pod, PolicyTarget, RateLimit, RateTarget, Service, ServiceKind, ServicePort,
     TargetPort, TrafficPolicy,
 };
-use crate::status::RouteStatus;
+use crate::status::{Condition, RouteStatus};
 
 fn remove(kind: Kind, name: &str) -> Batch {
     Batch { removes: vec![ObjectKey { kind, name: named(name) }], ..Batch::default() }
@@ -436,6 +436,7 @@ struct Everything {
     resources: BTreeMap<(&'static str, String, String), Lookup>,
     own: BTreeMap<(&'static str, IpAddr), (Lookup, Option<WorkloadIdentity>)>,
     statuses: BTreeMap<ObjectKey, RouteStatus>,
+    accepted: BTreeMap<ObjectKey, Condition>,
     services: usize,
     endpoints: usize,
     workloads: usize,
@@ -481,6 +482,7 @@ fn everything(world: &Translated) -> Everything {
         resources,
         own,
         statuses: world.route_statuses().map(|(route, status)| (route.clone(), (**status).clone())).collect(),
+        accepted: world.own_conditions().map(|(object, said)| (object.clone(), (**said).clone())).collect(),
         services: world.services.iter().count(),
         endpoints: world.endpoints.iter().count(),
         workloads: world.workloads.iter().count(),
@@ -545,6 +547,10 @@ proptest! {
             for route in routes {
                 let changed = before.statuses.get(route) != after.statuses.get(route);
                 prop_assert_eq!(changed, touched.statuses.contains(route), "{:?}", route);
+            }
+            for object in before.accepted.keys().chain(after.accepted.keys()) {
+                let changed = before.accepted.get(object) != after.accepted.get(object);
+                prop_assert_eq!(changed, touched.statuses.contains(object), "{:?}", object);
             }
             prop_assert!(!touched.everything);
             before = after;

@@ -4,6 +4,7 @@
 mod endpoints;
 mod protocol;
 mod rate_limits;
+mod selection;
 mod service;
 #[cfg(test)]
 mod tests;
@@ -12,8 +13,9 @@ mod workload;
 pub(super) use endpoints::endpoints;
 pub(super) use protocol::{declared, is_opaque, may_carry, may_carry_http};
 pub(super) use rate_limits::rule_rate_limits;
+pub(super) use selection::selects_pod;
 pub(super) use service::{RoutedPort, known_hosts, service_forms, vip_owner};
-pub(super) use workload::{selects_pod, workload};
+pub(super) use workload::workload;
 
 use weft_proto::v1;
 

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use weft_proto::v1;
 
 use super::super::gateway_api::millis;
-use super::workload::{selects_pod, target};
+use super::selection::{selects_pod, target};
 use crate::model::{Kind, Model, ObjectKey, ObjectName, Pod, RateKey, RateLimit, Route};
 
 /// Sorted by name, as the wire wants it.

@@ -14,8 +14,9 @@ use super::super::peer_authentication::{PodSecurity, identity};
 use super::super::translated::{WorkloadEntry, WorkloadIdentity};
 use super::super::{MeshConfig, Resource};
 use super::rate_limits::rate_limits;
+use super::selection::{selects_pod, target};
 use super::{labels, protocol, zone_of};
-use crate::model::{Model, Pod, Service, ServiceKind, TargetPort, selects};
+use crate::model::{Model, Pod};
 
 /// Who has an address to itself. Addresses are reused: a finished pod has none, one that terminates gives way to one that
 /// does not, and then the youngest holds it.
@@ -110,21 +111,5 @@ impl Declared {
             Self::As(other) if other == protocol => Self::As(protocol),
             Self::As(_) | Self::Contradictory => Self::Contradictory,
         };
-    }
-}
-
-/// Whether a Service's selector picks a pod. No selector picks nothing.
-pub(in super::super) fn selects_pod(service: &Service, pod: &Pod) -> bool {
-    !matches!(service.kind, ServiceKind::ExternalName(_))
-        && !service.selector.is_empty()
-        && service.meta.name.namespace == pod.meta.name.namespace
-        && selects(&service.selector, &pod.meta.labels)
-}
-
-/// A named target port may be another number in each pod.
-pub(super) fn target(target: &TargetPort, pod: &Pod) -> Option<u16> {
-    match target {
-        TargetPort::Number(port) => Some(*port),
-        TargetPort::Name(name) => pod.ports.iter().find(|port| port.name == *name).map(|port| port.port),
     }
 }

@@ -20,6 +20,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio_rustls::client::TlsStream;
+use tokio_stream::StreamExt as _;
 use tonic::codegen::Service as _;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status};
@@ -39,6 +40,7 @@ use self::patience::{PATIENCE, within};
 use weft_e2e::wire::{Once, Svid, dial, signing_request};
 
 pub(crate) const PERMISSION_DENIED: Code = Code::PermissionDenied;
+pub(crate) const DELTA: &str = "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources";
 
 /// A control plane, its directories, and ways to talk to it.
 pub(crate) struct Mesh {
@@ -197,6 +199,43 @@ impl Mesh {
         within(std::future::poll_fn(|context| channel.poll_ready(context))).await.unwrap();
         let answer = within(channel.call(request)).await.unwrap();
         Status::from_header_map(answer.headers()).expect("an answer without a status").code()
+    }
+
+    /// As many discovery calls on one connection, none of which says anything; what each is told at once.
+    pub(crate) async fn calls(&self, svid: &Svid, count: usize) -> Vec<Result<(), Status>> {
+        let client = AggregatedDiscoveryServiceClient::new(self.channel(Some(svid)).await);
+        let (mut told, mut open) = (Vec::new(), Vec::new());
+        for _ in 0..count {
+            let call = within(client.clone().delta_aggregated_resources(tokio_stream::pending())).await;
+            told.push(call.map(|call| open.push(call)));
+        }
+        told
+    }
+
+    /// As many discovery calls on one connection, each with the head of a message of so many bytes, and nothing of it; until it
+    /// is dropped.
+    pub(crate) async fn half_sent(
+        &self,
+        svid: &Svid,
+        count: usize,
+        bytes: usize,
+    ) -> Vec<http::Response<tonic::body::Body>> {
+        let mut channel = self.channel(Some(svid)).await;
+        let mut head = vec![0];
+        head.extend(u32::try_from(bytes).unwrap().to_be_bytes());
+        let mut open = Vec::new();
+        for _ in 0..count {
+            let head = Ok::<_, Status>(Frame::data(Bytes::from(head.clone())));
+            let body = tokio_stream::once(head).chain(tokio_stream::pending());
+            let request = http::Request::post(format!("http://control-plane{DELTA}"))
+                .header("content-type", "application/grpc")
+                .header("te", "trailers")
+                .body(tonic::body::Body::new(StreamBody::new(body)))
+                .unwrap();
+            within(std::future::poll_fn(|context| channel.poll_ready(context))).await.unwrap();
+            open.push(within(channel.call(request)).await.unwrap());
+        }
+        open
     }
 
     /// As many connections without a certificate, each open until it is dropped or the other end closes it.
