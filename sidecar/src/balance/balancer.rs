@@ -35,7 +35,7 @@ use super::outlier::Ejections;
 use super::picker::Picker;
 use super::policy::{BalancePolicy, PickRequest};
 use super::set::{Pool, Set};
-use super::sweep::sweep;
+use super::sweep::{Rated, sweep};
 use super::turns::Turns;
 
 pub use self::pick::Pick;
@@ -53,8 +53,8 @@ struct Shared {
     set: ArcSwap<Set>,
     ejections: Ejections,
     panics: AtomicU64,
-    /// Whether results are counted for the sweep. Written under the lock of `ejections`.
-    counts_rates: AtomicBool,
+    /// How results are counted for the sweep. Written under the lock of `ejections`.
+    rated: Rated,
     turns: Turns,
     /// The moment that the atomics count from: the first update, since without one there is nothing to count.
     epoch: OnceLock<Instant>,
@@ -104,14 +104,14 @@ pub enum Finished {
 impl Balancer {
     /// Without endpoints.
     pub fn new(policy: BalancePolicy) -> Self {
-        let counts_rates = AtomicBool::new(policy.outlier.counts_rates());
+        let rated = Rated::of(&policy.outlier);
         let set = Set::new(Arc::default(), policy);
         Self {
             shared: Arc::new(Shared {
                 set: ArcSwap::from_pointee(set),
                 ejections: Ejections::default(),
                 panics: AtomicU64::new(0),
-                counts_rates,
+                rated,
                 turns: Turns::default(),
                 epoch: OnceLock::new(),
             }),
@@ -193,7 +193,7 @@ impl Balancer {
             (recheck && standing.take_recheck(ms))
                 || (first_try && standing.failures() == 0 && latency.is_neglected(ms) && self.shared.turns.take())
         };
-        let hopeless = |endpoint: &Endpoint| endpoint.state.standing.is_kept(outlier.consecutive_failures);
+        let hopeless = |endpoint: &Endpoint| endpoint.state.standing.is_kept(outlier);
         let chosen = if is_panic(ejected, &set) {
             None
         } else {
@@ -334,8 +334,7 @@ impl Shared {
         let Some(new) = make(&old) else { return };
         let left = old.all.iter().map(|endpoint| &endpoint.state.standing);
         locked.replace(left, new.ready.standings(), &new.policy.outlier);
-        // Relaxed: a result more or less in the first interval.
-        self.counts_rates.store(new.policy.outlier.counts_rates(), Ordering::Relaxed);
+        self.rated.set(&new.policy.outlier);
         self.set.store(Arc::new(new));
     }
 }

@@ -7,7 +7,7 @@
 //! | `policy.rs` | nothing: the numbers, as configured |
 //! | `endpoint.rs` | what an endpoint is, and what of it outlives an update |
 //! | `latency.rs` | how slow an endpoint is believed to be |
-//! | `outlier.rs` | ejection: one word per endpoint, its bits and its transitions; by rate, in `sweep.rs` |
+//! | `outlier.rs` | ejection: one word per endpoint, its bits and its transitions; kinds of failures in `outlier/kinds.rs`; by rate, in `sweep.rs` |
 //! | `set.rs` | which endpoints are in the running, and the draw among them |
 //! | `picker.rs` | who is chosen by another rule: `round_robin.rs`, `least_request.rs` (both on `edf.rs`), `ring.rs`, `maglev.rs` |
 //! | `hash.rs` | what is the same in every proxy: the hashes |
@@ -50,6 +50,7 @@ mod tests;
 pub use balancer::{Balancer, BalancerView, Finished, NoEndpoint, NoEndpointReason, Pick};
 pub use endpoint::{Endpoint, EndpointKey, EndpointSpec, EndpointView, Health, HeldBack, PlainAddr, Reach};
 pub use hash::{hash_bytes, hash_client};
+pub use outlier::kinds::{Consecutive, LocalOrigin};
 pub use outlier::rates::{FailurePercentage, SuccessRate};
 pub use policy::{Algorithm, BalancePolicy, EnvoyOutlier, OutlierPolicy, PickRequest, TryResult, ZoneAware};
 pub use slow_start::SlowStart;

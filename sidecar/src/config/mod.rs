@@ -51,8 +51,8 @@ use weft_proto::{EndpointsName, MESH_SETTINGS, SELF, ServiceName};
 pub use compile::CompileError;
 pub use kind::Kind;
 pub use model::{
-    Backend, InboundPolicy, MeshSettings, MtlsMode, OutboundPolicy, Protocol, RuleView, Service, ServicePort, Workload,
-    WorkloadPort,
+    Backend, IdleTimeouts, InboundPolicy, MeshSettings, MtlsMode, OutboundPolicy, Protocol, RuleView, Service,
+    ServicePort, Workload, WorkloadPort,
 };
 pub use stats::ConfigStats;
 pub use store::Snapshot;

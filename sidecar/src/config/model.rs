@@ -190,12 +190,23 @@ pub struct Backend {
     pub retry: RetryPolicy,
     /// One TCP connection attempt.
     pub connect_timeout: Duration,
+    /// How long connections last that carry nothing.
+    pub idle: IdleTimeouts,
     /// How endpoints without mesh TLS are spoken to; `None`: in plain text.
     pub tls: Option<Arc<BackendTls>>,
     /// How sessions are kept with one of its endpoints, where a rule says nothing of them; `None`: there are none.
     pub session: Option<Arc<Session>>,
     pub(super) state: Arc<BackendState>,
     pub(super) balance: BalancePolicy,
+}
+
+/// How long connections to a backend's endpoints last that carry nothing, where a policy says it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub struct IdleTimeouts {
+    /// An HTTP connection without a request, at least 100 ms; `None`: what [`Timeouts`](crate::settings::Timeouts) says.
+    pub http: Option<Duration>,
+    /// Opaque bytes, and what a request was upgraded to, without a byte either way, at least 1 ms; `None`: for ever.
+    pub tcp: Option<Duration>,
 }
 
 /// A backend's policy, compiled.
@@ -206,6 +217,7 @@ pub(super) struct Policy {
     pub(super) limits: Limits,
     pub(super) retry: RetryPolicy,
     pub(super) connect_timeout: Duration,
+    pub(super) idle: IdleTimeouts,
     pub(super) tls: Option<Arc<BackendTls>>,
     /// `None`: the default budget.
     pub(super) budget: Option<RecentPolicy>,
@@ -223,6 +235,7 @@ impl Default for Policy {
             limits: Limits::default(),
             retry: RetryPolicy::default(),
             connect_timeout: CONNECT_TIMEOUT,
+            idle: IdleTimeouts::default(),
             tls: None,
             budget: None,
             session: None,
@@ -264,6 +277,7 @@ impl Backend {
             limits: state.limits.with_limits(policy.limits),
             retry: policy.retry,
             connect_timeout: policy.connect_timeout,
+            idle: policy.idle,
             tls: policy.tls,
             session: policy.session,
             balance: policy.balance,
@@ -279,6 +293,7 @@ impl Backend {
             && self.limits.limits() == policy.limits
             && self.retry == policy.retry
             && self.connect_timeout == policy.connect_timeout
+            && self.idle == policy.idle
             && self.tls == policy.tls
             && self.budget.recent() == policy.budget.as_ref()
             && self.session == policy.session
