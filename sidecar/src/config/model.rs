@@ -16,7 +16,7 @@ use weft_proto::{EndpointsName, ServiceName, SpiffeId};
 
 use super::subscriptions::LastUse;
 use crate::backend_tls::BackendTls;
-use crate::balance::{BalancePolicy, Balancer, EndpointKey, EndpointSpec, Health, Reach};
+use crate::balance::{BalancePolicy, Balancer, EndpointKey, EndpointSpec, Health, Reach, Room};
 use crate::resilience::{Budget, BudgetPolicy, Limiter, Limits, RateLimit, RecentPolicy, RetryPolicy};
 use crate::route::{ConnectionTable, HashBy, RouteTable, Session};
 
@@ -244,9 +244,14 @@ impl Default for Policy {
 }
 
 impl BackendState {
+    /// With room of its own for tables: for a backend that has none.
     pub(super) fn new(policy: &Policy) -> Arc<Self> {
+        Self::sharing(policy, &Arc::default())
+    }
+
+    pub(super) fn sharing(policy: &Policy, room: &Arc<Room>) -> Arc<Self> {
         Arc::new(Self {
-            balancer: Arc::new(Balancer::new(policy.balance.clone())),
+            balancer: Arc::new(Balancer::sharing(policy.balance.clone(), Arc::clone(room))),
             budget: Budget::new(BudgetPolicy::default()),
             limits: Limiter::new(policy.limits),
             known: watch::Sender::new(false),
@@ -256,6 +261,10 @@ impl BackendState {
 
     pub(super) fn is_known(&self) -> bool {
         self.is_known.load(Ordering::Acquire)
+    }
+
+    pub(super) fn balancer(&self) -> &Balancer {
+        &self.balancer
     }
 
     pub(super) fn set_endpoints(&self, endpoints: Vec<EndpointSpec>, now: Instant) {
