@@ -40,6 +40,9 @@ pub enum Reason {
     MtlsRequired,
     /// The certificate by which the peer of an opaque connection proved itself has expired.
     PeerExpired,
+    /// Nothing had passed on an opaque or upgraded connection, or no request on an HTTP connection, for as long as a policy
+    /// allows.
+    IdleTimeout,
     /// This proxy is draining and the app takes no more.
     Draining,
     /// The control plane did not say in time what this destination is.
@@ -60,7 +63,7 @@ pub enum Reason {
 
 impl Reason {
     /// Every reason, for documentation and tests.
-    pub const ALL: [Self; 25] = [
+    pub const ALL: [Self; 26] = [
         Self::NoRoute,
         Self::Redirect,
         Self::Preflight,
@@ -78,6 +81,7 @@ impl Reason {
         Self::RateLimited,
         Self::MtlsRequired,
         Self::PeerExpired,
+        Self::IdleTimeout,
         Self::Draining,
         Self::ConfigUnavailable,
         Self::RegistryOnly,
@@ -108,6 +112,7 @@ impl Reason {
             Self::RateLimited => "rate-limited",
             Self::MtlsRequired => "mtls-required",
             Self::PeerExpired => "peer-expired",
+            Self::IdleTimeout => "idle-timeout",
             Self::Draining => "draining",
             Self::ConfigUnavailable => "config-unavailable",
             Self::RegistryOnly => "registry-only",
@@ -135,6 +140,7 @@ impl Reason {
             | Self::Overflow
             | Self::RetryBudget
             | Self::PeerExpired
+            | Self::IdleTimeout
             | Self::Draining
             | Self::ConfigUnavailable => StatusCode::SERVICE_UNAVAILABLE,
             Self::UpstreamReset | Self::UpstreamProtocol | Self::RegistryOnly | Self::OwnListener => {
@@ -176,6 +182,7 @@ impl Reason {
             | Self::Overflow
             | Self::RetryBudget
             | Self::PeerExpired
+            | Self::IdleTimeout
             | Self::Draining
             | Self::ConfigUnavailable
             | Self::RegistryOnly

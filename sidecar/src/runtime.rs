@@ -104,7 +104,7 @@ pub(crate) fn directions(
     let outbound = Arc::new(Outbound {
         settings: Arc::clone(settings),
         config: config.clone(),
-        upstreams: Upstreams::new(identity.clone(), settings.timeouts),
+        upstreams: Upstreams::new(identity.clone(), settings.timeouts, Arc::clone(&telemetry.metrics)),
         inbound: Arc::clone(&inbound),
         telemetry: telemetry.clone(),
         server: ServerSettings { explain: true, ..ServerSettings::default() },

@@ -20,6 +20,10 @@ pub struct BackendPolicy {
     pub limits: ConnectionLimits,
     /// `connectTimeout`
     pub connect_timeout: Option<Duration>,
+    /// `httpIdleTimeout`
+    pub http_idle_timeout: Option<Duration>,
+    /// `tcpIdleTimeout`
+    pub tcp_idle_timeout: Option<Duration>,
 }
 
 impl BackendPolicy {
@@ -119,8 +123,16 @@ pub struct ConnectionLimits {
 /// Envoy's outlier detection. `None` is Envoy's default, but for what is said of a field.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 pub struct OutlierDetection {
-    /// Zero is never.
+    /// `consecutive5xx`; zero is never.
+    pub consecutive_5xx: Option<u32>,
+    /// `enforcingConsecutive5xx`
+    pub enforcing_consecutive_5xx: Option<u32>,
+    /// Zero is never. Off where neither this nor the next is said.
     pub consecutive_gateway_failure: Option<u32>,
+    /// `enforcingConsecutiveGatewayFailure`
+    pub enforcing_consecutive_gateway_failure: Option<u32>,
+    /// `splitExternalLocalOriginErrors`
+    pub local_origin: Option<LocalOrigin>,
     /// Between two looks at the rates.
     pub interval: Option<Duration>,
     /// The first ejection.
@@ -137,6 +149,19 @@ pub struct OutlierDetection {
     pub success_rate: Option<SuccessRate>,
     /// Off where it is not said.
     pub failure_percentage: Option<FailurePercentage>,
+}
+
+/// Failures to get an answer, told apart from answers.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
+pub struct LocalOrigin {
+    /// `consecutiveLocalOriginFailure`; zero is never.
+    pub consecutive: Option<u32>,
+    /// `enforcingConsecutiveLocalOriginFailure`
+    pub enforcing_consecutive: Option<u32>,
+    /// `enforcingLocalOriginSuccessRate`
+    pub enforcing_success_rate: Option<u32>,
+    /// `enforcingFailurePercentageLocalOrigin`
+    pub enforcing_failure_percentage: Option<u32>,
 }
 
 /// Ejects who succeeds less often than the others.

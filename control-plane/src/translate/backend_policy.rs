@@ -4,18 +4,16 @@
 //! Of several policies that name a Service the oldest counts, then the first by name, and the others do not count at all:
 //! half of one and half of another would be what nobody wrote. A policy is for every client and every port, on the Service's
 //! own way and as a route's backend.
-//!
-//! With `outlierDetection` detection is Envoy's, with Envoy's defaults, which are said here in full: on the wire absence is
-//! the mesh's own default.
 //! Bound: nothing is kept.
+
+mod outlier;
 
 use weft_proto::v1;
 
 use super::gateway_api::millis;
 use super::{backend_tls, traffic_policy};
 use crate::model::{
-    Algorithm, BackendPolicy, ConnectionLimits, FailurePercentage, HashKey, LoadBalancer, Model, OutlierDetection,
-    Service, ServicePort, SlowStart, SuccessRate,
+    Algorithm, BackendPolicy, ConnectionLimits, HashKey, LoadBalancer, Model, Service, ServicePort, SlowStart,
 };
 
 /// What a client's proxy is told; `None` when all is as by default.
@@ -28,7 +26,9 @@ pub(super) fn backend_policy(service: &Service, port: &ServicePort, model: &Mode
         let said = policy.outlier_detection.as_ref();
         out.limits = limits(policy.limits);
         out.connect_timeout = policy.connect_timeout.map(millis);
-        out.outlier_detection = said.map(outlier_detection);
+        out.http_idle_timeout = policy.http_idle_timeout.map(millis);
+        out.tcp_idle_timeout = policy.tcp_idle_timeout.map(millis);
+        out.outlier_detection = said.map(outlier::outlier_detection);
         out.balancing = balancing(policy.load_balancer.as_ref(), said.and_then(|said| said.min_health_percent));
     }
     (out != v1::BackendPolicy::default()).then_some(out)
@@ -113,57 +113,8 @@ fn slow_start(said: &SlowStart) -> v1::SlowStart {
     }
 }
 
-/// Envoy's defaults (`envoy.config.cluster.v3.OutlierDetection`).
-const BASE_MS: u64 = 30_000;
-const MAX_MS: u64 = 300_000;
-const MAX_PERCENT: u32 = 10;
-const CONSECUTIVE: u32 = 5;
-
-fn outlier_detection(said: &OutlierDetection) -> v1::OutlierDetection {
-    let base = said.base_ejection_time.map_or(v1::Millis { value: BASE_MS }, millis);
-    // Envoy's longest is never less than the base.
-    let max = said.max_ejection_time.map_or(v1::Millis { value: MAX_MS.max(base.value) }, millis);
-    let max = v1::Millis { value: max.value.max(base.value) };
-    let consecutive = said.consecutive_gateway_failure.unwrap_or(CONSECUTIVE);
-    let envoy = v1::EnvoyOutlierDetection {
-        interval: said.interval.map(millis),
-        jitter: said.max_ejection_time_jitter.map(millis),
-        no_consecutive: consecutive == 0,
-        success_rate: said.success_rate.as_ref().map(success_rate),
-        failure_percentage: said.failure_percentage.as_ref().map(failure_percentage),
-    };
-    v1::OutlierDetection {
-        disabled: false,
-        consecutive_failures: consecutive,
-        base_ejection: Some(base),
-        max_ejection: Some(max),
-        max_ejection_percent: said.max_ejection_percent.unwrap_or(MAX_PERCENT),
-        envoy: Some(Box::new(envoy)),
-    }
-}
-
-fn success_rate(said: &SuccessRate) -> v1::SuccessRateEjection {
-    v1::SuccessRateEjection {
-        minimum_endpoints: said.hosts,
-        minimum_requests: said.requests,
-        stdev_factor_milli: said.stdev_factor,
-        enforcing_percent: said.enforcing,
-    }
-}
-
-fn failure_percentage(said: &FailurePercentage) -> v1::FailurePercentageEjection {
-    v1::FailurePercentageEjection {
-        minimum_endpoints: said.hosts,
-        minimum_requests: said.requests,
-        threshold_percent: said.threshold,
-        enforcing_percent: said.enforcing,
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use weft_proto::v1::BalancingAlgorithm as Wire;
 
     use super::super::fixtures::{aged, backend, meta, named, parent, route, rule, service, upserts};
@@ -179,6 +130,8 @@ mod tests {
             outlier_detection: None,
             limits: ConnectionLimits::default(),
             connect_timeout: None,
+            http_idle_timeout: None,
+            tcp_idle_timeout: None,
         }
     }
 
@@ -236,27 +189,5 @@ mod tests {
         // The mesh's own rule is what absence says.
         model.apply(upserts![policy("shop/p", &["web"], Algorithm::PowerOfTwo)]);
         assert_eq!(backend_policy(&web, &web.ports[0], &model), None);
-    }
-
-    #[test]
-    fn outlier_detection_is_envoys_with_envoys_defaults() {
-        let ms = |value| Some(v1::Millis { value });
-        let wire = outlier_detection(&OutlierDetection::default());
-        assert_eq!((wire.base_ejection, wire.max_ejection), (ms(30_000), ms(300_000)));
-        assert_eq!((wire.consecutive_failures, wire.max_ejection_percent), (5, 10));
-        let envoy = wire.envoy.unwrap();
-        assert!(!envoy.no_consecutive && envoy.success_rate.is_none() && envoy.failure_percentage.is_none());
-
-        let said = OutlierDetection {
-            consecutive_gateway_failure: Some(0),
-            base_ejection_time: Some(Duration::from_secs(600)),
-            success_rate: Some(SuccessRate { stdev_factor: Some(1_500), ..SuccessRate::default() }),
-            ..OutlierDetection::default()
-        };
-        let wire = outlier_detection(&said);
-        assert_eq!(wire.max_ejection, ms(600_000), "never less than the base");
-        let envoy = wire.envoy.unwrap();
-        assert!(envoy.no_consecutive);
-        assert_eq!(envoy.success_rate.unwrap().stdev_factor_milli, Some(1_500));
     }
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
-use weft_e2e::probe;
+use weft_e2e::{PodSpec, probe};
 
 use crate::shop::{Shop, pause};
 
@@ -92,4 +92,31 @@ fn an_endpoint_is_ejected_for_as_long_as_was_asked(shop: &mut Shop) {
         pause(Duration::from_millis(100));
     }
     assert_eq!(ejections(shop) - before, 1.0, "it is out for a minute, and nobody asks it");
+}
+
+#[test]
+fn an_endpoint_that_answers_500_is_ejected_where_the_policy_counts_it() {
+    let mut shop = Shop::new("five-hundreds", 2);
+    let pod = shop.mesh.pod(PodSpec::meshed("reviews-bad", "reviews")).unwrap();
+    let app = pod.app("app", &["http-server", "--name", "reviews-bad", "--fail-every=1"]).unwrap();
+    pod.wait_listening(8080).unwrap();
+    shop.servers.push((pod, app));
+    let ejections = |shop: &Shop| shop.client_metric("weft_ejections_total");
+    // As whoever calls sees it: a 500 is an answer, and nobody asks twice.
+    let failed =
+        |shop: &Shop, n: usize| (0..n).filter(|_| shop.get("/").is_none_or(|answer| answer.status != 200)).count();
+    probe::wait_until("the third endpoint", Duration::from_secs(15), || failed(&shop, 5) > 0).unwrap();
+    assert!(failed(&shop, 100) > 5, "the mesh's own detection takes it for an answer");
+    assert_eq!(ejections(&shop), 0.0);
+
+    policy(&shop, "  outlierDetection: {consecutive5xx: 4, baseEjectionTime: 60s, maxEjectionPercent: 50}\n");
+    let mut seen = 0;
+    probe::wait_until("an ejection", Duration::from_secs(10), || {
+        seen += failed(&shop, 1);
+        ejections(&shop) > 0.0
+    })
+    .unwrap();
+    assert_eq!(seen, 4, "so many in a row");
+    assert_eq!(failed(&shop, 100), 0);
+    assert_eq!(ejections(&shop), 1.0);
 }

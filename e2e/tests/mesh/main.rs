@@ -7,6 +7,7 @@ mod balancing;
 mod config;
 mod endpoints;
 mod faults;
+mod idle;
 mod outside;
 mod pods;
 mod protocols;

@@ -34,8 +34,9 @@ use super::endpoint::{Endpoint, EndpointSpec, Health, HeldBack, State};
 use super::outlier::Ejections;
 use super::picker::Picker;
 use super::policy::{BalancePolicy, PickRequest};
+use super::room::{Claims, Cut, Room};
 use super::set::{Pool, Set};
-use super::sweep::sweep;
+use super::sweep::{Rated, sweep};
 use super::turns::Turns;
 
 pub use self::pick::Pick;
@@ -53,9 +54,11 @@ struct Shared {
     set: ArcSwap<Set>,
     ejections: Ejections,
     panics: AtomicU64,
-    /// Whether results are counted for the sweep. Written under the lock of `ejections`.
-    counts_rates: AtomicBool,
+    /// How results are counted for the sweep. Written under the lock of `ejections`.
+    rated: Rated,
     turns: Turns,
+    /// For tables, shared with the proxy's other balancers.
+    room: Arc<Room>,
     /// The moment that the atomics count from: the first update, since without one there is nothing to count.
     epoch: OnceLock<Instant>,
 }
@@ -102,17 +105,23 @@ pub enum Finished {
 }
 
 impl Balancer {
-    /// Without endpoints.
+    /// Without endpoints, and with room of its own.
     pub fn new(policy: BalancePolicy) -> Self {
-        let counts_rates = AtomicBool::new(policy.outlier.counts_rates());
-        let set = Set::new(Arc::default(), policy);
+        Self::sharing(policy, Arc::default())
+    }
+
+    /// Without endpoints; its tables have their room with those of others.
+    pub fn sharing(policy: BalancePolicy, room: Arc<Room>) -> Self {
+        let rated = Rated::of(&policy.outlier);
+        let set = Set::new(Arc::default(), policy, &Claims::new(&room, 0));
         Self {
             shared: Arc::new(Shared {
                 set: ArcSwap::from_pointee(set),
                 ejections: Ejections::default(),
                 panics: AtomicU64::new(0),
-                counts_rates,
+                rated,
                 turns: Turns::default(),
+                room,
                 epoch: OnceLock::new(),
             }),
         }
@@ -120,7 +129,8 @@ impl Balancer {
 
     /// Changes the policy. Endpoints keep their state, but when detection is switched off the ejected ones are back.
     pub fn set_policy(&self, policy: BalancePolicy) {
-        self.shared.replace(|old| (old.policy != policy).then(|| Set::new(Arc::clone(&old.all), policy)));
+        self.shared
+            .replace(|old, claims| (old.policy != policy).then(|| Set::new(Arc::clone(&old.all), policy, claims)));
     }
 
     /// Changes the endpoints. Those whose key was there before keep their state; of specs with equal keys the first
@@ -128,7 +138,7 @@ impl Balancer {
     pub fn update(&self, specs: Vec<EndpointSpec>, now: Instant) {
         self.shared.epoch.get_or_init(|| now);
         let ms = self.shared.ms(now);
-        self.shared.replace(|old| {
+        self.shared.replace(|old, claims| {
             let before: std::collections::HashMap<_, _> = old.all.iter().map(|e| (e.key(), e)).collect();
             let mut seen = std::collections::HashSet::with_capacity(specs.len());
             let endpoint = |spec: &EndpointSpec| {
@@ -144,7 +154,7 @@ impl Balancer {
                 Arc::new(Endpoint { spec: spec.clone(), state })
             };
             let all: Arc<[Arc<Endpoint>]> = specs.iter().filter(|spec| seen.insert(&spec.key)).map(endpoint).collect();
-            Some(Set::new(all, old.policy.clone()))
+            Some(Set::new(all, old.policy.clone(), claims))
         });
     }
 
@@ -193,7 +203,7 @@ impl Balancer {
             (recheck && standing.take_recheck(ms))
                 || (first_try && standing.failures() == 0 && latency.is_neglected(ms) && self.shared.turns.take())
         };
-        let hopeless = |endpoint: &Endpoint| endpoint.state.standing.is_kept(outlier.consecutive_failures);
+        let hopeless = |endpoint: &Endpoint| endpoint.state.standing.is_kept(outlier);
         let chosen = if is_panic(ejected, &set) {
             None
         } else {
@@ -224,6 +234,11 @@ impl Balancer {
     /// Every endpoint of the set, in the order given, whatever its health.
     pub fn endpoints(&self) -> Arc<[Arc<Endpoint>]> {
         Arc::clone(&self.shared.set.load().all)
+    }
+
+    /// A table of its rule that is smaller than the policy asks for, since there was no room (`room.rs`).
+    pub fn cut(&self) -> Option<Cut> {
+        self.shared.set.load().cut
     }
 
     /// Why no request can be given to any; `None` if one can.
@@ -328,14 +343,14 @@ impl Shared {
         u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
     }
 
-    fn replace(&self, make: impl FnOnce(&Set) -> Option<Set>) {
+    fn replace(&self, make: impl FnOnce(&Set, &Claims<'_>) -> Option<Set>) {
         let locked = self.ejections.lock();
         let old = self.set.load_full();
-        let Some(new) = make(&old) else { return };
+        let claims = Claims::new(&self.room, old.claimed);
+        let Some(new) = make(&old, &claims) else { return };
         let left = old.all.iter().map(|endpoint| &endpoint.state.standing);
         locked.replace(left, new.ready.standings(), &new.policy.outlier);
-        // Relaxed: a result more or less in the first interval.
-        self.counts_rates.store(new.policy.outlier.counts_rates(), Ordering::Relaxed);
+        self.rated.set(&new.policy.outlier);
         self.set.store(Arc::new(new));
     }
 }

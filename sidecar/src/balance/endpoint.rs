@@ -86,6 +86,8 @@ pub(super) struct State {
     pub(super) standing: Standing,
     /// Results of the interval, where they are counted.
     pub(super) rate: Counter,
+    /// The same of getting an answer at all, where that is told apart.
+    pub(super) local_rate: Counter,
     /// Since when it is ready (ms since the balancer's epoch), for slow start.
     ready_since: AtomicU64,
     /// Until when it is held back (ms since the balancer's epoch, and [`RELEASED`] more); [`NEVER_HELD`] before it was.
@@ -107,6 +109,7 @@ impl Default for State {
             latency: Latency::default(),
             standing: Standing::default(),
             rate: Counter::default(),
+            local_rate: Counter::default(),
             ready_since: AtomicU64::new(0),
             held_until: AtomicU64::new(NEVER_HELD),
         }

@@ -7,9 +7,10 @@
 //! | `policy.rs` | nothing: the numbers, as configured |
 //! | `endpoint.rs` | what an endpoint is, and what of it outlives an update |
 //! | `latency.rs` | how slow an endpoint is believed to be |
-//! | `outlier.rs` | ejection: one word per endpoint, its bits and its transitions; by rate, in `sweep.rs` |
+//! | `outlier.rs` | ejection: one word per endpoint, its bits and its transitions; kinds of failures in `outlier/kinds.rs`; by rate, in `sweep.rs` |
 //! | `set.rs` | which endpoints are in the running, and the draw among them |
 //! | `picker.rs` | who is chosen by another rule: `round_robin.rs`, `least_request.rs` (both on `edf.rs`), `ring.rs`, `maglev.rs` |
+//! | `room.rs` | how large the tables of ring hash and Maglev may be, all of a proxy together |
 //! | `hash.rs` | what is the same in every proxy: the hashes |
 //! | `slow_start.rs` | how much of its weight a new endpoint has |
 //! | `tiers.rs` | which of the ready endpoints a request is for: by `priority.rs` and `zone.rs` |
@@ -22,7 +23,8 @@
 //!
 //! Not here: limits and retries (`resilience/`), connections (`http/`), what a request is hashed by (`outbound/`).
 //!
-//! Bound: one [`Endpoint`] (some 250 bytes) for each spec given, and what the policy's rule keeps for it; nothing else grows.
+//! Bound: one [`Endpoint`] (some 250 bytes) for each spec given, and what the policy's rule keeps for it (tables within
+//! [`Room::MOST`]); nothing else grows.
 
 mod balancer;
 mod edf;
@@ -36,6 +38,7 @@ mod picker;
 mod policy;
 mod priority;
 mod ring;
+mod room;
 mod round_robin;
 mod set;
 mod slow_start;
@@ -50,6 +53,8 @@ mod tests;
 pub use balancer::{Balancer, BalancerView, Finished, NoEndpoint, NoEndpointReason, Pick};
 pub use endpoint::{Endpoint, EndpointKey, EndpointSpec, EndpointView, Health, HeldBack, PlainAddr, Reach};
 pub use hash::{hash_bytes, hash_client};
+pub use outlier::kinds::{Consecutive, LocalOrigin};
 pub use outlier::rates::{FailurePercentage, SuccessRate};
 pub use policy::{Algorithm, BalancePolicy, EnvoyOutlier, OutlierPolicy, PickRequest, TryResult, ZoneAware};
+pub use room::{Cut, Room};
 pub use slow_start::SlowStart;

@@ -41,10 +41,15 @@
 //! requests there is nothing to decide. The moment of the next sweep is kept among those of the probes, so that a pick looks
 //! at one number.
 //!
+//! Failures in a row are of several kinds there (`outlier/kinds.rs`), counted in a word of their own. `failures` is then the longest
+//! of the rows: what a success looks at, which ends them all. It may be behind that word by a result of another worker, so
+//! whether to eject is decided by that word, under the lock.
+//!
 //! Not here: what counts as a failure (`outbound/`), the penalty in latency (`latency.rs`).
-//! Bound: three words per endpoint.
+//! Bound: four words per endpoint.
 
 mod envoy;
+pub(super) mod kinds;
 pub(super) mod rates;
 mod time;
 mod word;
@@ -69,6 +74,8 @@ const NEVER: u64 = u64::MAX;
 #[derive(Debug, Default)]
 pub(super) struct Standing {
     word: AtomicU64,
+    /// Envoy's way: its failures in a row, by kind.
+    counts: AtomicU64,
     /// When a failing endpoint is next offered a request. A hint: relaxed, and losing a race costs one recheck.
     recheck_at: AtomicU64,
     /// Whether it is one of the current set's ready endpoints: only those are counted. Written under the lock.
@@ -108,9 +115,13 @@ impl Standing {
     }
 
     /// Whether it has failed often enough to be ejected, and only the cap keeps it in use.
-    pub(super) fn is_kept(&self, threshold: Option<NonZeroU32>) -> bool {
+    pub(super) fn is_kept(&self, policy: &OutlierPolicy) -> bool {
         let word = self.get();
-        word.phase == Phase::InUse && threshold.is_some_and(|threshold| reached(word.failures, threshold))
+        let enough = || match &policy.envoy {
+            None => policy.consecutive_failures.is_some_and(|threshold| reached(word.failures, threshold)),
+            Some(envoy) => self.deserves(envoy),
+        };
+        word.phase == Phase::InUse && word.failures > 0 && enough()
     }
 
     /// Milliseconds until a probe is due, if the endpoint is ejected; zero while one is under way.
@@ -132,6 +143,7 @@ impl Standing {
     /// A request that was not the probe succeeded.
     pub(super) fn on_success(&self) {
         if self.get().failures > 0 {
+            self.forget_counts();
             self.change(|word| {
                 (word.phase == Phase::InUse && word.failures > 0).then_some(Word { failures: 0, ..word })
             });
@@ -195,6 +207,8 @@ pub(super) struct Ejections {
     next_sweep_at: AtomicU64,
     /// Ejections since the start.
     total: AtomicU64,
+    /// Findings of which chance decided whether they eject. Written under the lock.
+    drawn: AtomicU64,
 }
 
 impl Default for Ejections {
@@ -205,6 +219,7 @@ impl Default for Ejections {
             next_probe_at: AtomicU64::new(NEVER),
             next_sweep_at: AtomicU64::new(NEVER),
             total: AtomicU64::new(0),
+            drawn: AtomicU64::new(0),
         }
     }
 }
@@ -248,6 +263,10 @@ impl Locked<'_> {
             standing.member.store(true, Ordering::Release);
             if policy.is_off() {
                 standing.word.store(0, Ordering::Release);
+            }
+            if policy.envoy.is_none() && standing.forget_counts() {
+                // Of kinds that are no failures in the mesh's own way.
+                standing.on_success();
             }
         }
         // Switched on, the first sweep is due at once: it finds nothing, and sets the time of the next.

@@ -15,7 +15,8 @@
 //! those that keep keys together on the rendezvous hash of the key among the usable ones, the others on a draw by weight.
 //!
 //! The tables are made anew with every change of the set, as the set is; turns begin anew then.
-//! Bound: what each file says, for each pool (one of all endpoints, and one for each priority and zone in use).
+//! Bound: what each file says, for each pool (one of all endpoints, and one for each priority and zone in use); tables, what
+//! `room.rs` says.
 
 use std::cell::Cell;
 use std::sync::Arc;
@@ -29,6 +30,7 @@ use super::least_request::{biased, least_of};
 use super::maglev::{self, Maglev};
 use super::policy::{Algorithm, BalancePolicy, PickRequest};
 use super::ring::Ring;
+use super::room::{Claim, Claims};
 use super::round_robin::RoundRobin;
 use super::set::Pool;
 
@@ -47,12 +49,19 @@ pub(super) enum Picker {
         weighted: Option<edf::Shared>,
     },
     Random,
-    RingHash(Ring),
-    Maglev(Maglev),
+    RingHash {
+        ring: Ring,
+        /// Held, never read; so is that of Maglev.
+        _claim: Claim,
+    },
+    Maglev {
+        table: Maglev,
+        _claim: Claim,
+    },
 }
 
 impl Picker {
-    pub(super) fn new(policy: &BalancePolicy, endpoints: &[Arc<Endpoint>], equal: bool) -> Self {
+    pub(super) fn new(policy: &BalancePolicy, endpoints: &[Arc<Endpoint>], equal: bool, claims: &Claims<'_>) -> Self {
         if policy.client_ip_affinity.is_some() {
             return Self::ClientAffinity;
         }
@@ -69,10 +78,27 @@ impl Picker {
                 weighted: (!equal).then(edf::Shared::default),
             },
             Algorithm::Random => Self::Random,
-            Algorithm::RingHash { minimum, maximum } => Self::RingHash(Ring::new(&hashed(), minimum, maximum)),
-            // A size that is none would have no permutations.
-            Algorithm::Maglev { cells } if maglev::is_size(cells) => Self::Maglev(Maglev::new(&hashed(), cells)),
-            Algorithm::Maglev { .. } => Self::Maglev(Maglev::new(&hashed(), maglev::CELLS)),
+            // Nobody to choose.
+            Algorithm::RingHash { .. } | Algorithm::Maglev { .. } if endpoints.is_empty() => Self::Random,
+            Algorithm::RingHash { minimum, maximum } => {
+                let hashed = hashed();
+                let wanted = Ring::points(&hashed, minimum, maximum);
+                match claims.ring(wanted, endpoints.len()) {
+                    Some((given, _claim)) => {
+                        let (minimum, maximum) = if given < wanted { (given, given) } else { (minimum, maximum) };
+                        Self::RingHash { ring: Ring::new(&hashed, minimum, maximum), _claim }
+                    }
+                    None => Self::Random,
+                }
+            }
+            Algorithm::Maglev { cells } => {
+                // A size that is none would have no permutations.
+                let cells = if maglev::is_size(cells) { cells } else { maglev::CELLS };
+                match claims.maglev(cells, endpoints.len()) {
+                    Some((cells, _claim)) => Self::Maglev { table: Maglev::new(&hashed(), cells), _claim },
+                    None => Self::Random,
+                }
+            }
         }
     }
 }
@@ -100,7 +126,7 @@ impl Pool {
                 Some(client) => return self.ranked_first(super::hash_client(client), usable),
                 None => return self.draw(rng, now, usable, first),
             },
-            Picker::RingHash(_) | Picker::Maglev(_) => match request.hash {
+            Picker::RingHash { .. } | Picker::Maglev { .. } => match request.hash {
                 Some(key) => return self.home(key, usable),
                 None => None,
             },
@@ -128,7 +154,7 @@ impl Pool {
             Picker::ClientAffinity => {
                 request.client.map(|client| self.ranked_first(super::hash_client(client), usable))
             }
-            Picker::RingHash(_) | Picker::Maglev(_) => request.hash.map(|key| self.home(key, usable)),
+            Picker::RingHash { .. } | Picker::Maglev { .. } => request.hash.map(|key| self.home(key, usable)),
             _ => None,
         }
     }
@@ -136,8 +162,8 @@ impl Pool {
     fn home(&self, key: u64, usable: &dyn Fn(&Endpoint) -> bool) -> Option<&Arc<Endpoint>> {
         let may = |index: usize| usable(&self.endpoints()[index]);
         let found = match &self.picker {
-            Picker::RingHash(ring) => ring.find(key, may),
-            Picker::Maglev(table) => table.find(key, may),
+            Picker::RingHash { ring, .. } => ring.find(key, may),
+            Picker::Maglev { table, .. } => table.find(key, may),
             _ => None,
         };
         found.map(|index| &self.endpoints()[index]).or_else(|| self.ranked_first(key, usable))

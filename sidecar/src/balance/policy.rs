@@ -4,6 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU32;
 use std::time::Duration;
 
+use super::outlier::kinds::{Consecutive, LocalOrigin};
 use super::outlier::rates::{FailurePercentage, SuccessRate};
 use super::slow_start::SlowStart;
 use super::{EndpointKey, maglev};
@@ -11,7 +12,8 @@ use super::{EndpointKey, maglev};
 /// Outlier detection's numbers (SEMANTICS.md §3).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OutlierPolicy {
-    /// Consecutive failures that eject; `None` switches ejection off. Default 5; more than 65,535 count as that many.
+    /// Consecutive failures that eject; `None` switches ejection off. Default 5; more than 65,535 count as that many. Says
+    /// nothing where `envoy` does.
     pub consecutive_failures: Option<NonZeroU32>,
     /// First ejection. Default 1 s; doubles each time.
     pub base: Duration,
@@ -20,12 +22,12 @@ pub struct OutlierPolicy {
     /// Largest part of ready endpoints ejected, in percent. Default 50. One endpoint of two or more may always be
     /// ejected, a single one never.
     pub max_percent: u32,
-    /// Envoy's way, as a DestinationRule asks for it; `None` is the mesh's own.
+    /// Envoy's way, as a BackendPolicy asks for it; `None` is the mesh's own.
     pub envoy: Option<EnvoyOutlier>,
 }
 
 /// What outlier detection has more of when it is Envoy's: ejections that grow by addition (`base` · n up to `max`) and end
-/// without a probe, and ejection by rate.
+/// without a probe, several kinds of failures in a row (`outlier/kinds.rs`), and ejection by rate.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EnvoyOutlier {
     /// How often rates are looked at, and how long an endpoint is back for one ejection to be forgotten. Default 10 s;
@@ -33,6 +35,13 @@ pub struct EnvoyOutlier {
     pub interval: Duration,
     /// Up to so much is added to an ejection, at random. Default 0.
     pub jitter: Duration,
+    /// Failures in a row: 5xx of any kind, and what comes instead of an answer unless that is `local`'s. `None` is off.
+    /// Default 5.
+    pub server_error: Option<Consecutive>,
+    /// The same of gateway failures alone. Default off, as Envoy's is in effect.
+    pub gateway: Option<Consecutive>,
+    /// Failures to get an answer are told apart from answers; `None`: they are 5xx and gateway failures.
+    pub local: Option<LocalOrigin>,
     /// Ejects who succeeds less often than the others; `None` is off.
     pub success_rate: Option<SuccessRate>,
     /// Ejects who fails too often; `None` is off.
@@ -41,7 +50,15 @@ pub struct EnvoyOutlier {
 
 impl Default for EnvoyOutlier {
     fn default() -> Self {
-        Self { interval: INTERVAL, jitter: Duration::ZERO, success_rate: None, failure_percentage: None }
+        Self {
+            interval: INTERVAL,
+            jitter: Duration::ZERO,
+            server_error: Consecutive::of(5),
+            gateway: None,
+            local: None,
+            success_rate: None,
+            failure_percentage: None,
+        }
     }
 }
 
@@ -63,7 +80,10 @@ impl Default for OutlierPolicy {
 impl OutlierPolicy {
     /// Whether nothing is ever ejected.
     pub(super) fn is_off(&self) -> bool {
-        self.consecutive_failures.is_none() && !self.counts_rates()
+        match &self.envoy {
+            None => self.consecutive_failures.is_none(),
+            Some(envoy) => !envoy.counts_in_a_row() && !self.counts_rates(),
+        }
     }
 
     /// Whether results are counted, and looked at once per interval.
@@ -207,10 +227,19 @@ pub struct PickRequest<'a> {
 /// How one try went, for latency and outlier detection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TryResult {
-    /// The endpoint answered, with something that is no gateway error.
+    /// The endpoint answered, with something that is no server error.
     Success,
-    /// Connect failure, reset before the response head, 502/503/504 from the app, or a timeout of the try (or
-    /// of the request, where that was the try's fault).
+    /// A connection for bytes that nobody understands was made: there are no answers to judge.
+    Connected,
+    /// The app answered with an error of its own, 500 say: no failure of its endpoint, except in Envoy's way.
+    AppError {
+        /// It is one of gRPC that Envoy takes for 503 or 504.
+        gateway: bool,
+    },
+    /// It answered 502, 503 or 504.
+    GatewayError,
+    /// No answer: connect failure, reset before the response head, a response that breaks the protocol, or a timeout of the
+    /// try (or of the request, where that was the try's fault).
     Failure,
     /// Its connection was open and did not answer a PING: counts as all the failures in a row that eject. Such an
     /// endpoint holds one or two requests (the balancer prefers those that answer), so that counting them would take
@@ -219,4 +248,15 @@ pub enum TryResult {
     /// Nothing can be said of the endpoint (the client went away, a limit of ours, an answer with a reason of ours
     /// such as `overflow`).
     Neutral,
+}
+
+impl TryResult {
+    /// How many failures it is, in the mesh's own way; zero is a success (or nothing, [`Self::Neutral`]).
+    pub(super) fn failures(self) -> u16 {
+        match self {
+            Self::Success | Self::Connected | Self::AppError { .. } | Self::Neutral => 0,
+            Self::GatewayError | Self::Failure => 1,
+            Self::Silent => u16::MAX,
+        }
+    }
 }

@@ -40,12 +40,7 @@ impl Ring {
     /// Of endpoints by the hash of their address and their weight. `minimum` and `maximum` count as at most
     /// [`MOST_POINTS`] each, and as at least one.
     pub(super) fn new(endpoints: &[(u64, u32)], minimum: u32, maximum: u32) -> Self {
-        let maximum = f64::from(maximum.clamp(1, MOST_POINTS));
-        let minimum = f64::from(minimum.clamp(1, MOST_POINTS));
-        let sum: f64 = endpoints.iter().map(|(_, weight)| f64::from(*weight)).sum();
-        let least = endpoints.iter().map(|(_, weight)| f64::from(*weight) / sum).fold(1.0, f64::min);
-        // Rounding errors must not double a ring of one point each.
-        let scale = ((least * minimum - 1e-9).ceil() / least).min(maximum);
+        let (scale, sum) = scale(endpoints, minimum, maximum);
         let mut ring: Vec<(u64, u32)> = Vec::with_capacity(scale.ceil() as usize);
         let mut share = 0.0;
         for ((address, weight), owner) in endpoints.iter().zip(0..) {
@@ -61,6 +56,12 @@ impl Ring {
         ring.sort_unstable_by_key(|(point, owner)| (*point, endpoints[*owner as usize].0));
         let (points, owners): (Vec<_>, Vec<_>) = ring.into_iter().unzip();
         Self { points: points.into(), owners: owners.into() }
+    }
+
+    /// How many points [`new`](Self::new) would make; at least one.
+    pub(super) fn points(endpoints: &[(u64, u32)], minimum: u32, maximum: u32) -> u32 {
+        // At most `MOST_POINTS`.
+        scale(endpoints, minimum, maximum).0.ceil().max(1.0) as u32
     }
 
     /// The usable endpoint to which `key` belongs. `None` where none was found within a few hundred points.
@@ -82,6 +83,16 @@ impl Ring {
     fn len(&self) -> usize {
         self.points.len()
     }
+}
+
+/// How many points are shared, and the sum of the weights.
+fn scale(endpoints: &[(u64, u32)], minimum: u32, maximum: u32) -> (f64, f64) {
+    let maximum = f64::from(maximum.clamp(1, MOST_POINTS));
+    let minimum = f64::from(minimum.clamp(1, MOST_POINTS));
+    let sum: f64 = endpoints.iter().map(|(_, weight)| f64::from(*weight)).sum();
+    let least = endpoints.iter().map(|(_, weight)| f64::from(*weight) / sum).fold(1.0, f64::min);
+    // Rounding errors must not double a ring of one point each.
+    (((least * minimum - 1e-9).ceil() / least).min(maximum), sum)
 }
 
 #[cfg(test)]
@@ -122,6 +133,9 @@ mod tests {
         for row @ (weights, minimum, maximum, points) in rows {
             let ring = Ring::new(&endpoints(weights), minimum, maximum);
             assert_eq!(ring.len(), points, "{row:?}");
+            if !weights.is_empty() {
+                assert_eq!(Ring::points(&endpoints(weights), minimum, maximum) as usize, points, "{row:?}");
+            }
         }
     }
 
@@ -196,6 +210,7 @@ mod tests {
         ) {
             let ring = Ring::new(&endpoints(&weights), minimum, maximum);
             prop_assert!(ring.len() <= maximum.max(1) as usize);
+            prop_assert!(ring.len() <= Ring::points(&endpoints(&weights), minimum, maximum) as usize);
         }
     }
 }

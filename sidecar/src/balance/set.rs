@@ -21,6 +21,7 @@ use super::endpoint::{Endpoint, Health};
 use super::outlier::Standing;
 use super::picker::Picker;
 use super::policy::BalancePolicy;
+use super::room::{Claims, Cut};
 use super::slow_start::SlowStart;
 use super::tiers::Tiers;
 
@@ -45,23 +46,28 @@ pub(super) struct Set {
     pub(super) tiers: Option<Box<Tiers>>,
     /// So many of the ready ones may be ejected: with more there is panic.
     pub(super) calm: usize,
+    /// Bytes of the tables of its pools.
+    pub(super) claimed: usize,
+    /// That which is smaller than it was to be, if any is.
+    pub(super) cut: Option<Cut>,
     /// Whether any endpoint is on the node the policy asks for (true where it asks for none).
     pub(super) on_node: bool,
 }
 
 impl Set {
-    pub(super) fn new(all: Arc<[Arc<Endpoint>]>, policy: BalancePolicy) -> Self {
+    pub(super) fn new(all: Arc<[Arc<Endpoint>]>, policy: BalancePolicy, claims: &Claims<'_>) -> Self {
         let here = |endpoint: &&Arc<Endpoint>| policy.only_node.as_deref().is_none_or(|node| node == endpoint.node());
         let of = |wanted: &[Health]| -> Pool {
-            Pool::new(all.iter().filter(here).filter(|e| wanted.contains(&e.health())).cloned().collect(), &policy)
+            let wanted = all.iter().filter(here).filter(|e| wanted.contains(&e.health()));
+            Pool::new(wanted.cloned().collect(), &policy, claims)
         };
         let ready =
             if policy.publish_not_ready { of(&[Health::Ready, Health::NotReady]) } else { of(&[Health::Ready]) };
         let draining = of(&[Health::Draining]);
         let on_node = all.iter().any(|endpoint| here(&endpoint));
-        let tiers = Tiers::new(all.iter().filter(here), &ready, &policy);
+        let tiers = Tiers::new(all.iter().filter(here), &ready, &policy, claims);
         let calm = policy.calm(ready.len());
-        Self { ready, draining, tiers, calm, on_node, all, policy }
+        Self { ready, draining, tiers, calm, claimed: claims.claimed(), cut: claims.cut(), on_node, all, policy }
     }
 }
 
@@ -78,7 +84,7 @@ pub(super) struct Pool {
 }
 
 impl Pool {
-    pub(super) fn new(endpoints: Vec<Arc<Endpoint>>, policy: &BalancePolicy) -> Self {
+    pub(super) fn new(endpoints: Vec<Arc<Endpoint>>, policy: &BalancePolicy, claims: &Claims<'_>) -> Self {
         let mut sum = 0;
         let sums: Vec<u64> = endpoints
             .iter()
@@ -89,7 +95,7 @@ impl Pool {
             .collect();
         let equal = endpoints.windows(2).all(|pair| pair[0].weight() == pair[1].weight());
         let mean_weight = if endpoints.is_empty() { 1.0 } else { sum as f32 / endpoints.len() as f32 };
-        let picker = Picker::new(policy, &endpoints, equal);
+        let picker = Picker::new(policy, &endpoints, equal, claims);
         let slow_start = policy.slow_start.clone();
         Self { endpoints, sums: (!equal).then_some(sums), mean_weight, picker, slow_start }
     }

@@ -18,6 +18,7 @@ use rand::Rng;
 use super::endpoint::{Endpoint, Health};
 use super::policy::{BalancePolicy, PickRequest, ZoneAware};
 use super::priority::{self, Loads};
+use super::room::Claims;
 use super::set::Pool;
 use super::zone::Shares;
 
@@ -49,6 +50,7 @@ impl Tiers {
         here: impl Iterator<Item = &'e Arc<Endpoint>>,
         ready: &Pool,
         policy: &BalancePolicy,
+        claims: &Claims<'_>,
     ) -> Option<Box<Self>> {
         let mut levels: BTreeMap<u32, (usize, Vec<Arc<Endpoint>>)> = BTreeMap::new();
         for endpoint in here.filter(|endpoint| endpoint.health() != Health::Draining) {
@@ -60,10 +62,10 @@ impl Tiers {
         for endpoint in ready.iter() {
             levels.entry(endpoint.priority()).or_default().1.push(Arc::clone(endpoint));
         }
-        let level = |(all, ready)| Level { ready: Pool::new(ready, policy), all, zones: None };
+        let level = |(all, ready)| Level { ready: Pool::new(ready, policy, claims), all, zones: None };
         let mut levels: Vec<Level> = levels.into_values().map(level).collect();
         if let (Some(first), Some(zone_aware)) = (levels.first_mut(), &policy.zone_aware) {
-            first.zones = Zones::new(&first.ready, zone_aware, policy);
+            first.zones = Zones::new(&first.ready, zone_aware, policy, claims);
         }
         if levels.len() < 2 && levels.iter().all(|level| level.zones.is_none()) {
             return None;
@@ -101,7 +103,7 @@ impl Tiers {
 }
 
 impl Zones {
-    fn new(ready: &Pool, zone_aware: &ZoneAware, policy: &BalancePolicy) -> Option<Self> {
+    fn new(ready: &Pool, zone_aware: &ZoneAware, policy: &BalancePolicy, claims: &Claims<'_>) -> Option<Self> {
         // By name: every proxy's list is the same.
         let mut zones: BTreeMap<&str, (u64, Vec<Arc<Endpoint>>)> = BTreeMap::new();
         for (zone, callers) in zone_aware.callers.iter().filter(|(zone, _)| !zone.is_empty()) {
@@ -116,6 +118,6 @@ impl Zones {
         let weigh = |(_, of): &(u64, Vec<Arc<Endpoint>>)| of.iter().map(|one| u64::from(one.weight())).sum::<u64>();
         let weights: Vec<u64> = zones.values().map(weigh).collect();
         let shares = Shares::new(own, &callers, &weights, ready.len(), zone_aware.least_endpoints as usize)?;
-        Some(Self { shares, pools: zones.into_values().map(|(_, of)| Pool::new(of, policy)).collect() })
+        Some(Self { shares, pools: zones.into_values().map(|(_, of)| Pool::new(of, policy, claims)).collect() })
     }
 }

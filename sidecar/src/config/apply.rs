@@ -80,7 +80,8 @@ impl Config {
 
         let mut received = Vec::with_capacity(response.resources.len());
         let mut compiled = Vec::with_capacity(response.resources.len());
-        let mut interner = Interner::new(|name: &EndpointsName| self.0.tables.lock().store.known(name), &self.0.limits);
+        let look = |name: &EndpointsName| self.0.tables.lock().store.known(name);
+        let mut interner = Interner::new(look, &self.0.limits, &self.0.room);
         for resource in response.resources {
             let payload = resource.resource.unwrap_or_default();
             count(&stats.bytes_received, payload.value.len());

@@ -51,15 +51,15 @@ use weft_proto::{EndpointsName, MESH_SETTINGS, SELF, ServiceName};
 pub use compile::CompileError;
 pub use kind::Kind;
 pub use model::{
-    Backend, InboundPolicy, MeshSettings, MtlsMode, OutboundPolicy, Protocol, RuleView, Service, ServicePort, Workload,
-    WorkloadPort,
+    Backend, IdleTimeouts, InboundPolicy, MeshSettings, MtlsMode, OutboundPolicy, Protocol, RuleView, Service,
+    ServicePort, Workload, WorkloadPort,
 };
 pub use stats::ConfigStats;
 pub use store::Snapshot;
 pub use subscriptions::{Bounds, LastUse, Request};
 pub use view::ConfigView;
 
-use crate::balance::{EndpointKey, EndpointSpec, Health, Reach};
+use crate::balance::{EndpointKey, EndpointSpec, Health, Reach, Room};
 use crate::dns::{Dns, DnsError};
 use crate::identity::IdentityManager;
 use crate::reason::Reason;
@@ -134,6 +134,7 @@ struct Inner {
     direct: Mutex<HashMap<EndpointKey, (u64, Arc<Backend>)>>,
     /// Of rules.
     limits: KnownLimits,
+    room: Arc<Room>,
     stats: ConfigStats,
 }
 
@@ -175,6 +176,7 @@ impl Config {
             wake: Notify::new(),
             direct: Mutex::default(),
             limits: KnownLimits::default(),
+            room: Arc::default(),
             stats: ConfigStats::default(),
         }))
     }
@@ -358,6 +360,11 @@ impl Config {
         let backend = Arc::new(Backend::new(name, protocol, policy, state));
         direct.insert(key, (ms, Arc::clone(&backend)));
         backend
+    }
+
+    /// The room that tables of ring hashes and Maglevs have together.
+    pub fn room(&self) -> &Room {
+        &self.0.room
     }
 
     /// Runs `decide` after each response until it decides. `None`: not in time.

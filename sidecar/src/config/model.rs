@@ -16,7 +16,7 @@ use weft_proto::{EndpointsName, ServiceName, SpiffeId};
 
 use super::subscriptions::LastUse;
 use crate::backend_tls::BackendTls;
-use crate::balance::{BalancePolicy, Balancer, EndpointKey, EndpointSpec, Health, Reach};
+use crate::balance::{BalancePolicy, Balancer, EndpointKey, EndpointSpec, Health, Reach, Room};
 use crate::resilience::{Budget, BudgetPolicy, Limiter, Limits, RateLimit, RecentPolicy, RetryPolicy};
 use crate::route::{ConnectionTable, HashBy, RouteTable, Session};
 
@@ -190,12 +190,23 @@ pub struct Backend {
     pub retry: RetryPolicy,
     /// One TCP connection attempt.
     pub connect_timeout: Duration,
+    /// How long connections last that carry nothing.
+    pub idle: IdleTimeouts,
     /// How endpoints without mesh TLS are spoken to; `None`: in plain text.
     pub tls: Option<Arc<BackendTls>>,
     /// How sessions are kept with one of its endpoints, where a rule says nothing of them; `None`: there are none.
     pub session: Option<Arc<Session>>,
     pub(super) state: Arc<BackendState>,
     pub(super) balance: BalancePolicy,
+}
+
+/// How long connections to a backend's endpoints last that carry nothing, where a policy says it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub struct IdleTimeouts {
+    /// An HTTP connection without a request, at least 100 ms; `None`: what [`Timeouts`](crate::settings::Timeouts) says.
+    pub http: Option<Duration>,
+    /// Opaque bytes, and what a request was upgraded to, without a byte either way, at least 1 ms; `None`: for ever.
+    pub tcp: Option<Duration>,
 }
 
 /// A backend's policy, compiled.
@@ -206,6 +217,7 @@ pub(super) struct Policy {
     pub(super) limits: Limits,
     pub(super) retry: RetryPolicy,
     pub(super) connect_timeout: Duration,
+    pub(super) idle: IdleTimeouts,
     pub(super) tls: Option<Arc<BackendTls>>,
     /// `None`: the default budget.
     pub(super) budget: Option<RecentPolicy>,
@@ -223,6 +235,7 @@ impl Default for Policy {
             limits: Limits::default(),
             retry: RetryPolicy::default(),
             connect_timeout: CONNECT_TIMEOUT,
+            idle: IdleTimeouts::default(),
             tls: None,
             budget: None,
             session: None,
@@ -231,9 +244,14 @@ impl Default for Policy {
 }
 
 impl BackendState {
+    /// With room of its own for tables: for a backend that has none.
     pub(super) fn new(policy: &Policy) -> Arc<Self> {
+        Self::sharing(policy, &Arc::default())
+    }
+
+    pub(super) fn sharing(policy: &Policy, room: &Arc<Room>) -> Arc<Self> {
         Arc::new(Self {
-            balancer: Arc::new(Balancer::new(policy.balance.clone())),
+            balancer: Arc::new(Balancer::sharing(policy.balance.clone(), Arc::clone(room))),
             budget: Budget::new(BudgetPolicy::default()),
             limits: Limiter::new(policy.limits),
             known: watch::Sender::new(false),
@@ -243,6 +261,10 @@ impl BackendState {
 
     pub(super) fn is_known(&self) -> bool {
         self.is_known.load(Ordering::Acquire)
+    }
+
+    pub(super) fn balancer(&self) -> &Balancer {
+        &self.balancer
     }
 
     pub(super) fn set_endpoints(&self, endpoints: Vec<EndpointSpec>, now: Instant) {
@@ -264,6 +286,7 @@ impl Backend {
             limits: state.limits.with_limits(policy.limits),
             retry: policy.retry,
             connect_timeout: policy.connect_timeout,
+            idle: policy.idle,
             tls: policy.tls,
             session: policy.session,
             balance: policy.balance,
@@ -279,6 +302,7 @@ impl Backend {
             && self.limits.limits() == policy.limits
             && self.retry == policy.retry
             && self.connect_timeout == policy.connect_timeout
+            && self.idle == policy.idle
             && self.tls == policy.tls
             && self.budget.recent() == policy.budget.as_ref()
             && self.session == policy.session

@@ -22,6 +22,7 @@ use super::model::{
 use super::named::Follower;
 use super::retired::Retired;
 use super::subscriptions::LastUse;
+use crate::balance::{Balancer, Cut, Room};
 use crate::resilience::{KnownLimits, RateLimit};
 
 /// Everything requests need to know, at one moment.
@@ -198,7 +199,7 @@ impl Store {
             });
             interned.refs += 1;
             self.touched.insert(name.clone());
-            backend.balancer.set_policy(backend.balance.clone());
+            noting_cuts(name, &backend.balancer, || backend.balancer.set_policy(backend.balance.clone()));
             interned.latest = Some(Arc::clone(backend));
         }
         // After counting the new references: a backend named before and after is never dropped in between.
@@ -284,7 +285,8 @@ impl Store {
         let Some(interned) = self.backends.get_mut(name) else { return };
         if endpoints.named.is_empty() {
             interned.follower = None;
-            interned.state.set_endpoints(endpoints.endpoints, now);
+            let state = &interned.state;
+            noting_cuts(name, state.balancer(), || state.set_endpoints(endpoints.endpoints, now));
         } else {
             interned.follower = Some(follow(endpoints, Arc::clone(&interned.state)));
         }
@@ -317,6 +319,16 @@ impl Store {
     }
 }
 
+/// Changes a balancer. That there is no room for a table is worth a line, once.
+fn noting_cuts(backend: &EndpointsName, balancer: &Balancer, change: impl FnOnce()) {
+    let before = balancer.cut();
+    change();
+    if let Some(cut) = balancer.cut().filter(|cut| before != Some(*cut)) {
+        let Cut { wanted, given } = cut;
+        tracing::warn!(%backend, wanted, given, "no room for a hash table of this size: a smaller one is used");
+    }
+}
+
 /// For the resources of one response: a backend two of them name is one backend. It looks into the store for moments
 /// only: compiling may take a second or two (`compile/cost.rs`), and workers want the lock meanwhile. So the store may drop a
 /// backend that was found here, with the last service that named it; it is committed anew then, with the state it had.
@@ -324,22 +336,24 @@ impl Store {
 pub(super) struct Interner<'a, L> {
     look: L,
     limits: &'a KnownLimits,
+    room: &'a Arc<Room>,
     /// By name: found in the store, or made. Kept, or a backend that is dropped in between would have two.
     states: HashMap<EndpointsName, Arc<BackendState>>,
     latest: HashMap<EndpointsName, Arc<Backend>>,
 }
 
 impl<'a, L: Fn(&EndpointsName) -> Option<(Arc<BackendState>, Option<Arc<Backend>>)>> Interner<'a, L> {
-    /// `look` is [`Store::known`], under the lock; `limits` those that rules have.
-    pub(super) fn new(look: L, limits: &'a KnownLimits) -> Self {
-        Self { look, limits, states: HashMap::new(), latest: HashMap::new() }
+    /// `look` is [`Store::known`], under the lock; `limits` those that rules have; `room` is for the tables of backends.
+    pub(super) fn new(look: L, limits: &'a KnownLimits, room: &'a Arc<Room>) -> Self {
+        Self { look, limits, room, states: HashMap::new(), latest: HashMap::new() }
     }
 }
 
 impl<L: Fn(&EndpointsName) -> Option<(Arc<BackendState>, Option<Arc<Backend>>)>> Intern for Interner<'_, L> {
     fn intern(&mut self, name: EndpointsName, protocol: Protocol, policy: Policy) -> Arc<Backend> {
         if !self.states.contains_key(&name) {
-            let (state, latest) = (self.look)(&name).unwrap_or_else(|| (BackendState::new(&policy), None));
+            let (state, latest) =
+                (self.look)(&name).unwrap_or_else(|| (BackendState::sharing(&policy, self.room), None));
             self.states.insert(name.clone(), state);
             self.latest.extend(latest.map(|latest| (name.clone(), latest)));
         }
@@ -348,7 +362,7 @@ impl<L: Fn(&EndpointsName) -> Option<(Arc<BackendState>, Option<Arc<Backend>>)>>
         {
             return Arc::clone(latest);
         }
-        let state = self.states.get(&name).map_or_else(|| BackendState::new(&policy), Arc::clone);
+        let state = self.states.get(&name).map_or_else(|| BackendState::sharing(&policy, self.room), Arc::clone);
         let backend = Arc::new(Backend::new(name.clone(), protocol, policy, state));
         self.latest.insert(name, Arc::clone(&backend));
         backend

@@ -54,6 +54,11 @@ struct BackendView {
     protocol: Protocol,
     endpoints_known: bool,
     connect_timeout_ms: u128,
+    /// Where a policy says one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    http_idle_timeout_ms: Option<u128>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tcp_idle_timeout_ms: Option<u128>,
     max_retries: u32,
     /// Where an object asks for one.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -162,6 +167,8 @@ impl BackendView {
             protocol: backend.protocol,
             endpoints_known: backend.is_known(),
             connect_timeout_ms: backend.connect_timeout.as_millis(),
+            http_idle_timeout_ms: backend.idle.http.map(|timeout| timeout.as_millis()),
+            tcp_idle_timeout_ms: backend.idle.tcp.map(|timeout| timeout.as_millis()),
             max_retries: backend.retry.max_retries,
             retry_budget: backend.budget.recent().map(ToString::to_string),
             session: backend.session.as_ref().map(ToString::to_string),

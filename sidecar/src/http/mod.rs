@@ -28,7 +28,7 @@ pub mod translate;
 
 use std::future::Future;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use ::http::request;
 use bytes::Bytes;
@@ -163,6 +163,15 @@ pub struct TunnelEnd {
     pub read: Bytes,
     /// What lasts as long as the tunnel: the pool's count of this connection, and what rode in the response's body.
     pub(crate) guard: Option<Box<dyn Send>>,
+    /// Boxed: most have none.
+    pub(crate) idle: Option<Box<TunnelIdle>>,
+}
+
+/// How long a tunnel lasts without a byte either way.
+pub(crate) struct TunnelIdle {
+    pub(crate) timeout: Duration,
+    /// Told when that ended it.
+    pub(crate) over: Box<dyn FnOnce() + Send>,
 }
 
 impl Tunnel {
@@ -172,7 +181,14 @@ impl Tunnel {
     }
 
     pub(crate) fn guarded(io: BoxedIo, read: Bytes, guard: Option<Box<dyn Send>>) -> Self {
-        Self(Arc::new(Mutex::new(Some(TunnelEnd { io, read, guard }))))
+        Self(Arc::new(Mutex::new(Some(TunnelEnd { io, read, guard, idle: None }))))
+    }
+
+    /// Ends it when nothing has passed for so long, which `over` is told. Nothing, if it is taken already.
+    pub(crate) fn end_idle(&self, timeout: Duration, over: impl FnOnce() + Send + 'static) {
+        if let Some(end) = &mut *self.0.lock() {
+            end.idle = Some(Box::new(TunnelIdle { timeout, over: Box::new(over) }));
+        }
     }
 
     /// Takes it out.

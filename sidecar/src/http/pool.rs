@@ -58,6 +58,8 @@ pub struct PoolSettings {
     /// How long a connection is kept without a request. 5 min to mesh peers (the default), 4 s to plain backends, 1 s to
     /// the local app (SEMANTICS.md §3): apps close first, and a request on its way then is lost.
     pub idle_timeout: Duration,
+    /// Told how many connections were closed for that. Default: nobody.
+    pub on_idle: IdleClosed,
     /// What the first connection is expected to speak; later the last one tells. With HTTP/2, requests that come while it
     /// is opened wait for its streams instead of opening one each.
     pub expect: Proto,
@@ -79,12 +81,30 @@ impl Default for PoolSettings {
             max_pending: 1024,
             max_requests_per_connection: None,
             idle_timeout: Duration::from_secs(300),
+            on_idle: IdleClosed::default(),
             expect: Proto::H2,
             per_worker: true,
             to_app: false,
             head: HeadLimits::default(),
             h2: ClientSettings::default(),
         }
+    }
+}
+
+/// Who is told of connections that were closed because there was no request for them.
+#[derive(Clone, Default)]
+pub struct IdleClosed(Option<Arc<dyn Fn(usize) + Send + Sync>>);
+
+impl IdleClosed {
+    /// Tells `whom` how many, some at a time; never zero.
+    pub fn tell(whom: impl Fn(usize) + Send + Sync + 'static) -> Self {
+        Self(Some(Arc::new(whom)))
+    }
+}
+
+impl std::fmt::Debug for IdleClosed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("IdleClosed")
     }
 }
 
@@ -511,7 +531,11 @@ impl Shared {
                     let closed = state.take_idle(|since| now >= since + timeout);
                     (closed, state.next_expiry(timeout))
                 };
+                let count = closed.0.len() + closed.1.len();
                 drop(closed);
+                if let Some(whom) = shared.settings.on_idle.0.as_ref().filter(|_| count > 0) {
+                    whom(count);
+                }
                 drop(shared);
                 match next {
                     Some(next) => tokio::time::sleep_until(next).await,

@@ -61,7 +61,13 @@ impl Collector for Backends {
                 }
             }
         }
-        Ok(())
+        let room = outbound.config.room();
+        let help = "Hash tables made smaller than asked for, for want of room";
+        let cut = encoder.encode_descriptor("weft_hash_tables_cut", help, None, MetricType::Counter)?;
+        ConstCounter::new(room.cut()).encode(cut)?;
+        let help = "Bytes of all hash tables";
+        let bytes = encoder.encode_descriptor("weft_hash_table_bytes", help, None, MetricType::Gauge)?;
+        ConstGauge::new(i64::try_from(room.taken()).unwrap_or(i64::MAX)).encode(bytes)
     }
 }
 

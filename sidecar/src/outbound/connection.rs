@@ -237,7 +237,7 @@ impl Outbound {
         Box::pin(async move {
             let dial = tcp::dial_plain(PlainAddr::outside_mesh(destination), self.settings.timeouts.connect);
             match Box::pin(dial).await {
-                Ok(upstream) => opaque::relay_counted(&self.telemetry, None, stream, upstream).await,
+                Ok(upstream) => opaque::relay_counted(&self.telemetry, None, None, stream, upstream).await,
                 Err(error) => {
                     tracing::debug!(%destination, %error, "outside destination");
                     self.telemetry.metrics.refused("outbound", Reason::ConnectFailed);
@@ -296,8 +296,10 @@ impl Outbound {
                 },
             };
             self.telemetry.metrics.connection("outbound", "tcp", early.meshed);
-            let Early { io, said, held, ends, .. } = early;
-            opaque::relay_counted(&self.telemetry, ends, Prefixed::new(buf, stream), Prefixed::new(said, io)).await;
+            let Early { io, said, held, ends, meshed, .. } = early;
+            let cut = Some(held.cut(&backend, meshed));
+            let (client, server) = (Prefixed::new(buf, stream), Prefixed::new(said, io));
+            opaque::relay_counted(&self.telemetry, ends, cut, client, server).await;
             drop(held);
         })
     }

@@ -25,10 +25,12 @@
 //! | `request.rs` | one request: match, filters, answer, what is counted |
 //! | `fault.rs` | waits and answers that a FaultInjection wants |
 //! | `mirror.rs` | copies of requests that nobody waits for |
-//! | `tries.rs` | one backend's tries: pick, send, judge, retry |
+//! | `tries.rs` | one backend's tries: pick, send, retry |
+//! | `judge.rs` | what a try means |
 //! | `upstream.rs` | connections to endpoints: dialling, mesh TLS, pools |
 //! | `warm.rs` | connections to new endpoints of busy backends, before their first request |
 //! | `opaque.rs` | bytes we do not understand |
+//! | `cut.rs` | what is told of such a connection when we end it |
 //! | `ruled.rs` | connections that have rules themselves, by server name or without |
 //!
 //! Decisions are in `route/`, `balance/` and `resilience/`; this room acts on them.
@@ -36,9 +38,11 @@
 
 mod collect;
 mod connection;
+mod cut;
 mod explain;
 mod fault;
 mod host;
+mod judge;
 mod mirror;
 mod opaque;
 mod request;

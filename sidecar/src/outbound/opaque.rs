@@ -4,6 +4,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use bytes::BytesMut;
 use smallvec::SmallVec;
@@ -11,6 +12,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Instant;
 
 use super::Outbound;
+use super::cut::Cut;
 use crate::answer::OwnAnswer;
 use crate::balance::{EndpointKey, Pick, PickRequest, PlainAddr, TryResult};
 use crate::config::{Backend, Protocol};
@@ -40,8 +42,15 @@ pub(super) struct Early {
 
 /// A connection's place in the endpoint's load and under the backend's limit.
 pub(super) struct Held {
-    _pick: Pick,
+    pick: Pick,
     _place: ConnectionGuard,
+}
+
+impl Held {
+    /// What is told of the connection if we end it, and how long it may be idle.
+    pub(super) fn cut(&self, backend: &Backend, meshed: bool) -> (Cut, Option<Duration>) {
+        (Cut::new(backend, self.pick.endpoint().addr(), meshed, "tcp"), backend.idle.tcp)
+    }
 }
 
 /// Whether a client that has said this so far brings TLS of its own to `backend`: backend TLS is not put around it.
@@ -85,7 +94,7 @@ pub(super) async fn dial(
         let latency = took.saturating_duration_since(now);
         match dialled {
             Ok((io, ends)) => {
-                outbound.record(backend, &pick, took, latency, TryResult::Success);
+                outbound.record(backend, &pick, took, latency, TryResult::Connected);
                 let meshed = !own && endpoint.mesh().is_some();
                 return Ok(Early {
                     io,
@@ -93,7 +102,7 @@ pub(super) async fn dial(
                     meshed,
                     own_tls,
                     ends,
-                    held: Held { _pick: pick, _place: place },
+                    held: Held { pick, _place: place },
                 });
             }
             Err(error) => {
@@ -108,19 +117,44 @@ pub(super) async fn dial(
     }
 }
 
-/// Relays to the end, at the latest until `ends`, and counts the bytes.
-pub(super) async fn relay_counted<A, B>(telemetry: &Telemetry, ends: Option<Instant>, a: A, b: B)
-where
+/// Relays to the end and counts the bytes. At the latest until `ends`, and for `cut`'s idle timeout without a byte either way;
+/// there is none where there is no policy that could say one.
+pub(super) async fn relay_counted<A, B>(
+    telemetry: &Telemetry,
+    ends: Option<Instant>,
+    cut: Option<(Cut, Option<Duration>)>,
+    a: A,
+    b: B,
+) where
     A: AsyncRead + AsyncWrite + Abort + Unpin,
     B: AsyncRead + AsyncWrite + Abort + Unpin,
 {
     let counters = Arc::new(Counters::default());
-    let relayed = match ends {
-        None => tcp::relay(a, b, Arc::clone(&counters)).await,
-        Some(ends) => tcp::relay_until(a, b, Arc::clone(&counters), tokio::time::sleep_until(ends)).await,
+    let mut reason = Reason::PeerExpired;
+    let relayed = match (ends, cut.as_ref().and_then(|(_, idle)| *idle)) {
+        (None, None) => tcp::relay(a, b, Arc::clone(&counters)).await,
+        (Some(ends), None) => tcp::relay_until(a, b, Arc::clone(&counters), tokio::time::sleep_until(ends)).await,
+        (ends, Some(idle)) => {
+            // Boxed: every connection's future would have room for it.
+            let until = Box::pin(async {
+                let expired = async {
+                    match ends {
+                        Some(ends) => tokio::time::sleep_until(ends).await,
+                        None => std::future::pending().await,
+                    }
+                };
+                tokio::select! {
+                    () = expired => {}
+                    () = tcp::idle(&counters, idle) => reason = Reason::IdleTimeout,
+                }
+            });
+            tcp::relay_until(a, b, Arc::clone(&counters), until).await
+        }
     };
-    if matches!(relayed.ended, Ended::Cut) {
-        telemetry.metrics.refused("outbound", Reason::PeerExpired);
+    if matches!(relayed.ended, Ended::Cut)
+        && let Some((cut, _)) = cut
+    {
+        cut.told(telemetry, reason);
     }
     let bytes = counters.a_to_b.load(Ordering::Relaxed) + counters.b_to_a.load(Ordering::Relaxed);
     telemetry.metrics.tcp_bytes.inc_by(bytes);

@@ -1,6 +1,5 @@
 //! The tries of one request against one backend: pick an endpoint, send, judge what came of it, and let
-//! `resilience::Retry` decide whether another try is safe. This file only acts: what counts as what is in [`judge`], and
-//! every row of it is a row of SEMANTICS.md §3 ("retries", "outlier detection") or §1 ("telling the truth").
+//! `resilience::Retry` decide whether another try is safe. This file only acts: what counts as what is in `judge.rs`.
 
 use std::borrow::Cow;
 use std::net::SocketAddr;
@@ -10,16 +9,15 @@ use std::time::{Duration, Instant};
 
 use http::header::SET_COOKIE;
 use http::request::Parts;
-use http::{Method, StatusCode, Version};
+use http::{Method, Version};
 use smallvec::SmallVec;
-use weft_proto::headers;
 
 use super::Outbound;
-use super::upstream::{DialError, Exchange};
+use super::judge::{Judged, judge};
+use super::upstream::Exchange;
 use crate::answer::OwnAnswer;
 use crate::balance::{EndpointKey, Finished, Pick, PickRequest, TryResult};
 use crate::config::{Backend, Protocol};
-use crate::http::error::{Processed, SendError, SendErrorKind};
 use crate::http::pool::Wait;
 use crate::http::replay::Replay;
 use crate::http::{Body, Outgoing, Response, hygiene};
@@ -95,15 +93,6 @@ impl Drop for Guards {
     }
 }
 
-/// What one try came to.
-struct Judged {
-    outcome: Outcome,
-    /// For the endpoint's record.
-    result: TryResult,
-    /// What the client gets if this was the last try.
-    end: Result<Box<Response>, OwnAnswer>,
-}
-
 impl<'a> Tries<'a> {
     pub(super) async fn run(
         self,
@@ -172,7 +161,10 @@ impl<'a> Tries<'a> {
                 replay = None;
             }
             let wait = Wait::since(now.into());
-            let judged = self.once(&pick, parts, body, tunnels, now, &wait).await;
+            let mut judged = self.once(&pick, parts, body, tunnels, now, &wait).await;
+            if record.is_grpc() {
+                judged.look_at_grpc();
+            }
             let ended = wait.answered().unwrap_or_else(tokio::time::Instant::now).into_std();
             let sent = wait.over().map_or(now, tokio::time::Instant::into_std);
             if judged.result == TryResult::Silent {
@@ -295,74 +287,4 @@ impl Outbound {
             metrics.of_backend(&metrics.ejections, &(&backend.label).into());
         }
     }
-}
-
-/// What a try means, for the retry, for the endpoint and for the client.
-fn judge(sent: Result<Box<Response>, SendError>, endpoint: SocketAddr) -> Judged {
-    let error = match sent {
-        Ok(response) => return judge_response(response, endpoint),
-        Err(error) => error,
-    };
-    let not_processed = error.processed == Processed::No;
-    let lost = if not_processed { Outcome::NotProcessed } else { Outcome::LostBeforeHead };
-    let own = |reason| Err(OwnAnswer::new(reason, format!("{endpoint}: {error}")));
-    let (outcome, result, end) = match &error.kind {
-        // Without a certificate or a socket of our own, every endpoint would look dead.
-        SendErrorKind::Connect(error) if error.downcast_ref::<DialError>().is_some_and(DialError::is_ours) => {
-            (Outcome::NotProcessed, TryResult::Neutral, own(Reason::ConnectFailed))
-        }
-        SendErrorKind::Connect(_) => (Outcome::NotProcessed, TryResult::Failure, own(Reason::ConnectFailed)),
-        SendErrorKind::Overflow { .. } | SendErrorKind::Full(_) => {
-            (Outcome::Overflow, TryResult::Neutral, own(Reason::Overflow))
-        }
-        // It goes away politely: another connection, or another endpoint, will do.
-        SendErrorKind::Draining | SendErrorKind::GoAway(_) => (lost, TryResult::Neutral, own(Reason::UpstreamReset)),
-        // Servers close idle connections just as a request is on its way: that says nothing about their health.
-        SendErrorKind::Lost(_) if error.reused && not_processed => {
-            (lost, TryResult::Neutral, own(Reason::UpstreamReset))
-        }
-        // The peer's sidecar vouches that its app saw nothing: the app cannot be reached.
-        SendErrorKind::Reset(_) if not_processed => (lost, TryResult::Failure, own(Reason::ConnectFailed)),
-        // It, or the way to it, is gone without a word: no second try has to wait that long to learn it.
-        SendErrorKind::Silent => (lost, TryResult::Silent, own(Reason::UpstreamReset)),
-        SendErrorKind::Lost(_) | SendErrorKind::Reset(_) => (lost, TryResult::Failure, own(Reason::UpstreamReset)),
-        SendErrorKind::Protocol(_) => (Outcome::Other, TryResult::Failure, own(Reason::UpstreamProtocol)),
-        SendErrorKind::RequestBody(_) => (Outcome::Other, TryResult::Neutral, own(Reason::BadRequest)),
-        SendErrorKind::Unsendable(_) => (Outcome::Other, TryResult::Neutral, own(Reason::BadRequest)),
-    };
-    Judged { outcome, result, end }
-}
-
-fn judge_response(response: Box<Response>, endpoint: SocketAddr) -> Judged {
-    let headers = response.headers();
-    let status = response.status();
-    let by_peer = hygiene::has_ours(headers);
-    let says = |name| if by_peer { headers.get(name) } else { None };
-    // On `weft/h1`, where a stream cannot be refused, the peer's sidecar says it in words.
-    if says(headers::NOT_PROCESSED).is_some_and(|value| value == "1") {
-        let detail = format!("{endpoint}: its sidecar could not reach the app");
-        return Judged {
-            outcome: Outcome::NotProcessed,
-            result: TryResult::Failure,
-            end: Err(OwnAnswer::new(Reason::ConnectFailed, detail)),
-        };
-    }
-    let gateway_error =
-        matches!(status, StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT);
-    // An answer the peer's sidecar made for reasons of policy says nothing about its app.
-    let result = match says(headers::REASON) {
-        None if gateway_error => TryResult::Failure,
-        Some(reason) if gateway_error && is_about_the_app(reason.as_bytes()) => TryResult::Failure,
-        Some(_) => TryResult::Neutral,
-        None => TryResult::Success,
-    };
-    Judged { outcome: Outcome::Response(status), result, end: Ok(response) }
-}
-
-/// `overflow`, `denied`, `rate-limited` and `fault` never count against an endpoint (SEMANTICS.md §1).
-fn is_about_the_app(reason: &[u8]) -> bool {
-    let code = reason.split(|&b| b == b';').next().unwrap_or_default();
-    [Reason::ConnectFailed, Reason::UpstreamReset, Reason::UpstreamProtocol, Reason::Timeout]
-        .iter()
-        .any(|reason| reason.code().as_bytes() == code)
 }

@@ -4,7 +4,7 @@
 //! |---|---|---|
 //! | meshed | any HTTP | HTTP/2 over mesh TLS (`weft/h2`), shared, further ones when streams run out |
 //! | meshed | upgrade, CONNECT | HTTP/1 over mesh TLS (`weft/h1`), one of its own |
-//! | plain | HTTP/1 | HTTP/1, kept alive 4 s; by backend TLS where the backend has a policy, as are the others of this kind |
+//! | plain | HTTP/1 | HTTP/1, kept alive 4 s unless a policy says how long; by backend TLS where the backend has a policy, as are the others of this kind |
 //! | plain | HTTP/2, or the backend is h2c | HTTP/2 with prior knowledge |
 //! | this very pod | any | handed to `inbound/` in-process |
 //!
@@ -24,17 +24,20 @@ use tokio::time::Instant;
 use weft_proto::{EndpointsName, SpiffeId, headers};
 
 use super::Outbound;
+use super::cut::Cut;
 use crate::backend_tls::{BackendTlsError, Speaks};
 use crate::balance::{Balancer, Endpoint};
 use crate::config::{Backend, Protocol};
 use crate::http::error::{ConnectError, SendError, SendErrorKind};
-use crate::http::pool::{Connected, Pool, PoolSettings, Sizes, Wait};
+use crate::http::pool::{Connected, IdleClosed, Pool, PoolSettings, Sizes, Wait};
 use crate::http::translate::{self, AppVersion};
-use crate::http::{BoxedIo, Outgoing, Proto, Request, Response, h1, hygiene};
+use crate::http::{BoxedIo, Outgoing, Proto, Request, Response, Tunnel, h1, hygiene};
 use crate::identity::{HandshakeError, IdentityManager, MeshProtocol};
+use crate::reason::Reason;
 use crate::resilience::Limits;
 use crate::settings::Timeouts;
 use crate::tcp;
+use crate::telemetry::{Label, Metrics};
 
 /// Most pools at a time. Past it, idle ones are dropped first.
 pub const MAX_POOLS: usize = 20_000;
@@ -49,6 +52,8 @@ struct PoolKey {
     proto: Proto,
     /// Changed limits make another pool: what is in flight on the old one finishes there, and it idles away.
     limits: Limits,
+    /// A changed idle timeout does the same.
+    idle: Option<Duration>,
     /// [`BackendTls::id`](crate::backend_tls::BackendTls::id), so that a changed policy makes another pool as well.
     tls: Option<u64>,
 }
@@ -67,6 +72,7 @@ type Pools = foldhash::HashMap<PoolKey, Entry>;
 pub struct Upstreams {
     identity: IdentityManager,
     timeouts: Timeouts,
+    metrics: Arc<Metrics>,
     pools: Mutex<Pools>,
 }
 
@@ -123,8 +129,8 @@ impl DialError {
 
 impl Upstreams {
     /// No connections yet.
-    pub fn new(identity: IdentityManager, timeouts: Timeouts) -> Self {
-        Self { identity, timeouts, pools: Mutex::default() }
+    pub fn new(identity: IdentityManager, timeouts: Timeouts, metrics: Arc<Metrics>) -> Self {
+        Self { identity, timeouts, metrics, pools: Mutex::default() }
     }
 
     /// Connects to a meshed endpoint and checks its identity before the first byte.
@@ -179,7 +185,7 @@ impl Upstreams {
     fn pool(&self, backend: &Backend, endpoint: &Endpoint, proto: Proto) -> Pool {
         let limits = backend.limits.limits();
         let tls = backend.tls.as_ref().map(|tls| tls.id());
-        let key = PoolKey { endpoint: endpoint.id(), proto, limits, tls };
+        let key = PoolKey { endpoint: endpoint.id(), proto, limits, idle: backend.idle.http, tls };
         let mut pools = self.pools.lock();
         if let Some(entry) = pools.get(&key) {
             return entry.pool.clone();
@@ -188,6 +194,7 @@ impl Upstreams {
             pools.retain(|_, entry| entry.pool.sizes() != Sizes::default());
         }
         let idle = if endpoint.mesh().is_some() { self.timeouts.idle_mesh } else { self.timeouts.idle_plain };
+        let (metrics, label) = (Arc::clone(&self.metrics), Label::from(&backend.label));
         let or_default = |limit: Option<NonZeroU32>, default| limit.map_or(default, |limit| limit.get() as usize);
         let defaults = PoolSettings::default();
         // The limits hold for the backend; to a pool of its own they only say that more than its default is meant.
@@ -195,7 +202,8 @@ impl Upstreams {
             max_connections: or_default(limits.max_connections, defaults.max_connections),
             max_pending: or_default(limits.max_pending, defaults.max_pending),
             max_requests_per_connection: limits.max_requests_per_connection.map(|limit| limit.get().into()),
-            idle_timeout: idle,
+            idle_timeout: backend.idle.http.unwrap_or(idle),
+            on_idle: IdleClosed::tell(move |count| metrics.closed(&label, Reason::IdleTimeout, count as u64)),
             expect: proto,
             ..defaults
         };
@@ -314,6 +322,11 @@ impl Exchange<'_> {
         request: Outgoing<'_>,
     ) -> Result<Box<Response>, SendError> {
         let mut response = self.exchange(endpoint, request).await?;
+        if self.tunnels
+            && let Some(timeout) = self.backend.idle.tcp
+        {
+            self.end_idle(&response, endpoint, timeout);
+        }
         if endpoint.mesh().is_none() {
             // Nobody vouches for what it says in a sidecar's name: "not processed" would have a POST sent again.
             hygiene::strip_untrusted(response.headers_mut(), false);
@@ -391,6 +404,15 @@ impl Exchange<'_> {
     ) -> Result<Box<Response>, SendError> {
         let pool = self.outbound.upstreams.pool(self.backend, endpoint, proto);
         pool.send_noting(request, || connect(self.outbound, self.backend, endpoint, proto), self.wait).await
+    }
+
+    /// What the request was upgraded to ends when nothing passes, as opaque bytes do.
+    fn end_idle(&self, response: &Response, endpoint: &Endpoint, timeout: Duration) {
+        let Some(tunnel) = response.extensions().get::<Tunnel>() else { return };
+        let meshed = endpoint.mesh().is_some() && !self.outbound.is_own(endpoint.addr());
+        let cut = Cut::new(self.backend, endpoint.addr(), meshed, "upgraded");
+        let telemetry = self.outbound.telemetry.clone();
+        tunnel.end_idle(timeout, move || cut.told(&telemetry, Reason::IdleTimeout));
     }
 
     /// Upgrades and CONNECT: a connection of their own, HTTP/1 all the way.

@@ -4,11 +4,13 @@
 
 mod buffers;
 pub mod dial;
+mod idle;
 pub mod options;
 pub mod relay;
 mod wide;
 
 pub use dial::{DialError, dial_mesh_tcp, dial_plain};
+pub use idle::idle;
 pub use options::reset;
 pub use relay::{Abort, Counters, Ended, Relayed, relay, relay_until};
 pub use wide::Wide;

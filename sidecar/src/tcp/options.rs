@@ -8,7 +8,7 @@ use socket2::{SockRef, Socket, TcpKeepalive};
 use tokio::net::TcpSocket;
 
 /// Silence after which the kernel asks whether the peer is still there; also the pause between its questions. Opaque
-/// connections have no other idle limit.
+/// connections have no other idle limit but what a policy says (`idle.rs`).
 pub const KEEP_ALIVE: Duration = Duration::from_secs(60);
 /// How long sent data may stay unacknowledged before the kernel gives the connection up (`TCP_USER_TIMEOUT`).
 pub const USER_TIMEOUT: Duration = Duration::from_secs(20);

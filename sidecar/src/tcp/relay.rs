@@ -1,6 +1,6 @@
 //! Moves bytes both ways between two streams until both have ended, each end told to the other side as it came: a
-//! half-close as a half-close, an abrupt end as a RST. No idle limit (SEMANTICS.md §3): the kernel's keep-alive finds the
-//! dead.
+//! half-close as a half-close, an abrupt end as a RST. No idle limit (SEMANTICS.md §3) but where a policy asks for one
+//! (`idle.rs`): the kernel's keep-alive finds the dead.
 //!
 //! `relay/direction.rs` is one of the two ways; `buffers.rs` lends it memory while it copies and `relay/pipes.rs` a
 //! pipe while it splices. An idle relay owns neither.

@@ -117,6 +117,15 @@ pub struct BackendLabels {
     pub backend: Label,
 }
 
+/// One backend, and a reason.
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+pub struct ClosedLabels {
+    /// `namespace/name:port`
+    pub backend: Label,
+    /// A [`Reason`] code.
+    pub reason: &'static str,
+}
+
 /// A direction and a reason.
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 pub struct RefusedLabels {
@@ -155,6 +164,8 @@ pub struct Metrics {
     pub mirrors: Series<BackendLabels>,
     /// Copies that were not sent.
     pub mirrors_dropped: Series<BackendLabels>,
+    /// Connections to backends that we closed.
+    closed: Series<ClosedLabels>,
     /// Requests that a FaultInjection has made wait.
     pub faults_delayed: Counter,
     refused: Family<RefusedLabels, Counter>,
@@ -194,6 +205,7 @@ impl Default for Metrics {
             ejections: Series::default(),
             mirrors: Series::default(),
             mirrors_dropped: Series::default(),
+            closed: Series::default(),
             faults_delayed: Counter::default(),
             refused: Family::default(),
             connections: Family::default(),
@@ -224,6 +236,11 @@ impl Default for Metrics {
         registry.register("weft_ejections", "Endpoints ejected by outlier detection", metrics.ejections.family());
         registry.register("weft_mirrors", "Copies of requests sent", metrics.mirrors.family());
         registry.register("weft_mirrors_dropped", "Copies not sent", metrics.mirrors_dropped.family());
+        registry.register(
+            "weft_backend_connections_closed",
+            "Connections to the backend that we closed ourselves",
+            metrics.closed.family(),
+        );
         registry.register("weft_faults_delayed", "Requests a FaultInjection made wait", metrics.faults_delayed.clone());
         registry.register("weft_refused", "Connections and requests we ended ourselves", metrics.refused.clone());
         registry.register("weft_connections", "Connections accepted", metrics.connections.clone());
@@ -315,6 +332,14 @@ impl Metrics {
         let _ = series.inc(BackendLabels { backend: backend.clone() }, |labels| labels.backend = OTHER.into());
     }
 
+    /// Counts connections to a backend that we closed ourselves.
+    pub fn closed(&self, backend: &Label, reason: Reason, count: u64) {
+        for _ in 0..count {
+            let labels = ClosedLabels { backend: backend.clone(), reason: reason.code() };
+            let _ = self.closed.inc(labels, |labels| labels.backend = OTHER.into());
+        }
+    }
+
     /// Drops the series of backends that are not `known` any more, when they have been idle for
     /// [`EXPIRE_AFTER`](super::series::EXPIRE_AFTER). Called now and then.
     pub fn expire(&self, now: Instant, known: impl Fn(&str) -> bool) {
@@ -326,6 +351,7 @@ impl Metrics {
         for series in of_backends {
             series.expire(now, |labels| known(labels.backend.as_str()));
         }
+        self.closed.expire(now, |labels| known(labels.backend.as_str()));
     }
 
     /// All metrics as text.

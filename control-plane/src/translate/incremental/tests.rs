@@ -371,6 +371,8 @@ fn a_backend_policy() -> impl Strategy<Value = Object> {
             outlier_detection,
             limits,
             connect_timeout: None,
+            http_idle_timeout: None,
+            tcp_idle_timeout: None,
         })
     })
 }

@@ -58,25 +58,20 @@ impl Balancer {
                 pick.end_probe();
                 return Finished::Ignored;
             }
-            TryResult::Success => believed.on_success(ms, latency),
-            TryResult::Failure | TryResult::Silent => believed.on_failure(ms),
+            _ if result.failures() == 0 => believed.on_success(ms, latency),
+            _ => believed.on_failure(ms),
         }
-        if self.shared.counts_rates.load(Ordering::Relaxed) {
-            pick.endpoint.state.rate.on_result(result == TryResult::Success);
-        }
+        self.shared.rated.count(&pick.endpoint.state, result);
         if !pick.is_probe() {
-            return match result {
-                TryResult::Failure => self.shared.failed(&pick.endpoint, now, 1),
-                TryResult::Silent => self.shared.failed(&pick.endpoint, now, u16::MAX),
-                TryResult::Success | TryResult::Neutral => {
-                    standing.on_success();
-                    Finished::Counted
-                }
-            };
+            if result != TryResult::Success {
+                return self.shared.unsuccessful(&pick.endpoint, now, result);
+            }
+            standing.on_success();
+            return Finished::Counted;
         }
         let locked = self.shared.ejections.lock();
         let set = self.shared.set.load();
-        if result == TryResult::Success {
+        if result.failures() == 0 {
             believed.forgive();
             if locked.probe_succeeded(standing, ms) { Finished::Returned } else { Finished::Ignored }
         } else {
@@ -104,11 +99,21 @@ impl Drop for Pick {
 }
 
 impl Shared {
-    fn failed(&self, endpoint: &Endpoint, now: Instant, times: u16) -> Finished {
+    /// What may be a failure, by the policy.
+    fn unsuccessful(&self, endpoint: &Endpoint, now: Instant, result: TryResult) -> Finished {
         let ms = self.ms(now);
         let set = self.set.load();
         let policy = &set.policy.outlier;
-        match endpoint.state.standing.on_failure(ms, policy.consecutive_failures, times) {
+        let standing = &endpoint.state.standing;
+        let on_failure = match (&policy.envoy, result.failures()) {
+            (Some(envoy), _) => standing.on_result(ms, envoy, result),
+            (None, 0) => {
+                standing.on_success();
+                return Finished::Counted;
+            }
+            (None, times) => standing.on_failure(ms, policy.consecutive_failures, times),
+        };
+        match on_failure {
             OnFailure::Counted => return Finished::Counted,
             OnFailure::Ignored => return Finished::Ignored,
             OnFailure::Due => {}
@@ -119,7 +124,12 @@ impl Shared {
         }
         let locked = self.ejections.lock();
         let set = self.set.load();
-        match locked.eject(&endpoint.state.standing, set.ready.standings(), &set.policy.outlier, ms) {
+        let (ready, policy) = (set.ready.standings(), &set.policy.outlier);
+        let ejection = match &policy.envoy {
+            None => locked.eject(standing, ready, policy, ms),
+            Some(envoy) => locked.eject_in_a_row(standing, ready, policy, envoy, ms, endpoint.id()),
+        };
+        match ejection {
             Ejection::Now { until } => Finished::Ejected { until: now + Duration::from_millis(until - ms) },
             Ejection::Already => Finished::Counted,
             Ejection::TooMany => Finished::Kept,

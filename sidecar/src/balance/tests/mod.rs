@@ -7,6 +7,7 @@ mod ejection;
 mod envoy;
 mod picking;
 mod properties;
+mod room;
 mod sharing;
 mod slow_start;
 mod tiers;

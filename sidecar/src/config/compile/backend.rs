@@ -6,14 +6,19 @@ use std::time::Duration;
 
 use weft_proto::{EndpointsName, ServiceName, v1};
 
-use super::balancing::{balancing, hash_by, outlier};
+use super::balancing::{balancing, hash_by};
 use super::error::{CompileError, In};
+use super::outlier::outlier;
 use super::values::{at_least_1_ms, port_number, protocol, span, status_codes};
 use crate::backend_tls::BackendTls;
 use crate::balance::BalancePolicy;
-use crate::config::model::{Backend, Policy, Protocol};
+use crate::config::model::{Backend, IdleTimeouts, Policy, Protocol};
 use crate::resilience::{Limits, RateLimit, RecentPolicy, RetryPolicy};
 use crate::route::Session;
+
+/// An HTTP connection is kept so long at least: one that closes before the request that it was opened for has it, because
+/// a worker is busy, would be opened in vain.
+const LEAST_HTTP_IDLE: Duration = Duration::from_millis(100);
 
 /// Gives a [`Backend`] for a name: the one that exists if it says the same, or a new one around the same state.
 pub(in crate::config) trait Intern {
@@ -72,6 +77,12 @@ pub(super) fn policy(policy: Option<&v1::BackendPolicy>, node: &str) -> Result<P
         connect_timeout: at_least_1_ms(policy.connect_timeout.as_ref())
             .field("connect_timeout")?
             .unwrap_or(defaults.connect_timeout),
+        idle: IdleTimeouts {
+            http: at_least_1_ms(policy.http_idle_timeout.as_ref())
+                .field("http_idle_timeout")?
+                .map(|timeout| timeout.max(LEAST_HTTP_IDLE)),
+            tcp: at_least_1_ms(policy.tcp_idle_timeout.as_ref()).field("tcp_idle_timeout")?,
+        },
         tls: policy.tls.as_ref().map(|tls| BackendTls::new(tls).map(Arc::new)).transpose().field("tls")?,
         budget: policy.retry_budget.as_deref().map(budget).transpose().field("retry_budget")?,
         session: policy.session.as_deref().map(session).transpose().field("session")?.map(Arc::new),

@@ -1,16 +1,11 @@
-//! How endpoints are chosen among and ejected. What a field may hold and what its absence means is in `resources.proto`; what
+//! How endpoints are chosen among. What a field may hold and what its absence means is in `resources.proto`; what
 //! the numbers do, in `balance/`.
-
-use std::num::NonZeroU32;
-use std::time::Duration;
 
 use weft_proto::v1;
 
 use super::error::{CompileError, In};
-use super::values::{at_least_1_ms, span, unknown};
-use crate::balance::{
-    Algorithm, BalancePolicy, EnvoyOutlier, FailurePercentage, OutlierPolicy, SlowStart, SuccessRate, ZoneAware,
-};
+use super::values::{span, unknown};
+use crate::balance::{Algorithm, BalancePolicy, SlowStart, ZoneAware};
 use crate::route::HashBy;
 
 /// Most points on a ring.
@@ -99,68 +94,12 @@ fn zone_aware(wire: &v1::ZoneAware) -> Result<ZoneAware, CompileError> {
     })
 }
 
-pub(super) fn outlier(outlier: Option<&v1::OutlierDetection>) -> Result<OutlierPolicy, CompileError> {
-    let defaults = OutlierPolicy::default();
-    let Some(outlier) = outlier else { return Ok(defaults) };
-    let base = at_least_1_ms(outlier.base_ejection.as_ref()).field("base_ejection")?.unwrap_or(defaults.base);
-    let max = at_least_1_ms(outlier.max_ejection.as_ref()).field("max_ejection")?.unwrap_or(defaults.max.max(base));
-    if max < base {
-        return Err(CompileError::new("shorter than base_ejection")).field("max_ejection");
-    }
-    if outlier.max_ejection_percent > 100 {
-        return Err(CompileError::new("more than 100 %")).field("max_ejection_percent");
-    }
-    let envoy = outlier.envoy.as_deref().filter(|_| !outlier.disabled);
-    let none_in_a_row = outlier.disabled || envoy.is_some_and(|envoy| envoy.no_consecutive);
-    let or_default = NonZeroU32::new(outlier.consecutive_failures).or(defaults.consecutive_failures);
-    Ok(OutlierPolicy {
-        consecutive_failures: if none_in_a_row { None } else { or_default },
-        base,
-        max,
-        max_percent: or(outlier.max_ejection_percent, defaults.max_percent),
-        envoy: envoy.map(envoys).transpose().field("envoy")?,
-    })
-}
-
-fn envoys(wire: &v1::EnvoyOutlierDetection) -> Result<EnvoyOutlier, CompileError> {
-    let defaults = EnvoyOutlier::default();
-    Ok(EnvoyOutlier {
-        interval: at_least_1_ms(wire.interval.as_ref()).field("interval")?.unwrap_or(defaults.interval),
-        jitter: span(wire.jitter.as_ref()).field("jitter")?.unwrap_or(Duration::ZERO),
-        success_rate: wire.success_rate.as_ref().map(success_rate).transpose().field("success_rate")?,
-        failure_percentage: {
-            let wire = wire.failure_percentage.as_ref();
-            wire.map(failure_percentage).transpose().field("failure_percentage")?
-        },
-    })
-}
-
-fn success_rate(wire: &v1::SuccessRateEjection) -> Result<SuccessRate, CompileError> {
-    let defaults = SuccessRate::default();
-    Ok(SuccessRate {
-        endpoints: wire.minimum_endpoints.unwrap_or(defaults.endpoints),
-        requests: wire.minimum_requests.unwrap_or(defaults.requests),
-        factor_milli: wire.stdev_factor_milli.unwrap_or(defaults.factor_milli),
-        enforcing_percent: percent(wire.enforcing_percent, defaults.enforcing_percent).field("enforcing_percent")?,
-    })
-}
-
-fn failure_percentage(wire: &v1::FailurePercentageEjection) -> Result<FailurePercentage, CompileError> {
-    let defaults = FailurePercentage::default();
-    Ok(FailurePercentage {
-        endpoints: wire.minimum_endpoints.unwrap_or(defaults.endpoints),
-        requests: wire.minimum_requests.unwrap_or(defaults.requests),
-        percent: percent(wire.threshold_percent, defaults.percent).field("threshold_percent")?,
-        enforcing_percent: percent(wire.enforcing_percent, defaults.enforcing_percent).field("enforcing_percent")?,
-    })
-}
-
 /// Zero is the default.
-fn or(value: u32, default: u32) -> u32 {
+pub(super) fn or(value: u32, default: u32) -> u32 {
     if value == 0 { default } else { value }
 }
 
-fn percent(value: Option<u32>, default: u32) -> Result<u32, CompileError> {
+pub(super) fn percent(value: Option<u32>, default: u32) -> Result<u32, CompileError> {
     match value.unwrap_or(default) {
         percent @ 0..=100 => Ok(percent),
         _ => Err(CompileError::new("more than 100 %")),

@@ -25,6 +25,7 @@ pub(super) mod cost;
 mod endpoints;
 mod error;
 mod filters;
+mod outlier;
 mod routes;
 #[cfg(test)]
 mod tests;

@@ -99,6 +99,8 @@ fn policy_resource() -> v1::BackendPolicy {
         }),
         retry: None,
         connect_timeout: Some(v1::Millis { value: 700 }),
+        http_idle_timeout: Some(v1::Millis { value: 800 }),
+        tcp_idle_timeout: Some(v1::Millis { value: 900 }),
         client_ip_affinity_seconds: 60,
         publish_not_ready: true,
         node_local: true,
@@ -127,6 +129,12 @@ fn a_service_becomes_tables() {
     let backend = &port.backend;
     assert_eq!((backend.name.to_string().as_str(), backend.protocol), ("shop/reviews:80", Protocol::Http));
     assert_eq!(backend.connect_timeout, Duration::from_millis(700));
+    assert_eq!(backend.idle.http, Some(Duration::from_millis(800)));
+    assert_eq!(backend.idle.tcp, Some(Duration::from_millis(900)));
+    let mut hasty = self::service();
+    hasty.ports[0].policy.as_mut().unwrap().http_idle_timeout = Some(v1::Millis { value: 1 });
+    let hasty = compiled(&hasty).unwrap();
+    assert_eq!(hasty.ports[&80].backend.idle.http, Some(Duration::from_millis(100)), "no less");
     assert_eq!(backend.limits.limits().max_connections, NonZeroU32::new(10));
     assert_eq!(backend.limits.limits().max_requests, None, "zero is no limit");
     assert_eq!(backend.retry, RetryPolicy::default(), "absent is the safe default");
@@ -311,6 +319,8 @@ fn what_is_wrong_with_a_service_is_named() {
         (|s| s.ports[0].routed = false, "ports[0].routed: there are rules although"),
         (|s| s.ports[0].entries[0].rule = 7, "ports[0].entries[0].rule: there is no rule 7, only 1"),
         (|s| policy(s).connect_timeout = Some(v1::Millis { value: 0 }), "ports[0].policy.connect_timeout: zero"),
+        (|s| policy(s).http_idle_timeout = Some(v1::Millis { value: 0 }), "ports[0].policy.http_idle_timeout: zero"),
+        (|s| policy(s).tcp_idle_timeout = Some(v1::Millis { value: 0 }), "ports[0].policy.tcp_idle_timeout: zero"),
         (
             |s| policy(s).connect_timeout = Some(v1::Millis { value: u64::MAX }),
             "ports[0].policy.connect_timeout: longer than a year",

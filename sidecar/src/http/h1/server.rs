@@ -15,6 +15,7 @@ use std::task::{Poll, Waker};
 use std::time::Duration;
 
 use bytes::BytesMut;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Instant;
 
 use self::exchange::{Exchange, Next};
@@ -25,11 +26,12 @@ use crate::http::error::ServeError;
 use crate::http::io::Io;
 use crate::http::server::shared::ServerSettings;
 use crate::http::timer::Timer;
-use crate::http::{Handler, TunnelEnd};
+use crate::http::{Handler, TunnelEnd, TunnelIdle};
 use crate::listen::Prefixed;
 use crate::listen::drain::Watch;
 use crate::reason::Reason;
-use crate::tcp::relay::{Counters, relay};
+use crate::tcp;
+use crate::tcp::relay::{Abort, Counters, Ended, Relayed, relay, relay_until};
 
 pub(crate) async fn serve<IO: Io, H: Handler>(
     io: IO,
@@ -113,9 +115,28 @@ pub(crate) async fn serve<IO: Io, H: Handler>(
 /// The head is written: from here on it is bytes.
 async fn tunnel_through<IO: Io>(wire: Wire<IO>, tunnel: TunnelEnd) {
     let client = Prefixed::new(wire.read, wire.io);
-    let TunnelEnd { io, read, guard } = tunnel;
+    let TunnelEnd { io, read, guard, idle } = tunnel;
     let server = Prefixed::new(BytesMut::from(read), io);
-    let relayed = relay(client, server, Arc::new(Counters::default())).await;
+    let counters = Arc::new(Counters::default());
+    let relayed = match idle {
+        None => relay(client, server, counters).await,
+        // Boxed: every connection's future would have room for it.
+        Some(idle) => Box::pin(relay_while_busy(client, server, counters, *idle)).await,
+    };
     tracing::debug!(?relayed, "a tunnel ended");
     drop(guard);
+}
+
+/// As [`relay`], until nothing has passed for the idle timeout.
+async fn relay_while_busy<A, B>(client: A, server: B, counters: Arc<Counters>, idle: TunnelIdle) -> Relayed
+where
+    A: AsyncRead + AsyncWrite + Abort + Unpin,
+    B: AsyncRead + AsyncWrite + Abort + Unpin,
+{
+    let cut = tcp::idle(&counters, idle.timeout);
+    let relayed = relay_until(client, server, Arc::clone(&counters), cut).await;
+    if matches!(relayed.ended, Ended::Cut) {
+        (idle.over)();
+    }
+    relayed
 }

@@ -2,12 +2,11 @@
 //!
 //! Nothing in it is taken half: a field that is wrong refuses the object, whose last good form stays.
 
+mod outlier;
+
 use std::time::Duration;
 
-use crate::model::{
-    Algorithm, BackendPolicy, ConnectionLimits, FailurePercentage, HashKey, LoadBalancer, Meta, OutlierDetection,
-    SlowStart, SuccessRate,
-};
+use crate::model::{Algorithm, BackendPolicy, ConnectionLimits, HashKey, LoadBalancer, Meta, SlowStart};
 use crate::source::files::field::Field;
 use crate::source::files::values;
 
@@ -23,6 +22,16 @@ const MAX_RING: i64 = 1 << 20;
 /// Most cells of a table, as in Envoy.
 const MAX_CELLS: i64 = 5_000_011;
 
+const FIELDS: [&str; 7] = [
+    "targetRefs",
+    "loadBalancer",
+    "outlierDetection",
+    "connectionLimits",
+    "connectTimeout",
+    "httpIdleTimeout",
+    "tcpIdleTimeout",
+];
+
 const ALGORITHMS: [&str; 6] = ["PowerOfTwo", "RoundRobin", "LeastRequest", "Random", "RingHash", "Maglev"];
 
 const KEYS: [&str; 4] = ["httpHeaderName", "httpCookie", "useSourceIp", "httpQueryParameterName"];
@@ -30,7 +39,7 @@ const KEYS: [&str; 4] = ["httpHeaderName", "httpCookie", "useSourceIp", "httpQue
 pub(super) fn backend_policy(meta: Meta, document: &Field<'_>) -> Option<BackendPolicy> {
     document.only(&["apiVersion", "kind", "metadata", "spec", "status"], &[]);
     let spec = document.require("spec")?;
-    if !spec.only(&["targetRefs", "loadBalancer", "outlierDetection", "connectionLimits", "connectTimeout"], &[]) {
+    if !spec.only(&FIELDS, &[]) {
         return None;
     }
     let targets = spec.require("targetRefs")?;
@@ -42,9 +51,11 @@ pub(super) fn backend_policy(meta: Meta, document: &Field<'_>) -> Option<Backend
         meta,
         targets: refs.iter().filter_map(target).collect(),
         load_balancer: spec.get("loadBalancer").and_then(|field| load_balancer(&field)),
-        outlier_detection: spec.get("outlierDetection").map(|field| outlier_detection(&field)),
+        outlier_detection: spec.get("outlierDetection").map(|field| outlier::outlier_detection(&field)),
         limits: spec.get("connectionLimits").map_or_else(ConnectionLimits::default, |field| limits(&field)),
         connect_timeout: spec.get("connectTimeout").and_then(|field| positive(&field)),
+        http_idle_timeout: spec.get("httpIdleTimeout").and_then(|field| positive(&field)),
+        tcp_idle_timeout: spec.get("tcpIdleTimeout").and_then(|field| positive(&field)),
     })
 }
 
@@ -195,59 +206,6 @@ fn slow_start(field: &Field<'_>) -> Option<SlowStart> {
         aggression_percent: number(field, "aggressionPercent", 1, 10_000),
         min_weight_percent: number(field, "minWeightPercent", 0, 100),
     })
-}
-
-fn outlier_detection(field: &Field<'_>) -> OutlierDetection {
-    const SUCCESS: [&str; 4] =
-        ["successRateMinimumHosts", "successRateRequestVolume", "successRateStdevFactor", "enforcingSuccessRate"];
-    const FAILURE: [&str; 4] = [
-        "failurePercentageMinimumHosts",
-        "failurePercentageRequestVolume",
-        "failurePercentageThreshold",
-        "enforcingFailurePercentage",
-    ];
-    const OWN: [&str; 7] = [
-        "consecutiveGatewayFailure",
-        "interval",
-        "baseEjectionTime",
-        "maxEjectionTime",
-        "maxEjectionTimeJitter",
-        "maxEjectionPercent",
-        "minHealthPercent",
-    ];
-    if !field.only(&[&OWN[..], &SUCCESS, &FAILURE].concat(), &[]) {
-        return OutlierDetection::default();
-    }
-    let any = |keys: &[&str]| keys.iter().any(|key| field.get(key).is_some());
-    let many = i64::from(u32::MAX);
-    let base = field.get("baseEjectionTime").and_then(|field| positive(&field));
-    let max = field.get("maxEjectionTime").and_then(|field| positive(&field));
-    if let (Some(base), Some(max), Some(at)) = (base, max, field.get("maxEjectionTime"))
-        && max < base
-    {
-        at.error("must not be shorter than baseEjectionTime");
-    }
-    OutlierDetection {
-        consecutive_gateway_failure: number(field, "consecutiveGatewayFailure", 0, 65_535),
-        interval: field.get("interval").and_then(|field| positive(&field)),
-        base_ejection_time: base,
-        max_ejection_time: max,
-        max_ejection_time_jitter: field.get("maxEjectionTimeJitter").and_then(|field| values::duration(&field)),
-        max_ejection_percent: number(field, "maxEjectionPercent", 1, 100),
-        min_health_percent: number(field, "minHealthPercent", 0, 100),
-        success_rate: any(&SUCCESS).then(|| SuccessRate {
-            hosts: number(field, SUCCESS[0], 0, many),
-            requests: number(field, SUCCESS[1], 0, many),
-            stdev_factor: number(field, SUCCESS[2], 0, many),
-            enforcing: number(field, SUCCESS[3], 0, 100),
-        }),
-        failure_percentage: any(&FAILURE).then(|| FailurePercentage {
-            hosts: number(field, FAILURE[0], 0, many),
-            requests: number(field, FAILURE[1], 0, many),
-            threshold: number(field, FAILURE[2], 0, 100),
-            enforcing: number(field, FAILURE[3], 0, 100),
-        }),
-    }
 }
 
 fn limits(field: &Field<'_>) -> ConnectionLimits {

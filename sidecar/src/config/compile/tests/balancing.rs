@@ -2,9 +2,12 @@
 
 use weft_proto::v1::BalancingAlgorithm as Wire;
 
-use super::super::balancing::{balancing, hash_by, outlier};
+use super::super::balancing::{balancing, hash_by};
+use super::super::outlier::outlier;
 use super::*;
-use crate::balance::{Algorithm, EnvoyOutlier, FailurePercentage, SlowStart, SuccessRate, ZoneAware};
+use crate::balance::{
+    Algorithm, Consecutive, EnvoyOutlier, FailurePercentage, LocalOrigin, SlowStart, SuccessRate, ZoneAware,
+};
 use crate::route::HashBy;
 
 fn by(algorithm: Wire) -> v1::Balancing {
@@ -132,6 +135,7 @@ fn outlier_detection_may_be_envoys() {
                 threshold_percent: Some(60),
                 ..v1::FailurePercentageEjection::default()
             }),
+            ..v1::EnvoyOutlierDetection::default()
         })),
         ..v1::OutlierDetection::default()
     };
@@ -143,6 +147,9 @@ fn outlier_detection_may_be_envoys() {
         envoy: Some(EnvoyOutlier {
             interval: Duration::from_secs(5),
             jitter: Duration::from_millis(100),
+            server_error: None,
+            gateway: None,
+            local: None,
             success_rate: Some(SuccessRate::default()),
             failure_percentage: Some(FailurePercentage { endpoints: 0, percent: 60, ..FailurePercentage::default() }),
         }),
@@ -150,6 +157,42 @@ fn outlier_detection_may_be_envoys() {
     assert_eq!(outlier(Some(&wire)).unwrap(), want);
     let off = outlier(Some(&v1::OutlierDetection { disabled: true, ..wire })).unwrap();
     assert_eq!((off.consecutive_failures, off.envoy), (None, None), "disabled is all of it");
+}
+
+#[test]
+fn failures_in_a_row_are_of_kinds_or_as_a_control_plane_has_them_that_knows_one() {
+    let times = |failures, enforcing_percent| Some(v1::ConsecutiveFailures { failures, enforcing_percent });
+    let compiled = |consecutive_failures, envoy| {
+        let envoy = Some(Box::new(envoy));
+        let wire = v1::OutlierDetection { consecutive_failures, envoy, ..v1::OutlierDetection::default() };
+        let envoy = outlier(Some(&wire)).unwrap().envoy.unwrap();
+        (envoy.server_error, envoy.gateway, envoy.local)
+    };
+    let before = |no_consecutive| v1::EnvoyOutlierDetection { no_consecutive, ..Default::default() };
+    assert_eq!(compiled(3, before(false)), (None, Consecutive::of(3), None));
+    assert_eq!(compiled(0, before(false)), (None, Consecutive::of(5), None));
+    assert_eq!(compiled(3, before(true)), (None, None, None));
+    let local = |consecutive, enforcing_success_rate| v1::LocalOriginEjection {
+        consecutive,
+        enforcing_success_rate,
+        enforcing_failure_percentage: Some(7),
+    };
+    let wire = v1::EnvoyOutlierDetection {
+        consecutive: Some(v1::ConsecutiveEjection { server_error: times(4, None), gateway: times(2, Some(50)) }),
+        local_origin: Some(local(times(9, Some(0)), None)),
+        no_consecutive: true,
+        ..Default::default()
+    };
+    let by = |failures, enforcing_percent| Consecutive::of(failures).map(|by| Consecutive { enforcing_percent, ..by });
+    let want = LocalOrigin { consecutive: by(9, 0), enforcing_success_rate: 100, enforcing_failure_percentage: 7 };
+    assert_eq!(compiled(3, wire), (by(4, 100), by(2, 50), Some(want)));
+    let wire = v1::EnvoyOutlierDetection {
+        consecutive: Some(v1::ConsecutiveEjection::default()),
+        local_origin: Some(local(None, Some(1))),
+        ..Default::default()
+    };
+    let want = LocalOrigin { consecutive: None, enforcing_success_rate: 1, enforcing_failure_percentage: 7 };
+    assert_eq!(compiled(3, wire), (None, None, Some(want)));
 }
 
 #[test]
@@ -180,6 +223,23 @@ fn what_is_wrong_with_balancing_is_named() {
                 ..v1::EnvoyOutlierDetection::default()
             },
             "envoy.success_rate.enforcing_percent: more than 100 %",
+        ),
+        (
+            v1::EnvoyOutlierDetection {
+                consecutive: Some(v1::ConsecutiveEjection {
+                    server_error: Some(v1::ConsecutiveFailures::default()),
+                    gateway: None,
+                }),
+                ..v1::EnvoyOutlierDetection::default()
+            },
+            "envoy.consecutive.server_error.failures: zero",
+        ),
+        (
+            v1::EnvoyOutlierDetection {
+                local_origin: Some(v1::LocalOriginEjection { enforcing_success_rate: Some(101), ..Default::default() }),
+                ..v1::EnvoyOutlierDetection::default()
+            },
+            "envoy.local_origin.enforcing_success_rate: more than 100 %",
         ),
     ];
     for (envoy, expected) in rows {

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::*;
-use crate::model::Object;
+use crate::model::{FailurePercentage, LocalOrigin, Object, OutlierDetection, SuccessRate};
 use crate::source::Severity;
 use crate::source::files::decode::{Outcome, decode};
 use crate::source::files::documents::Document;
@@ -70,9 +70,17 @@ fn every_field_of_the_schema_is_read() {
     let common = "
 targetRefs: [{group: '', kind: Service, name: web}]
 connectTimeout: 1s
+httpIdleTimeout: 1m
+tcpIdleTimeout: 1h
 connectionLimits: {maxConnections: 1, maxPendingRequests: 2, maxRequests: 3, maxRequestsPerConnection: 4}
 outlierDetection:
+  consecutive5xx: 4
+  enforcingConsecutive5xx: 99
   consecutiveGatewayFailure: 3
+  enforcingConsecutiveGatewayFailure: 98
+  splitExternalLocalOriginErrors: true
+  consecutiveLocalOriginFailure: 6
+  enforcingConsecutiveLocalOriginFailure: 97
   interval: 5s
   baseEjectionTime: 10s
   maxEjectionTime: 60s
@@ -83,10 +91,12 @@ outlierDetection:
   successRateRequestVolume: 50
   successRateStdevFactor: 1500
   enforcingSuccessRate: 90
+  enforcingLocalOriginSuccessRate: 89
   failurePercentageMinimumHosts: 3
   failurePercentageRequestVolume: 40
   failurePercentageThreshold: 80
   enforcingFailurePercentage: 70
+  enforcingFailurePercentageLocalOrigin: 69
 loadBalancer:
   slowStart: {window: 30s, aggressionPercent: 200, minWeightPercent: 5}
 ";
@@ -142,7 +152,14 @@ fn what_is_wrong_is_refused_by_field() {
         ("outlierDetection: {baseEjectionTime: 2s, maxEjectionTime: 1s}", "spec.outlierDetection.maxEjectionTime"),
         ("outlierDetection: {maxEjectionPercent: 101}", "spec.outlierDetection.maxEjectionPercent"),
         ("connectionLimits: {maxConnections: 0}", "spec.connectionLimits.maxConnections"),
+        ("outlierDetection: {consecutive5xx: 65536}", "spec.outlierDetection.consecutive5xx"),
+        ("outlierDetection: {enforcingConsecutive5xx: 101}", "spec.outlierDetection.enforcingConsecutive5xx"),
+        ("outlierDetection: {consecutiveLocalOriginFailure: 3}", "spec.outlierDetection.consecutiveLocalOriginFailure"),
+        ("outlierDetection: {enforcingLocalOriginSuccessRate: 0, splitExternalLocalOriginErrors: false}", "spec.outlierDetection.enforcingLocalOriginSuccessRate"),
+        ("outlierDetection: {splitExternalLocalOriginErrors: 1}", "spec.outlierDetection.splitExternalLocalOriginErrors"),
         ("connectTimeout: 0s", "spec.connectTimeout"),
+        ("httpIdleTimeout: 0s", "spec.httpIdleTimeout"),
+        ("tcpIdleTimeout: 1d", "spec.tcpIdleTimeout"),
     ];
     for (spec, field) in rows {
         let target = if spec.starts_with("targetRefs") || field == "spec.targetRefs" { "" } else { TARGET };
@@ -153,8 +170,48 @@ fn what_is_wrong_is_refused_by_field() {
 }
 
 #[test]
+fn outlier_detection_says_what_it_is_told() {
+    let rows: [(&str, OutlierDetection); 4] = [
+        ("{}", OutlierDetection::default()),
+        (
+            "{consecutive5xx: 0, consecutiveGatewayFailure: 2, enforcingConsecutiveGatewayFailure: 50}",
+            OutlierDetection {
+                consecutive_5xx: Some(0),
+                consecutive_gateway_failure: Some(2),
+                enforcing_consecutive_gateway_failure: Some(50),
+                ..OutlierDetection::default()
+            },
+        ),
+        (
+            "{splitExternalLocalOriginErrors: true}",
+            OutlierDetection { local_origin: Some(LocalOrigin::default()), ..OutlierDetection::default() },
+        ),
+        (
+            // Each switches on what it is about.
+            "{splitExternalLocalOriginErrors: true, consecutiveLocalOriginFailure: 2, enforcingConsecutiveLocalOriginFailure: 3, \
+             enforcingLocalOriginSuccessRate: 4, enforcingFailurePercentageLocalOrigin: 5}",
+            OutlierDetection {
+                local_origin: Some(LocalOrigin {
+                    consecutive: Some(2),
+                    enforcing_consecutive: Some(3),
+                    enforcing_success_rate: Some(4),
+                    enforcing_failure_percentage: Some(5),
+                }),
+                success_rate: Some(SuccessRate::default()),
+                failure_percentage: Some(FailurePercentage::default()),
+                ..OutlierDetection::default()
+            },
+        ),
+    ];
+    for (said, want) in rows {
+        let (policy, flaws) = policy(&format!("{TARGET}outlierDetection: {said}"));
+        assert_eq!((flaws.len(), policy.expect("good").outlier_detection), (0, Some(want)), "{said}");
+    }
+}
+
+#[test]
 fn a_field_that_is_unknown_is_a_warning() {
-    let (policy, flaws) = policy(&format!("{TARGET}outlierDetection: {{consecutive5xx: 5}}"));
+    let (policy, flaws) = policy(&format!("{TARGET}outlierDetection: {{alwaysEjectOneHost: true}}"));
     assert!(policy.is_some());
-    assert_eq!(flaws, [(Severity::Warning, "spec.outlierDetection.consecutive5xx".to_owned())]);
+    assert_eq!(flaws, [(Severity::Warning, "spec.outlierDetection.alwaysEjectOneHost".to_owned())]);
 }
