@@ -108,6 +108,7 @@ pub struct Model {
     pods_by_namespace: Index<String>,
     pods_by_address: Index<IpAddr>,
     pods_by_node: Index<String>,
+    pods_by_owner: Index<ObjectName>,
     routes_by_parent: Index<ObjectName>,
     routes_by_backend: Index<ObjectName>,
     rate_limits_by_target: Index<ObjectKey>,
@@ -299,6 +300,11 @@ impl Model {
         self.pods_by_node.get(node).filter_map(|name| self.pods.get(name))
     }
 
+    /// Pods of an owner (Deployment, StatefulSet …), by name.
+    pub fn pods_of(&self, owner: &ObjectName) -> impl Iterator<Item = &Pod> {
+        self.pods_by_owner.get(owner).filter_map(|name| self.pods.get(name))
+    }
+
     /// Routes with a parentRef to this Service, whether it is good or not.
     pub fn routes_with_parent(&self, service: &ObjectName) -> impl Iterator<Item = Route<'_>> {
         let grpc = self.grpc_routes_by_parent.get(service).filter_map(|name| self.grpc_routes.get(name));
@@ -428,6 +434,7 @@ impl Model {
             }
             Object::Pod(pod) => {
                 self.pods_by_namespace.set(name.namespace.clone(), name, present);
+                self.pods_by_owner.set(pod.owner_name(), name, present);
                 for addr in &pod.addresses {
                     self.pods_by_address.set(*addr, name, present);
                 }

@@ -16,7 +16,7 @@ use weft_proto::{EndpointsName, ServiceName, SpiffeId};
 
 use super::subscriptions::LastUse;
 use crate::backend_tls::BackendTls;
-use crate::balance::{BalancePolicy, Balancer, EndpointKey, EndpointSpec, Health, Reach};
+use crate::balance::{BalancePolicy, Balancer, EndpointKey, EndpointSpec, Health, Place, Reach};
 use crate::resilience::{Budget, BudgetPolicy, Limiter, Limits, RateLimit, RecentPolicy, RetryPolicy};
 use crate::route::{ConnectionTable, HashBy, RouteTable, Session};
 
@@ -245,6 +245,10 @@ impl BackendState {
         self.is_known.load(Ordering::Acquire)
     }
 
+    pub(super) fn set_place(&self, place: &Arc<Place>) {
+        self.balancer.set_place(place);
+    }
+
     pub(super) fn set_endpoints(&self, endpoints: Vec<EndpointSpec>, now: Instant) {
         self.balancer.update(endpoints, now);
         self.is_known.store(true, Ordering::Release);
@@ -330,6 +334,8 @@ pub struct Workload {
     pub owner: Box<str>,
     /// Whether it takes requests.
     pub health: Health,
+    /// Of this workload itself: in what proportion its owner's pods are in which zone.
+    pub callers: Box<[(Box<str>, u32)]>,
 }
 
 /// A declared port of a workload.
@@ -366,7 +372,13 @@ impl Workload {
             zone: self.zone.clone(),
             node: self.node.clone(),
             priority: 0,
+            hints: None,
         }
+    }
+
+    /// Where it is, and where those like it are.
+    pub(super) fn place(&self) -> Place {
+        Place { zone: self.zone.clone(), node: self.node.clone(), callers: self.callers.clone() }
     }
 }
 

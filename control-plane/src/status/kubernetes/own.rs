@@ -331,6 +331,7 @@ mod tests {
             publish_not_ready: false,
             client_ip_affinity: None,
             node_local: false,
+            traffic_distribution: None,
         })
     }
 
