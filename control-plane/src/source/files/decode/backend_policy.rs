@@ -2,6 +2,8 @@
 //!
 //! Nothing in it is taken half: a field that is wrong refuses the object, whose last good form stays.
 
+mod locality;
+
 use std::time::Duration;
 
 use crate::model::{
@@ -61,7 +63,8 @@ fn target(field: &Field<'_>) -> Option<String> {
 }
 
 fn load_balancer(field: &Field<'_>) -> Option<LoadBalancer> {
-    if !field.only(&["algorithm", "leastRequest", "ringHash", "maglev", "consistentHash", "slowStart"], &[]) {
+    let known = ["algorithm", "leastRequest", "ringHash", "maglev", "consistentHash", "slowStart", "locality"];
+    if !field.only(&known, &[]) {
         return None;
     }
     let name = match field.get("algorithm") {
@@ -123,7 +126,11 @@ fn load_balancer(field: &Field<'_>) -> Option<LoadBalancer> {
         }
         _ => Algorithm::PowerOfTwo,
     };
-    Some(LoadBalancer { algorithm, slow_start: field.get("slowStart").and_then(|field| slow_start(&field)) })
+    Some(LoadBalancer {
+        algorithm,
+        slow_start: field.get("slowStart").and_then(|field| slow_start(&field)),
+        locality: field.get("locality").and_then(|field| locality::locality(&field, name)),
+    })
 }
 
 fn is_prime(number: u32) -> bool {
