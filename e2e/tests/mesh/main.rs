@@ -7,6 +7,7 @@ mod balancing;
 mod config;
 mod endpoints;
 mod faults;
+mod locality;
 mod outside;
 mod pods;
 mod protocols;
