@@ -16,6 +16,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         "BackendPolicy.tls",
         "BackendPolicy.retry_budget",
         "BackendPolicy.session",
+        "BackendPolicy.limits",
         "OutlierDetection.envoy",
     ] {
         builder = builder.boxed(format!(".weft.v1.{rare}"));

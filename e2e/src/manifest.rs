@@ -45,6 +45,13 @@ pub fn namespace(name: &str) -> String {
     format!("apiVersion: v1\nkind: Namespace\nmetadata:\n  name: {name}\n---\n")
 }
 
+/// A Node in a zone.
+pub fn node(name: &str, zone: &str) -> String {
+    format!(
+        "apiVersion: v1\nkind: Node\nmetadata:\n  name: {name}\n  labels: {{topology.kubernetes.io/zone: {zone}}}\n---\n"
+    )
+}
+
 /// One port of a Service or container.
 #[derive(Debug, Clone)]
 pub struct Port {
@@ -135,6 +142,8 @@ pub struct Pod<'a> {
     pub labels: &'a BTreeMap<String, String>,
     /// Its service account.
     pub service_account: &'a str,
+    /// Its node.
+    pub node: &'a str,
     /// Its addresses.
     pub addresses: (Ipv4Addr, Ipv6Addr),
     /// How far it is.
@@ -153,10 +162,11 @@ impl Pod<'_> {
         let ready = if self.state == PodState::NotReady { "False" } else { "True" };
         let _ = write!(
             text,
-            "spec:\n  serviceAccountName: {}\n  nodeName: node-1\n  containers:\n    - name: app\n      image: app\n\
+            "spec:\n  serviceAccountName: {}\n  nodeName: {}\n  containers:\n    - name: app\n      image: app\n\
              status:\n  phase: Running\n  podIP: {v4}\n  podIPs:\n    - ip: {v4}\n    - ip: \"{v6}\"\n  conditions:\n    - type: Ready\n      \
              status: \"{ready}\"\n---\n",
             self.service_account,
+            self.node,
             v4 = self.addresses.0,
             v6 = self.addresses.1
         );
@@ -228,6 +238,7 @@ mod tests {
             name: "a",
             labels: &labels,
             service_account: "a",
+            node: "node-1",
             addresses: (Ipv4Addr::new(10, 244, 0, 2), Ipv6Addr::LOCALHOST),
             state: PodState::Terminating,
         };

@@ -128,6 +128,9 @@ pub struct BackendShare {
     /// Retries: `at most 2`.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub retries: String,
+    /// Which endpoints are preferred for being near, and why; empty: all are alike.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub near: String,
     /// Those that may answer.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub endpoints: Vec<Endpoint>,
@@ -144,6 +147,12 @@ pub struct Endpoint {
     pub pod: String,
     /// `ready`, `draining`, `not-ready`
     pub health: String,
+    /// Its zone, if that is known.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub zone: String,
+    /// Whether it is one of those that are preferred for being near; none: all are alike.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub near: Option<bool>,
     /// Whether this request may be given to it.
     pub candidate: bool,
     /// Milliseconds until it may be probed, if it is ejected.

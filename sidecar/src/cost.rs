@@ -147,6 +147,7 @@ fn picking_one_of_ten_endpoints() {
         zone: "".into(),
         node: "".into(),
         priority: 0,
+        hints: None,
     };
     let balancer = Balancer::new(BalancePolicy::default());
     let now = Instant::now();

@@ -89,6 +89,9 @@ impl Page {
         if let Some(answer) = &share.answer {
             self.answer("answer", answer);
         }
+        if !share.near.is_empty() {
+            self.line("near", &share.near);
+        }
         if !share.endpoints.is_empty() {
             self.text.push_str(&endpoints(&share.endpoints, self.colours));
         }
@@ -102,19 +105,24 @@ fn percent(percent: f64) -> String {
 }
 
 fn endpoints(all: &[Endpoint], colours: Colours) -> String {
-    let mut table = Table::new(&["", "ENDPOINT", "POD", "HEALTH", "MESH TLS", "IN FLIGHT", "LATENCY"]);
+    // Many clusters have no zones.
+    let zones = all.iter().any(|endpoint| !endpoint.zone.is_empty());
+    let columns = ["", "ENDPOINT", "POD", "ZONE", "HEALTH", "MESH TLS", "IN FLIGHT", "LATENCY"];
+    let columns: Vec<&str> = columns.into_iter().filter(|column| zones || *column != "ZONE").collect();
+    let mut table = Table::new(&columns);
     for endpoint in all {
         let sign = if endpoint.candidate { "✓" } else { "✗" };
         let latency = endpoint.latency_ms.map(|ms| format!("{ms:.1} ms")).unwrap_or_default();
-        table.row([
-            sign.to_owned(),
-            endpoint.address.clone(),
-            endpoint.pod.clone(),
+        let zone = format!("{}{}", endpoint.zone, if endpoint.near == Some(true) { ", near" } else { "" });
+        let mut row = vec![sign.to_owned(), endpoint.address.clone(), endpoint.pod.clone()];
+        row.extend(zones.then_some(zone));
+        row.extend([
             health(endpoint),
             endpoint.identity.clone().unwrap_or_else(|| "no: plain text".to_owned()),
             endpoint.in_flight.to_string(),
             latency,
         ]);
+        table.row(row);
     }
     let painted = |line: &str| {
         for (sign, paint) in [("✓", Paint::Good), ("✗", Paint::Warning)] {
@@ -152,6 +160,8 @@ mod tests {
             address: address.to_owned(),
             pod: "shop/reviews-v2-1".to_owned(),
             health: "ready".to_owned(),
+            zone: String::new(),
+            near: None,
             candidate: ejected_ms.is_none(),
             ejected_ms,
             consecutive_failures: if ejected_ms.is_some() { 5 } else { 0 },
@@ -233,6 +243,27 @@ backend      answered by the sidecar, 10 % (weight 1)
 answer       invalid-backend (500), by the sidecar itself: there is no Service shop/nope
 ";
         assert_eq!(show(&explanation(), Colours::NONE), expected);
+    }
+
+    #[test]
+    fn where_zones_are_known_they_are_shown_and_why_one_is_preferred() {
+        let mut told = explanation();
+        let share = &mut told.backends[0];
+        share.near = "zone a is preferred, by the endpoints' hints: 1 of 2 ready endpoints".to_owned();
+        for (endpoint, zone) in share.endpoints.iter_mut().zip(["a", "b"]) {
+            (endpoint.zone, endpoint.near) = (zone.to_owned(), Some(zone == "a"));
+        }
+        let text = show(&told, Colours::NONE);
+        let lines: Vec<String> =
+            text.lines().map(|line| line.split_whitespace().take(5).collect::<Vec<_>>().join(" ")).collect();
+        for expected in [
+            "near zone a is preferred,",
+            "ENDPOINT POD ZONE HEALTH MESH",
+            "✓ 10.1.0.1:80 shop/reviews-v2-1 a, near",
+            "✗ 10.1.0.2:80 shop/reviews-v2-1 b ejected,",
+        ] {
+            assert!(lines.iter().any(|line| line == expected), "{expected}\n{text}");
+        }
     }
 
     #[test]

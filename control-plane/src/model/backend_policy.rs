@@ -15,7 +15,7 @@ pub struct BackendPolicy {
     /// `loadBalancer`
     pub load_balancer: Option<LoadBalancer>,
     /// `outlierDetection`
-    pub outlier_detection: Option<OutlierDetection>,
+    pub outlier_detection: Option<Box<OutlierDetection>>,
     /// `connectionLimits`; zero is no limit.
     pub limits: ConnectionLimits,
     /// `connectTimeout`
@@ -40,6 +40,30 @@ pub struct LoadBalancer {
     pub algorithm: Algorithm,
     /// How a new endpoint is started.
     pub slow_start: Option<SlowStart>,
+    /// How far requests stay near; `None`: as the Service says.
+    pub locality: Option<Locality>,
+}
+
+/// How far requests stay near.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Locality {
+    /// By which rule.
+    pub mode: LocalityMode,
+    /// With fewer ready endpoints, zones have no shares; `None` is 6.
+    pub min_endpoints: Option<u32>,
+}
+
+/// By which rule requests stay near.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum LocalityMode {
+    /// By hints, else as far as the zone has its share of endpoints.
+    ZoneAware,
+    /// In the zone, as long as one of it is ready.
+    PreferSameZone,
+    /// On the node, else in the zone.
+    PreferSameNode,
+    /// Not at all. (Not `Off`: YAML 1.1 takes that for `false`.)
+    Disabled,
 }
 
 /// By which rule.

@@ -217,6 +217,17 @@ pub struct Service {
     pub client_ip_affinity: Option<Duration>,
     /// `internalTrafficPolicy: Local`
     pub node_local: bool,
+    /// `trafficDistribution`, unless annotation `service.kubernetes.io/topology-mode` goes before it.
+    pub traffic_distribution: Option<TrafficDistribution>,
+}
+
+/// Which endpoints clients should prefer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum TrafficDistribution {
+    /// `PreferSameZone`, formerly `PreferClose`
+    SameZone,
+    /// `PreferSameNode`
+    SameNode,
 }
 
 /// What kind of Service.
@@ -291,6 +302,17 @@ pub struct SliceEndpoint {
     pub node: String,
     /// Zone, or empty.
     pub zone: String,
+    /// Whose clients it is meant for; none: it is not said.
+    pub hints: Hints,
+}
+
+/// `hints` of an endpoint, sorted.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
+pub struct Hints {
+    /// `forZones`
+    pub zones: Vec<String>,
+    /// `forNodes`
+    pub nodes: Vec<String>,
 }
 
 /// A Pod.
@@ -316,6 +338,13 @@ pub struct Pod {
     pub terminating: bool,
     /// Its owner's name: the Deployment behind the ReplicaSet, or the pod's own name.
     pub owner: String,
+}
+
+impl Pod {
+    /// Whose it is. Owners of one name and several kinds are one.
+    pub fn owner_name(&self) -> ObjectName {
+        ObjectName::new(&*self.meta.name.namespace, &*self.owner)
+    }
 }
 
 /// A container port.

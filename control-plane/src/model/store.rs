@@ -110,6 +110,7 @@ pub struct Model {
     pods_by_namespace: Index<String>,
     pods_by_address: Index<IpAddr>,
     pods_by_node: Index<String>,
+    pods_by_owner: Index<ObjectName>,
     routes_by_parent: Index<ObjectName>,
     routes_by_backend: Index<ObjectName>,
     rate_limits_by_target: Index<ObjectKey>,
@@ -250,6 +251,7 @@ impl Model {
             }
             Object::Pod(pod) => {
                 self.pods_by_namespace.set(name.namespace.clone(), name, present);
+                self.pods_by_owner.set(pod.owner_name(), name, present);
                 for addr in &pod.addresses {
                     self.pods_by_address.set(*addr, name, present);
                 }

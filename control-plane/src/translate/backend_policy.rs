@@ -6,6 +6,7 @@
 //! own way and as a route's backend.
 //! Bound: nothing is kept.
 
+mod locality;
 mod outlier;
 
 use weft_proto::v1;
@@ -22,14 +23,19 @@ pub(super) fn backend_policy(service: &Service, port: &ServicePort, model: &Mode
     out.tls = backend_tls::of_port(service, port, model).map(Box::new);
     let traffic = traffic_policy::of_port(service, port, model);
     (out.retry_budget, out.session) = (traffic.budget.map(Box::new), traffic.session.map(Box::new));
-    if let Some(policy) = in_effect(service, model) {
-        let said = policy.outlier_detection.as_ref();
-        out.limits = limits(policy.limits);
+    let policy = in_effect(service, model);
+    if let Some(policy) = policy {
+        let said = policy.outlier_detection.as_deref();
+        out.limits = limits(policy.limits).map(Box::new);
         out.connect_timeout = policy.connect_timeout.map(millis);
         out.http_idle_timeout = policy.http_idle_timeout.map(millis);
         out.tcp_idle_timeout = policy.tcp_idle_timeout.map(millis);
         out.outlier_detection = said.map(outlier::outlier_detection);
         out.balancing = balancing(policy.load_balancer.as_ref(), said.and_then(|said| said.min_health_percent));
+    }
+    let said = policy.and_then(|policy| policy.load_balancer.as_ref()).and_then(|said| said.locality);
+    if let Some(zone_aware) = locality::zone_aware(said, service.traffic_distribution) {
+        out.balancing.get_or_insert_default().zone_aware = Some(zone_aware);
     }
     (out != v1::BackendPolicy::default()).then_some(out)
 }
@@ -126,7 +132,7 @@ mod tests {
         BackendPolicy {
             meta: meta(name),
             targets: targets.iter().map(|name| (*name).to_owned()).collect(),
-            load_balancer: Some(LoadBalancer { algorithm, slow_start: None }),
+            load_balancer: Some(LoadBalancer { algorithm, slow_start: None, locality: None }),
             outlier_detection: None,
             limits: ConnectionLimits::default(),
             connect_timeout: None,

@@ -11,10 +11,10 @@ use weft_proto::{MESH_TLS_LABEL, type_url, v1};
 use super::{Lookup, MeshConfig, Resource, Translated, Translator, View};
 use crate::model::{
     Age, BackendPolicy, BackendRef, BackendTlsPolicy, Batch, ConfigMap, ContainerPort, EndpointSlice, FaultAbort,
-    FaultDelay, FaultInjection, GrpcRoute, HttpRoute, HttpRouteMatch, HttpRouteRule, Kind, LocalRef, Meta, MethodMatch,
-    MtlsMode, Node, Object, ObjectKey, ObjectName, ParentRef, PathMatch, PeerAuthentication, Pod, RateKey, RateLimit,
-    RateTarget, RetryConstraint, Service, ServiceKind, ServicePort, SessionPersistence, Share, SliceEndpoint,
-    SlicePort, TargetPort, TcpRoute, TlsRoute, TrafficPolicy,
+    FaultDelay, FaultInjection, GrpcRoute, Hints, HttpRoute, HttpRouteMatch, HttpRouteRule, Kind, LocalRef, Meta,
+    MethodMatch, MtlsMode, Node, Object, ObjectKey, ObjectName, ParentRef, PathMatch, PeerAuthentication, Pod, RateKey,
+    RateLimit, RateTarget, RetryConstraint, Service, ServiceKind, ServicePort, SessionPersistence, Share,
+    SliceEndpoint, SlicePort, TargetPort, TcpRoute, TlsRoute, TrafficPolicy,
 };
 use crate::status::{Condition, RouteStatus};
 
@@ -68,6 +68,7 @@ pub(super) fn service(name: &str, vip: &str) -> Service {
         publish_not_ready: false,
         client_ip_affinity: None,
         node_local: false,
+        traffic_distribution: None,
         meta,
     }
 }
@@ -100,6 +101,7 @@ pub(super) fn endpoint(pod: &str, addr: &str) -> SliceEndpoint {
         terminating: false,
         node: String::new(),
         zone: String::new(),
+        hints: Hints::default(),
     }
 }
 

@@ -1,6 +1,6 @@
 //! What a change touches, and nothing else, is computed again.
 //!
-//! The outcome consists of units: a VIP, a route, a Service, the endpoints of one of its ports, an address. A changed
+//! The outcome consists of units: a VIP, a route, a Service, the endpoints of one of its ports, an address, an owner of pods. A changed
 //! object marks the units that depend on it, as it was and as it is now (`dirty`); marked units are computed anew, in an order
 //! in which none depends on a later one: VIPs and routes before Services, and of the routes the kinds that go before others
 //! on a port before those. A route that comes out different marks the Services it acts or acted on, and there the routes of
@@ -15,7 +15,9 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use weft_proto::v1::TrustBundle;
+use bytes::Bytes;
+use prost::Message as _;
+use weft_proto::v1::{TrustBundle, Workload};
 use weft_proto::{EndpointsName, MESH_SETTINGS, ServiceName, type_url};
 
 use self::dirty::Dirty;
@@ -127,6 +129,9 @@ impl Translator {
         }
         for addr in &dirty.addresses {
             ranges_changed |= self.update_workload(*addr, &mut touched);
+        }
+        for owner in &dirty.owners {
+            self.update_callers(owner, &mut touched);
         }
         if known_changed || (ranges_changed && self.config.derive_cidrs) {
             self.update_settings(&mut touched);
@@ -301,6 +306,20 @@ impl Translator {
             (false, true) => self.ranges.add(addr),
             (true, false) => self.ranges.remove(addr),
             _ => false,
+        }
+    }
+
+    fn update_callers(&mut self, owner: &ObjectName, touched: &mut Touched) {
+        let callers = kubernetes::callers(owner, &self.model);
+        let after = Bytes::from(Workload { callers, ..Workload::default() }.encode_to_vec());
+        if self.current.callers.get(owner).map_or(&[][..], |before| before) == after {
+            return;
+        }
+        touched.own.extend(self.model.pods_of(owner).flat_map(|pod| &pod.addresses));
+        if after.is_empty() {
+            self.current.callers.remove(owner);
+        } else {
+            self.current.callers.insert(owner.clone(), after);
         }
     }
 

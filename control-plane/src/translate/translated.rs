@@ -10,7 +10,7 @@ use weft_proto::{EndpointsName, MESH_SETTINGS, SELF, ServiceName, SpiffeId, type
 
 use super::shards::Shards;
 use super::{MeshConfig, View};
-use crate::model::ObjectKey;
+use crate::model::{ObjectKey, ObjectName};
 use crate::status::{Condition, RouteStatus};
 
 /// One translated resource.
@@ -37,7 +37,7 @@ impl Resource {
         message: &M,
     ) -> Self {
         let body = Bytes::from(message.encode_to_vec());
-        let version = format!("{:032x}", xxhash_rust::xxh3::xxh3_128(&body));
+        let version = version(&body);
         Self { type_url, name, aliases, version, body }
     }
 
@@ -45,6 +45,17 @@ impl Resource {
     fn renamed(&self, name: &str) -> Self {
         Self { name: name.to_owned(), aliases: Vec::new(), ..self.clone() }
     }
+
+    /// The same with fields added, which are encoded and come after all that it has: as if it had been made with them.
+    fn with(self, fields: &Bytes) -> Self {
+        let body = Bytes::from([&self.body[..], &fields[..]].concat());
+        let version = version(&body);
+        Self { body, version, ..self }
+    }
+}
+
+fn version(body: &[u8]) -> String {
+    format!("{:032x}", xxhash_rust::xxh3::xxh3_128(body))
 }
 
 /// The answer to "what is this name, for that proxy?".
@@ -106,6 +117,8 @@ impl ServiceForms {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct WorkloadEntry {
     pub(super) identity: Arc<WorkloadIdentity>,
+    /// Whose it is: a key of [`Translated::callers`].
+    pub(super) owner: ObjectName,
     /// Named by the address.
     pub(super) workload: Arc<Resource>,
     /// Named `self`.
@@ -124,6 +137,8 @@ pub struct Translated {
     pub(super) vips: Shards<IpAddr, ServiceName>,
     pub(super) endpoints: Shards<EndpointsName, Arc<Resource>>,
     pub(super) workloads: Shards<IpAddr, Arc<WorkloadEntry>>,
+    /// By owner: [`Workload::callers`](weft_proto::v1::Workload), encoded, of its proxies' `self`; none where there are none.
+    pub(super) callers: Shards<ObjectName, Bytes>,
     pub(super) settings: Arc<Resource>,
     pub(super) trust_domain: Arc<str>,
     pub(super) trust: Option<Arc<Resource>>,
@@ -142,6 +157,7 @@ impl Translated {
             vips: Shards::default(),
             endpoints: Shards::default(),
             workloads: Shards::default(),
+            callers: Shards::default(),
             settings: Arc::new(super::settings::resource(config, &[], &super::settings::KnownHosts::default())),
             trust_domain: (&*config.trust_domain).into(),
             trust: None,
@@ -177,7 +193,14 @@ impl Translated {
             return Lookup::Held;
         }
         match (type_url, self.workloads.get(&pod_addr)) {
-            (type_url::WORKLOAD, Some(entry)) => Lookup::Found(Arc::new(entry.workload.renamed(SELF))),
+            (type_url::WORKLOAD, Some(entry)) => {
+                let own = entry.workload.renamed(SELF);
+                let callers = self.callers.get(&entry.owner);
+                Lookup::Found(Arc::new(match callers {
+                    Some(callers) => own.with(callers),
+                    None => own,
+                }))
+            }
             (type_url::INBOUND_POLICY, Some(entry)) => Lookup::Found(entry.inbound.clone()),
             _ => Lookup::Absent,
         }

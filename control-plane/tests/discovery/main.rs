@@ -63,6 +63,77 @@ async fn a_proxy_is_certified_gets_what_it_asks_for_and_then_what_changes() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_proxy_is_told_where_it_is_where_those_like_it_are_and_where_endpoints_are() {
+    let mesh = Mesh::start().await;
+    let svid = mesh.certify(CLIENT).await.unwrap();
+    let mut proxy = mesh.connect(&svid, "10.1.0.1").await;
+    let callers =
+        |own: &v1::Workload| -> Vec<_> { own.callers.iter().map(|one| (one.zone.clone(), one.callers)).collect() };
+    let pair = |zone: &str, count| (zone.to_owned(), count);
+    proxy.subscribe(WORKLOAD, &["self"]).await;
+    let own: v1::Workload = proxy.one(WORKLOAD, "self").await;
+    assert_eq!((&*own.zone, callers(&own)), ("", vec![]), "nobody says");
+
+    let nodes = [("n1", "a"), ("n2", "b")].map(|(name, zone)| harness::node(name, zone));
+    mesh.write("nodes.yaml", &nodes.join("---\n"));
+    let client = |name: &str, address: &str, node: &str| {
+        let owner = "  ownerReferences: [{apiVersion: v1, kind: X, name: web, uid: u, controller: true}]\n";
+        harness::pod(name, "client", "client", address)
+            .replace("metadata:\n", &format!("metadata:\n{owner}"))
+            .replace("spec:\n", &format!("spec:\n  nodeName: {node}\n"))
+    };
+    let (before, after) = (harness::pod("client", "client", "client", "10.1.0.1"), client("client", "10.1.0.1", "n1"));
+    mesh.write("mesh.yaml", &harness::manifests_of_the_mesh().replace(&before, &after));
+    let others =
+        |second: &str| [client("client-2", "10.1.0.12", second), client("client-3", "10.1.0.13", "n2")].join("---\n");
+    mesh.write("clients.yaml", &others("n1"));
+    let own = loop {
+        let own: v1::Workload = proxy.one(WORKLOAD, "self").await;
+        if own.callers.len() == 2 {
+            break own;
+        }
+    };
+    assert_eq!((&*own.zone, &*own.node, callers(&own)), ("a", "n1", vec![pair("a", 2), pair("b", 1)]));
+
+    // What others see of it says nothing of that, and is not sent again when that changes.
+    proxy.subscribe(WORKLOAD, &["10.1.0.1"]).await;
+    let by_address: v1::Workload = proxy.one(WORKLOAD, "10.1.0.1").await;
+    assert_eq!((&*by_address.zone, callers(&by_address)), ("a", vec![]));
+    let had = proxy.has(WORKLOAD);
+    mesh.write("clients.yaml", &others("n2"));
+    let own: v1::Workload = proxy.one(WORKLOAD, "self").await;
+    assert_eq!(callers(&own), [pair("a", 1), pair("b", 2)]);
+    let has = proxy.has(WORKLOAD);
+    assert_eq!(has["10.1.0.1"], had["10.1.0.1"]);
+    assert_ne!(has["self"], had["self"]);
+
+    // Endpoints: the node's zone, the slice's own, and whom they are meant for.
+    proxy.subscribe(ENDPOINTS, &["shop/reviews-v2:80"]).await;
+    let endpoints: v1::Endpoints = proxy.one(ENDPOINTS, "shop/reviews-v2:80").await;
+    assert_eq!(endpoints.endpoints[0].zone, "");
+    mesh.write(
+        "slice.yaml",
+        "{apiVersion: discovery.k8s.io/v1, kind: EndpointSlice, addressType: IPv4, \
+         metadata: {name: s, namespace: shop, labels: {kubernetes.io/service-name: reviews-v2}}, \
+         ports: [{name: http, port: 8080}], endpoints: [\
+         {addresses: [192.0.2.1], nodeName: n2, hints: {forZones: [{name: b}], forNodes: [{name: n2}]}}, \
+         {addresses: [192.0.2.2], nodeName: n2, zone: c}]}",
+    );
+    let endpoints: v1::Endpoints = proxy.one(ENDPOINTS, "shop/reviews-v2:80").await;
+    let found: Vec<_> =
+        endpoints.endpoints.into_iter().map(|one| (one.address, one.zone, one.hint_zones, one.hint_nodes)).collect();
+    let text = |text: &str| text.to_owned();
+    assert_eq!(
+        found,
+        [
+            (text("192.0.2.1"), text("b"), vec![text("b")], vec![text("n2")]),
+            (text("192.0.2.2"), text("c"), vec![], vec![]),
+        ]
+    );
+    mesh.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn after_a_restart_what_a_proxy_has_is_not_sent_again() {
     let mut mesh = Mesh::start().await;
     let svid = mesh.certify(CLIENT).await.unwrap();

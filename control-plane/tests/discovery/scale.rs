@@ -13,8 +13,8 @@ use weft_control_plane::discovery::{Ages, Discovery, Feed, Server};
 use weft_control_plane::identity::{Authenticator, Certifier, FileAuthority, JoinTokens, OwnSvid, server_config};
 use weft_control_plane::line_limit::Lines;
 use weft_control_plane::model::{
-    Age, Batch, EndpointSlice, Kind, Meta, Object, ObjectKey, ObjectName, Pod, Service, ServiceKind, ServicePort,
-    SliceEndpoint, SlicePort, TargetPort,
+    Age, Batch, EndpointSlice, Hints, Kind, Meta, Object, ObjectKey, ObjectName, Pod, Service, ServiceKind,
+    ServicePort, SliceEndpoint, SlicePort, TargetPort,
 };
 use weft_control_plane::translate::{MeshConfig, Translator};
 use weft_e2e::wire::Svid;
@@ -85,6 +85,7 @@ fn service(index: u32) -> Object {
         publish_not_ready: false,
         client_ip_affinity: None,
         node_local: false,
+        traffic_distribution: None,
     })
 }
 
@@ -97,6 +98,7 @@ fn slice(index: u32, pods: &[u32]) -> Object {
         terminating: false,
         node: "node".into(),
         zone: String::new(),
+        hints: Hints::default(),
     };
     Object::EndpointSlice(EndpointSlice {
         meta: meta(format!("s{index}")),

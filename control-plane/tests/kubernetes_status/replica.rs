@@ -124,6 +124,7 @@ fn service(namespace: &str, name: &str) -> Service {
         publish_not_ready: false,
         client_ip_affinity: None,
         node_local: false,
+        traffic_distribution: None,
     }
 }
 

@@ -34,6 +34,8 @@ pub struct PodSpec {
     pub service_account: String,
     /// Its labels, besides the one of the mesh.
     pub labels: BTreeMap<String, String>,
+    /// Its node.
+    pub node: String,
     /// Whether it has a sidecar.
     pub sidecar: bool,
     /// Whether it carries the label that says so. Only the demo's `BREAK=mtls` leaves it out.
@@ -52,6 +54,7 @@ impl PodSpec {
             namespace: "demo".to_owned(),
             service_account: app.to_owned(),
             labels: manifest::labels([("app", app)]),
+            node: "node-1".to_owned(),
             sidecar: true,
             mesh_label: true,
             redirect_args: Vec::new(),
@@ -67,6 +70,12 @@ impl PodSpec {
     /// With one more label.
     pub fn label(mut self, key: &str, value: &str) -> Self {
         self.labels.insert(key.to_owned(), value.to_owned());
+        self
+    }
+
+    /// On another node than `node-1`.
+    pub fn on(mut self, node: &str) -> Self {
+        self.node = node.to_owned();
         self
     }
 
@@ -155,6 +164,7 @@ impl Pod {
             name: &self.spec.name,
             labels: &labels,
             service_account: &self.spec.service_account,
+            node: &self.spec.node,
             addresses: self.addresses,
             state,
         };

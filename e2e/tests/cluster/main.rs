@@ -70,6 +70,7 @@ fn main() -> ExitCode {
                 semantics::addresses_that_are_not_ready_are_used_where_a_service_publishes_them,
                 semantics::a_client_keeps_its_endpoint_by_session_affinity,
                 semantics::internal_traffic_stays_on_the_node_where_a_service_says_so,
+                semantics::endpoints_that_are_meant_for_this_node_are_preferred,
                 semantics::a_named_target_port_may_differ_from_pod_to_pod,
             ],
         },

@@ -138,6 +138,62 @@ pub(crate) fn internal_traffic_stays_on_the_node_where_a_service_says_so() {
     world.remove();
 }
 
+/// `hints` of endpoints, and `trafficDistribution`. There is one node, and so a node is what they are for.
+pub(crate) fn endpoints_that_are_meant_for_this_node_are_preferred() {
+    let world = world("hints", |namespace| {
+        let near = Workload::server(namespace, "near").deployment();
+        let far = Workload::server(namespace, "far").deployment();
+        vec![near, far]
+    });
+    let slice = |service: &str, app: &str, endpoint: Value| {
+        let pod = world.pod(app);
+        let mut endpoint = endpoint;
+        endpoint["addresses"] = json!([text(&pod, "/status/podIP")]);
+        endpoint["conditions"] = json!({"ready": true});
+        json!({
+            "apiVersion": "discovery.k8s.io/v1",
+            "kind": "EndpointSlice",
+            "metadata": {
+                "name": format!("{service}-{app}"), "namespace": "hints",
+                "labels": {"kubernetes.io/service-name": service},
+            },
+            "addressType": "IPv4",
+            "ports": [{"name": "http", "port": 8080}],
+            "endpoints": [endpoint],
+        })
+    };
+    let hinted = |node: &str| json!({"hints": {"forNodes": [{"name": node}], "forZones": [{"name": "z"}]}});
+    let service = |name: &str, distribution: Option<&str>| {
+        let mut spec = json!({"ports": [{"name": "http", "port": 80, "targetPort": 8080}]});
+        if let Some(distribution) = distribution {
+            spec["trafficDistribution"] = distribution.into();
+        }
+        json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": name, "namespace": "hints"}, "spec": spec})
+    };
+    let objects = [
+        // As the EndpointSlice controller writes them.
+        service("hinted", None),
+        slice("hinted", "near", hinted("node")),
+        slice("hinted", "far", hinted("another-node")),
+        // Slices of somebody who gives none.
+        service("asked", Some("PreferSameNode")),
+        slice("asked", "near", json!({"nodeName": "node"})),
+        slice("asked", "far", json!({"nodeName": "another-node"})),
+        // Not all have hints.
+        service("half", None),
+        slice("half", "near", hinted("node")),
+        slice("half", "far", json!({"nodeName": "another-node"})),
+    ];
+    world.cluster().apply_all(&objects).unwrap();
+    world.until_all_answer("http://half/", 2);
+    for url in ["http://hinted/", "http://asked/"] {
+        world.until_answered(url);
+        let near = servers(&world, url, 40);
+        assert!(near.len() == 1 && near.iter().all(|name| name.starts_with("near-")), "{url}: {near:?}");
+    }
+    world.remove();
+}
+
 /// `targetPort: http` where one pod calls 8080 so and another 9090.
 pub(crate) fn a_named_target_port_may_differ_from_pod_to_pod() {
     let world = world("named-ports", |namespace| {

@@ -8,6 +8,7 @@ mod config;
 mod endpoints;
 mod faults;
 mod idle;
+mod locality;
 mod outside;
 mod pods;
 mod protocols;

@@ -6,8 +6,8 @@
 //! 3. an ejected endpoint is due, and this is a first try → this request is its probe. With affinity only a request of
 //!    a client that belongs there;
 //! 4. more than half of the ready ones ejected (or what the policy says) → panic: all ready ones are in the running again;
-//! 5. among those in the running and not to be avoided, of the level and zone that this request is for if there are such
-//!    (`tiers.rs`), or else of all: the choice of the policy's rule (`picker.rs`), usually the draw;
+//! 5. among those in the running and not to be avoided, of the level that this request is for, and there of what is near, if
+//!    there are such (`tiers.rs`), or else of all: the choice of the policy's rule (`picker.rs`), usually the draw;
 //!    one that is being connected to for the first time only if there is no other ([`Balancer::hold_back`]);
 //! 6. only endpoints to be avoided are left → among those;
 //! 7. even the one chosen has failed so often that only the cap keeps it in use → panic as well: an ejected one is no
@@ -28,11 +28,13 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
+use parking_lot::Mutex;
 use rand::Rng;
 
 use super::endpoint::{Endpoint, EndpointSpec, Health, HeldBack, State};
 use super::outlier::Ejections;
 use super::picker::Picker;
+use super::place::Place;
 use super::policy::{BalancePolicy, PickRequest};
 use super::room::{Claims, Cut, Room};
 use super::set::{Pool, Set};
@@ -59,6 +61,8 @@ struct Shared {
     turns: Turns,
     /// For tables, shared with the proxy's other balancers.
     room: Arc<Room>,
+    /// Where the proxy is. Read and written under the lock of `ejections`, when the set is replaced.
+    place: Mutex<Arc<Place>>,
     /// The moment that the atomics count from: the first update, since without one there is nothing to count.
     epoch: OnceLock<Instant>,
 }
@@ -113,7 +117,7 @@ impl Balancer {
     /// Without endpoints; its tables have their room with those of others.
     pub fn sharing(policy: BalancePolicy, room: Arc<Room>) -> Self {
         let rated = Rated::of(&policy.outlier);
-        let set = Set::new(Arc::default(), policy, &Claims::new(&room, 0));
+        let set = Set::new(Arc::default(), policy, &Claims::new(&room, 0), &Place::default());
         Self {
             shared: Arc::new(Shared {
                 set: ArcSwap::from_pointee(set),
@@ -122,6 +126,7 @@ impl Balancer {
                 rated,
                 turns: Turns::default(),
                 room,
+                place: Mutex::default(),
                 epoch: OnceLock::new(),
             }),
         }
@@ -129,8 +134,21 @@ impl Balancer {
 
     /// Changes the policy. Endpoints keep their state, but when detection is switched off the ejected ones are back.
     pub fn set_policy(&self, policy: BalancePolicy) {
-        self.shared
-            .replace(|old, claims| (old.policy != policy).then(|| Set::new(Arc::clone(&old.all), policy, claims)));
+        self.shared.replace(|old, claims, place| {
+            (old.policy != policy).then(|| Set::new(Arc::clone(&old.all), policy, claims, place))
+        });
+    }
+
+    /// Says where the proxy is, and where those like it are. Costs a look at each ready endpoint, where that changes which are
+    /// near a new set, and nothing where it is the very place that was said last.
+    pub fn set_place(&self, place: &Arc<Place>) {
+        self.shared.replace(|old, claims, now| {
+            if Arc::ptr_eq(now, place) {
+                return None;
+            }
+            *now = Arc::clone(place);
+            (!old.is_as_from(place)).then(|| Set::new(Arc::clone(&old.all), old.policy.clone(), claims, place))
+        });
     }
 
     /// Changes the endpoints. Those whose key was there before keep their state; of specs with equal keys the first
@@ -138,7 +156,7 @@ impl Balancer {
     pub fn update(&self, specs: Vec<EndpointSpec>, now: Instant) {
         self.shared.epoch.get_or_init(|| now);
         let ms = self.shared.ms(now);
-        self.shared.replace(|old, claims| {
+        self.shared.replace(|old, claims, place| {
             let before: std::collections::HashMap<_, _> = old.all.iter().map(|e| (e.key(), e)).collect();
             let mut seen = std::collections::HashSet::with_capacity(specs.len());
             let endpoint = |spec: &EndpointSpec| {
@@ -154,7 +172,7 @@ impl Balancer {
                 Arc::new(Endpoint { spec: spec.clone(), state })
             };
             let all: Arc<[Arc<Endpoint>]> = specs.iter().filter(|spec| seen.insert(&spec.key)).map(endpoint).collect();
-            Some(Set::new(all, old.policy.clone(), claims))
+            Some(Set::new(all, old.policy.clone(), claims, place))
         });
     }
 
@@ -209,7 +227,10 @@ impl Balancer {
         } else {
             let chosen = match &set.tiers {
                 None => None,
-                Some(tiers) => tiers.choose(rng, ms, &request, ejected > 0, &first),
+                // One that only the cap keeps in use is not preferred to others for being near.
+                Some(tiers) => tiers
+                    .choose(&set.ready, rng, ms, &request, ejected > 0, &first)
+                    .filter(|endpoint| ejected == 0 || !hopeless(endpoint)),
             };
             let chosen = chosen.or_else(|| self.choose(&set.ready, rng, ms, &request, in_use, first));
             chosen.filter(|endpoint| ejected == 0 || !hopeless(endpoint))
@@ -343,11 +364,11 @@ impl Shared {
         u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
     }
 
-    fn replace(&self, make: impl FnOnce(&Set, &Claims<'_>) -> Option<Set>) {
+    fn replace(&self, make: impl FnOnce(&Set, &Claims<'_>, &mut Arc<Place>) -> Option<Set>) {
         let locked = self.ejections.lock();
         let old = self.set.load_full();
         let claims = Claims::new(&self.room, old.claimed);
-        let Some(new) = make(&old, &claims) else { return };
+        let Some(new) = make(&old, &claims, &mut self.place.lock()) else { return };
         let left = old.all.iter().map(|endpoint| &endpoint.state.standing);
         locked.replace(left, new.ready.standings(), &new.policy.outlier);
         self.rated.set(&new.policy.outlier);

@@ -73,6 +73,17 @@ pub struct EndpointSpec {
     pub node: Box<str>,
     /// Zero comes first: others are used as far as those before are not enough (`priority.rs`).
     pub priority: u32,
+    /// Whose clients it is meant for; `None`: nobody says.
+    pub hints: Option<Box<Hints>>,
+}
+
+/// Whose clients an endpoint is meant for (EndpointSlice `hints`).
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Hints {
+    /// Of these zones; none: it is not said.
+    pub zones: Box<[Box<str>]>,
+    /// Of these nodes; none: it is not said.
+    pub nodes: Box<[Box<str>]>,
 }
 
 /// What outlives an update of the spec. Shared by every [`Endpoint`] made for the same key while it stays in the set.
@@ -224,6 +235,16 @@ impl Endpoint {
         &self.spec.node
     }
 
+    /// The zones whose clients it is meant for; none: it is not said.
+    pub(super) fn hint_zones(&self) -> &[Box<str>] {
+        self.spec.hints.as_ref().map_or(&[], |hints| &hints.zones)
+    }
+
+    /// The nodes whose clients it is meant for; none: it is not said.
+    pub(super) fn hint_nodes(&self) -> &[Box<str>] {
+        self.spec.hints.as_ref().map_or(&[], |hints| &hints.nodes)
+    }
+
     /// Lower ones first.
     pub fn priority(&self) -> u32 {
         self.spec.priority
@@ -256,6 +277,9 @@ pub struct EndpointView {
     pub pod: String,
     /// As configured.
     pub health: Health,
+    /// Zone, or empty.
+    #[serde(skip_serializing_if = "str::is_empty")]
+    pub zone: Box<str>,
     /// At least one.
     pub weight: u32,
     /// Requests picked and not ended.
@@ -268,4 +292,7 @@ pub struct EndpointView {
     pub ejected_ms: Option<u64>,
     /// Whether a request may be given to it now, a probe aside.
     pub candidate: bool,
+    /// Where some are preferred for being near: whether it is one of them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub near: Option<bool>,
 }

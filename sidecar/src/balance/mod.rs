@@ -13,7 +13,8 @@
 //! | `room.rs` | how large the tables of ring hash and Maglev may be, all of a proxy together |
 //! | `hash.rs` | what is the same in every proxy: the hashes |
 //! | `slow_start.rs` | how much of its weight a new endpoint has |
-//! | `tiers.rs` | which of the ready endpoints a request is for: by `priority.rs` and `zone.rs` |
+//! | `tiers.rs` | which of the ready endpoints a request is for: by `priority.rs` and `place.rs` |
+//! | `place.rs` | which are near: by hints, or by the shares of `zone.rs` |
 //! | `turns.rs` | when an endpoint is asked that nobody has asked for a while |
 //! | `balancer.rs` | the whole: update and pick; what a result does in `pick.rs`, what is shown in `view.rs` |
 //!
@@ -35,6 +36,7 @@ mod least_request;
 mod maglev;
 mod outlier;
 mod picker;
+mod place;
 mod policy;
 mod priority;
 mod ring;
@@ -51,10 +53,11 @@ mod zone;
 mod tests;
 
 pub use balancer::{Balancer, BalancerView, Finished, NoEndpoint, NoEndpointReason, Pick};
-pub use endpoint::{Endpoint, EndpointKey, EndpointSpec, EndpointView, Health, HeldBack, PlainAddr, Reach};
+pub use endpoint::{Endpoint, EndpointKey, EndpointSpec, EndpointView, Health, HeldBack, Hints, PlainAddr, Reach};
 pub use hash::{hash_bytes, hash_client};
 pub use outlier::kinds::{Consecutive, LocalOrigin};
 pub use outlier::rates::{FailurePercentage, SuccessRate};
-pub use policy::{Algorithm, BalancePolicy, EnvoyOutlier, OutlierPolicy, PickRequest, TryResult, ZoneAware};
+pub use place::{Locality, Place, Prefer};
+pub use policy::{Algorithm, BalancePolicy, EnvoyOutlier, OutlierPolicy, PickRequest, TryResult};
 pub use room::{Cut, Room};
 pub use slow_start::SlowStart;

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::outlier::kinds::{Consecutive, LocalOrigin};
 use super::outlier::rates::{FailurePercentage, SuccessRate};
+use super::place::Locality;
 use super::slow_start::SlowStart;
 use super::{EndpointKey, maglev};
 
@@ -152,17 +153,6 @@ impl Algorithm {
     }
 }
 
-/// Where requests stay in their zone.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ZoneAware {
-    /// This proxy's zone.
-    pub zone: Box<str>,
-    /// How many callers like this one there are in each zone. One that is not listed has none.
-    pub callers: Box<[(Box<str>, u32)]>,
-    /// With fewer ready endpoints than this, zones do not matter. Envoy's default is 6.
-    pub least_endpoints: u32,
-}
-
 /// How a backend's endpoints are chosen among. The default is the mesh's: nothing not ready, any node, no affinity.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BalancePolicy {
@@ -170,8 +160,8 @@ pub struct BalancePolicy {
     pub algorithm: Algorithm,
     /// How new endpoints are started. Default off.
     pub slow_start: SlowStart,
-    /// Requests stay in their zone while it has its share of endpoints (`zone.rs`). Default off.
-    pub zone_aware: Option<ZoneAware>,
+    /// How far requests stay near (`place.rs`). Default: by hints, else by shares.
+    pub locality: Locality,
     /// With less than this part of ready endpoints in use, in percent, ejected ones are used too. Default 50; zero is
     /// never, but for when all are ejected; more than 100 count as 100.
     pub min_health_percent: u32,
@@ -191,7 +181,7 @@ impl Default for BalancePolicy {
         Self {
             algorithm: Algorithm::default(),
             slow_start: SlowStart::default(),
-            zone_aware: None,
+            locality: Locality::default(),
             min_health_percent: 50,
             outlier: OutlierPolicy::default(),
             publish_not_ready: false,

@@ -20,6 +20,7 @@ use rand::Rng;
 use super::endpoint::{Endpoint, Health};
 use super::outlier::Standing;
 use super::picker::Picker;
+use super::place::Place;
 use super::policy::BalancePolicy;
 use super::room::{Claims, Cut};
 use super::slow_start::SlowStart;
@@ -55,7 +56,7 @@ pub(super) struct Set {
 }
 
 impl Set {
-    pub(super) fn new(all: Arc<[Arc<Endpoint>]>, policy: BalancePolicy, claims: &Claims<'_>) -> Self {
+    pub(super) fn new(all: Arc<[Arc<Endpoint>]>, policy: BalancePolicy, claims: &Claims<'_>, place: &Place) -> Self {
         let here = |endpoint: &&Arc<Endpoint>| policy.only_node.as_deref().is_none_or(|node| node == endpoint.node());
         let of = |wanted: &[Health]| -> Pool {
             let wanted = all.iter().filter(here).filter(|e| wanted.contains(&e.health()));
@@ -65,9 +66,14 @@ impl Set {
             if policy.publish_not_ready { of(&[Health::Ready, Health::NotReady]) } else { of(&[Health::Ready]) };
         let draining = of(&[Health::Draining]);
         let on_node = all.iter().any(|endpoint| here(&endpoint));
-        let tiers = Tiers::new(all.iter().filter(here), &ready, &policy, claims);
+        let tiers = Tiers::new(all.iter().filter(here), &ready, &policy, claims, place);
         let calm = policy.calm(ready.len());
         Self { ready, draining, tiers, calm, claimed: claims.claimed(), cut: claims.cut(), on_node, all, policy }
+    }
+
+    /// Whether it would be the same from another place.
+    pub(super) fn is_as_from(&self, place: &Place) -> bool {
+        Tiers::is_near_as_from(self.tiers.as_deref(), &self.ready, &self.policy, place)
     }
 }
 

@@ -1,14 +1,17 @@
-//! Which part of the ready endpoints a request is for, where they have priorities or zones matter: first a level
-//! (`priority.rs`), then, on the first level, a zone (`zone.rs`).
+//! Which part of the ready endpoints a request is for, where they have priorities or some are nearer: first a level
+//! (`priority.rs`), then, on the first level, what is near (`place.rs`).
 //!
 //! How healthy a level is, is counted when endpoints are ejected, and is known from the set where none is. Endpoints that are
 //! not ready count against their level; draining ones are in no number. Zones go by what is ready, as in Envoy, where only
 //! panic takes ejection into account: a zone whose endpoints are all out is no zone for this request, which then goes
 //! anywhere on its level.
 //!
+//! A retry goes to those that are not near, if there are any: what takes one endpoint down often takes all of its zone, and there
+//! are too few tries to learn that from each of them.
+//!
 //! Under panic, and for a retry that finds nobody else here, all ready endpoints are one again (`balancer.rs`).
-//! Bound: each ready endpoint is in one pool more for its level, and one for its zone. A pick with ejections reads each
-//! endpoint's standing once.
+//! Bound: each ready endpoint is in one pool more for its level where there are several, and one for its zone. A pick with
+//! ejections and several levels reads each endpoint's standing once.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -16,18 +19,20 @@ use std::sync::Arc;
 use rand::Rng;
 
 use super::endpoint::{Endpoint, Health};
-use super::policy::{BalancePolicy, PickRequest, ZoneAware};
+use super::place::{Near, Place};
+use super::policy::{BalancePolicy, PickRequest};
 use super::priority::{self, Loads};
 use super::room::Claims;
 use super::set::Pool;
-use super::zone::Shares;
 
-/// The levels, the first one first.
+/// The levels, the first one first, and of that one what is near.
 #[derive(Debug)]
 pub(super) struct Tiers {
+    /// None where there is one only: it is all that are ready.
     levels: Vec<Level>,
     /// With nobody ejected.
     loads: Loads,
+    near: Option<(Near, Vec<Pool>)>,
 }
 
 #[derive(Debug)]
@@ -35,13 +40,6 @@ struct Level {
     ready: Pool,
     /// Those that are not ready included.
     all: usize,
-    zones: Option<Zones>,
-}
-
-#[derive(Debug)]
-struct Zones {
-    shares: Shares,
-    pools: Vec<Pool>,
 }
 
 impl Tiers {
@@ -51,41 +49,59 @@ impl Tiers {
         ready: &Pool,
         policy: &BalancePolicy,
         claims: &Claims<'_>,
+        place: &Place,
     ) -> Option<Box<Self>> {
         let mut levels: BTreeMap<u32, (usize, Vec<Arc<Endpoint>>)> = BTreeMap::new();
         for endpoint in here.filter(|endpoint| endpoint.health() != Health::Draining) {
             levels.entry(endpoint.priority()).or_default().0 += 1;
         }
-        if levels.len() < 2 && policy.zone_aware.is_none() {
-            return None;
-        }
-        for endpoint in ready.iter() {
-            levels.entry(endpoint.priority()).or_default().1.push(Arc::clone(endpoint));
-        }
-        let level = |(all, ready)| Level { ready: Pool::new(ready, policy, claims), all, zones: None };
-        let mut levels: Vec<Level> = levels.into_values().map(level).collect();
-        if let (Some(first), Some(zone_aware)) = (levels.first_mut(), &policy.zone_aware) {
-            first.zones = Zones::new(&first.ready, zone_aware, policy, claims);
-        }
-        if levels.len() < 2 && levels.iter().all(|level| level.zones.is_none()) {
+        let levels: Vec<Level> = if levels.len() < 2 {
+            Vec::new()
+        } else {
+            for endpoint in ready.iter() {
+                levels.entry(endpoint.priority()).or_default().1.push(Arc::clone(endpoint));
+            }
+            levels.into_values().map(|(all, ready)| Level { ready: Pool::new(ready, policy, claims), all }).collect()
+        };
+        let first = levels.first().map_or(ready, |level| &level.ready).endpoints();
+        let near = Near::new(first, policy, place).map(|near| {
+            let pools = near.pools(first).into_iter().map(|pool| Pool::new(pool, policy, claims)).collect();
+            (near, pools)
+        });
+        if levels.is_empty() && near.is_none() {
             return None;
         }
         let loads = priority::loads(levels.iter().map(|level| (level.ready.len(), level.all).into()));
-        Some(Box::new(Self { levels, loads }))
+        Some(Box::new(Self { levels, loads, near }))
     }
 
-    /// An endpoint for one request, of the level and zone that it is for: none that is ejected, to be avoided or held back.
-    /// `ejected` says whether any is.
+    /// Whether what is near is the same from another place. `ready` and `policy` are those that this was made with.
+    pub(super) fn is_near_as_from(this: Option<&Self>, ready: &Pool, policy: &BalancePolicy, place: &Place) -> bool {
+        let first = this.and_then(|tiers| tiers.levels.first()).map_or(ready, |level| &level.ready);
+        this.and_then(|tiers| tiers.near.as_ref()).map(|(near, _)| near)
+            == Near::new(first.endpoints(), policy, place).as_ref()
+    }
+
+    /// What is near, and the endpoints here.
+    pub(super) fn near(&self) -> Option<(&Near, &Pool)> {
+        self.near.as_ref().and_then(|(near, pools)| Some((near, pools.get(near.home())?)))
+    }
+
+    /// An endpoint for one request, of the level that it is for and of what is near there: none that is ejected, to be avoided or
+    /// held back. `ready` are all that are ready; `ejected` says whether any is out.
     #[inline(never)]
-    pub(super) fn choose<R: Rng + ?Sized>(
-        &self,
+    pub(super) fn choose<'s, R: Rng + ?Sized>(
+        &'s self,
+        ready: &'s Pool,
         rng: &mut R,
         now: u64,
         request: &PickRequest<'_>,
         ejected: bool,
         first: &dyn Fn(&Endpoint) -> bool,
-    ) -> Option<&Arc<Endpoint>> {
-        let level = if ejected {
+    ) -> Option<&'s Arc<Endpoint>> {
+        let level = if self.levels.is_empty() {
+            0
+        } else if ejected {
             let usable = |level: &Level| level.ready.standings().filter(|standing| standing.in_use()).count();
             let loads = priority::loads(self.levels.iter().map(|level| (usable(level), level.all).into()));
             priority::draw(&loads, rng)
@@ -96,28 +112,22 @@ impl Tiers {
             let state = &endpoint.state;
             state.standing.in_use() && !state.is_held(now) && !request.avoid.contains(endpoint.key())
         };
-        let level = self.levels.get(level)?;
-        let zone = level.zones.as_ref().map(|zones| &zones.pools[zones.shares.draw(rng)]);
-        zone.into_iter().chain([&level.ready]).find_map(|pool| pool.choose(rng, now, request, &fresh, first))
-    }
-}
-
-impl Zones {
-    fn new(ready: &Pool, zone_aware: &ZoneAware, policy: &BalancePolicy, claims: &Claims<'_>) -> Option<Self> {
-        // By name: every proxy's list is the same.
-        let mut zones: BTreeMap<&str, (u64, Vec<Arc<Endpoint>>)> = BTreeMap::new();
-        for (zone, callers) in zone_aware.callers.iter().filter(|(zone, _)| !zone.is_empty()) {
-            zones.entry(zone).or_default().0 += u64::from(*callers);
+        let pool = self.levels.get(level).map_or(ready, |level| &level.ready);
+        if let Some((near, pools)) = self.near.as_ref().filter(|_| level == 0) {
+            let chosen = if request.avoid.is_empty() {
+                pools.get(near.draw(rng)).and_then(|pool| pool.choose(rng, now, request, &fresh, first))
+            } else {
+                let is_near = |one: &Endpoint| {
+                    pools
+                        .get(near.home())
+                        .is_some_and(|home| home.iter().any(|near| std::ptr::eq(&raw const **near, one)))
+                };
+                pool.choose(rng, now, request, &|endpoint| fresh(endpoint) && !is_near(endpoint), first)
+            };
+            if chosen.is_some() {
+                return chosen;
+            }
         }
-        for endpoint in ready.iter() {
-            // Those without a zone are one that nobody is in.
-            zones.entry(endpoint.zone()).or_default().1.push(Arc::clone(endpoint));
-        }
-        let own = zones.keys().position(|zone| !zone.is_empty() && **zone == *zone_aware.zone)?;
-        let callers: Vec<u64> = zones.values().map(|(callers, _)| *callers).collect();
-        let weigh = |(_, of): &(u64, Vec<Arc<Endpoint>>)| of.iter().map(|one| u64::from(one.weight())).sum::<u64>();
-        let weights: Vec<u64> = zones.values().map(weigh).collect();
-        let shares = Shares::new(own, &callers, &weights, ready.len(), zone_aware.least_endpoints as usize)?;
-        Some(Self { shares, pools: zones.into_values().map(|(_, of)| Pool::new(of, policy, claims)).collect() })
+        pool.choose(rng, now, request, &fresh, first)
     }
 }

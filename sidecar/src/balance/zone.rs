@@ -54,6 +54,11 @@ impl Shares {
         Some(Self { own, stay, spill })
     }
 
+    /// The probability of staying.
+    pub(super) fn stay(&self) -> f64 {
+        self.stay
+    }
+
     /// The zone for one request.
     pub(super) fn draw<R: Rng + ?Sized>(&self, rng: &mut R) -> usize {
         if self.stay >= 1.0 || rng.random::<f64>() < self.stay {

@@ -332,6 +332,7 @@ impl Config {
             zone: "".into(),
             node: "".into(),
             priority: 0,
+            hints: None,
         };
         let name = ServiceName::new("outside", addr.ip().to_string()).endpoints(addr.port());
         self.alone(endpoint, name, Protocol::Auto)

@@ -16,7 +16,7 @@ use weft_proto::{EndpointsName, ServiceName, SpiffeId};
 
 use super::subscriptions::LastUse;
 use crate::backend_tls::BackendTls;
-use crate::balance::{BalancePolicy, Balancer, EndpointKey, EndpointSpec, Health, Reach, Room};
+use crate::balance::{BalancePolicy, Balancer, EndpointKey, EndpointSpec, Health, Place, Reach, Room};
 use crate::resilience::{Budget, BudgetPolicy, Limiter, Limits, RateLimit, RecentPolicy, RetryPolicy};
 use crate::route::{ConnectionTable, HashBy, RouteTable, Session};
 
@@ -267,6 +267,10 @@ impl BackendState {
         &self.balancer
     }
 
+    pub(super) fn set_place(&self, place: &Arc<Place>) {
+        self.balancer.set_place(place);
+    }
+
     pub(super) fn set_endpoints(&self, endpoints: Vec<EndpointSpec>, now: Instant) {
         self.balancer.update(endpoints, now);
         self.is_known.store(true, Ordering::Release);
@@ -354,6 +358,8 @@ pub struct Workload {
     pub owner: Box<str>,
     /// Whether it takes requests.
     pub health: Health,
+    /// Of this workload itself: in what proportion its owner's pods are in which zone.
+    pub callers: Box<[(Box<str>, u32)]>,
 }
 
 /// A declared port of a workload.
@@ -390,7 +396,13 @@ impl Workload {
             zone: self.zone.clone(),
             node: self.node.clone(),
             priority: 0,
+            hints: None,
         }
+    }
+
+    /// Where it is, and where those like it are.
+    pub(super) fn place(&self) -> Place {
+        Place { zone: self.zone.clone(), node: self.node.clone(), callers: self.callers.clone() }
     }
 }
 

@@ -22,7 +22,7 @@ use super::model::{
 use super::named::Follower;
 use super::retired::Retired;
 use super::subscriptions::LastUse;
-use crate::balance::{Balancer, Cut, Room};
+use crate::balance::{Balancer, Cut, Place, Room};
 use crate::resilience::{KnownLimits, RateLimit};
 
 /// Everything requests need to know, at one moment.
@@ -105,6 +105,8 @@ pub(super) struct Store {
     /// Backends whose `refs` changed since the last [`Store::settle`].
     touched: BTreeSet<EndpointsName>,
     pub(super) retired: Retired,
+    /// Where this workload is, for every balancer.
+    place: Arc<Place>,
 }
 
 /// Endpoints to subscribe to and to give up.
@@ -137,6 +139,7 @@ impl Store {
             backends: HashMap::new(),
             touched: BTreeSet::new(),
             retired: Retired::default(),
+            place: Arc::default(),
         }
     }
 
@@ -174,8 +177,14 @@ impl Store {
     }
 
     pub(super) fn set_own(&mut self, resource: &str) {
-        if let Some((workload, _)) = self.workloads.get(resource) {
-            self.snapshot.own = Some(Arc::clone(workload));
+        let Some((workload, _)) = self.workloads.get(resource) else { return };
+        self.snapshot.own = Some(Arc::clone(workload));
+        let place = workload.place();
+        if *self.place != place {
+            self.place = Arc::new(place);
+            for (name, Interned { state, .. }) in &self.backends {
+                noting_cuts(name, state.balancer(), || state.set_place(&self.place));
+            }
         }
     }
 
@@ -199,7 +208,10 @@ impl Store {
             });
             interned.refs += 1;
             self.touched.insert(name.clone());
-            noting_cuts(name, &backend.balancer, || backend.balancer.set_policy(backend.balance.clone()));
+            noting_cuts(name, &backend.balancer, || {
+                backend.balancer.set_policy(backend.balance.clone());
+                backend.balancer.set_place(&self.place);
+            });
             interned.latest = Some(Arc::clone(backend));
         }
         // After counting the new references: a backend named before and after is never dropped in between.

@@ -244,7 +244,7 @@ async fn nothing_is_left_behind() {
     let pair = Pair::new(slow_app().await).await;
     pair.web.service(|port| {
         let limits = v1::Limits { max_requests: 8, ..v1::Limits::default() };
-        port.policy = Some(v1::BackendPolicy { limits: Some(limits), ..v1::BackendPolicy::default() });
+        port.policy = Some(v1::BackendPolicy { limits: Some(Box::new(limits)), ..v1::BackendPolicy::default() });
     });
     for round in 0..6 {
         let mut clients = Vec::new();

@@ -9,7 +9,9 @@ use super::{REVIEWS, Sidecar, VIP, plain};
 use crate::identity::testing::TestCa;
 
 fn limited(web: &Sidecar, limits: v1::Limits) {
-    web.service(|port| port.policy = Some(v1::BackendPolicy { limits: Some(limits), ..v1::BackendPolicy::default() }));
+    web.service(|port| {
+        port.policy = Some(v1::BackendPolicy { limits: Some(Box::new(limits)), ..v1::BackendPolicy::default() })
+    });
 }
 
 #[tokio::test]
@@ -109,7 +111,7 @@ async fn an_upgrade_and_an_opaque_connection_take_a_place_to_their_end() {
     web.service(|port| {
         port.protocol = v1::Protocol::Tcp.into();
         let limits = v1::Limits { max_connections: 1, ..v1::Limits::default() };
-        port.policy = Some(v1::BackendPolicy { limits: Some(limits), ..v1::BackendPolicy::default() });
+        port.policy = Some(v1::BackendPolicy { limits: Some(Box::new(limits)), ..v1::BackendPolicy::default() });
     });
     let mut opaque = web.connect(VIP).await;
     assert_eq!(opaque.end().await, End::Reset);

@@ -85,7 +85,7 @@ async fn an_open_websocket_counts_against_the_limit_until_it_ends() {
     let pair = Pair::new(echo_app().await).await;
     pair.web.service(|port| {
         let limits = v1::Limits { max_requests: 1, ..v1::Limits::default() };
-        port.policy = Some(v1::BackendPolicy { limits: Some(limits), ..v1::BackendPolicy::default() });
+        port.policy = Some(v1::BackendPolicy { limits: Some(Box::new(limits)), ..v1::BackendPolicy::default() });
     });
     for _ in 0..2 {
         let mut first = pair.connect().await;

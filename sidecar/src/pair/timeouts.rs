@@ -46,7 +46,7 @@ async fn time_spent_held_back_by_a_limit_is_nobodys_failure() {
     let app = hangs().await;
     let web = Sidecar::new(&TestCa::new("weft.local"), "web");
     let limits = v1::Limits { max_connections: 1, ..v1::Limits::default() };
-    let policy = v1::BackendPolicy { limits: Some(limits), ..v1::BackendPolicy::default() };
+    let policy = v1::BackendPolicy { limits: Some(Box::new(limits)), ..v1::BackendPolicy::default() };
     // No time limit: the one that holds the only connection.
     web.service(|port| port.policy = Some(policy.clone()));
     web.endpoints(REVIEWS, &[plain(app.addr), plain(hangs().await.addr)]);

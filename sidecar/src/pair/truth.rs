@@ -186,7 +186,7 @@ async fn a_limit_reached_is_503_overflow_and_ejects_nobody() {
     let (_ca, web, _servers) = mesh(&[app.addr]).await;
     web.service(|port| {
         let limits = v1::Limits { max_requests: 1, ..v1::Limits::default() };
-        port.policy = Some(v1::BackendPolicy { limits: Some(limits), ..v1::BackendPolicy::default() });
+        port.policy = Some(v1::BackendPolicy { limits: Some(Box::new(limits)), ..v1::BackendPolicy::default() });
     });
     let mut first = web.connect(VIP).await;
     first.send("GET /slow HTTP/1.1\r\nhost: reviews\r\n\r\n").await;

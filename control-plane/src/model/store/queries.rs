@@ -157,6 +157,11 @@ impl Model {
         self.pods_by_node.get(node).filter_map(|name| self.pods.get(name))
     }
 
+    /// Pods of an owner (Deployment, StatefulSet …), by name.
+    pub fn pods_of(&self, owner: &ObjectName) -> impl Iterator<Item = &Pod> {
+        self.pods_by_owner.get(owner).filter_map(|name| self.pods.get(name))
+    }
+
     /// Routes with a parentRef to this Service, whether it is good or not.
     pub fn routes_with_parent(&self, service: &ObjectName) -> impl Iterator<Item = Route<'_>> {
         let grpc = self.grpc_routes_by_parent.get(service).filter_map(|name| self.grpc_routes.get(name));

@@ -9,7 +9,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::decode::SERVICE_NAME_LABEL;
-use crate::model::{EndpointSlice, Meta, ObjectName, Pod, Service, ServiceKind, SliceEndpoint, SlicePort, TargetPort};
+use crate::model::{
+    EndpointSlice, Hints, Meta, ObjectName, Pod, Service, ServiceKind, SliceEndpoint, SlicePort, TargetPort,
+};
 
 /// What one namespace holds that matters here.
 #[derive(Debug, Default)]
@@ -83,6 +85,8 @@ fn groups(service: &Service, input: &Input<'_>) -> BTreeMap<(bool, Ports), Vec<S
                 terminating: pod.terminating,
                 node: pod.node.clone(),
                 zone: input.zones.get(pod.node.as_str()).copied().unwrap_or_default().to_owned(),
+                // Proxies make those of `trafficDistribution` themselves.
+                hints: Hints::default(),
             });
         }
     }

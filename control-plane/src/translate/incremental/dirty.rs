@@ -9,7 +9,7 @@ use std::net::IpAddr;
 use weft_proto::{EndpointsName, ServiceName};
 
 use super::super::MeshConfig;
-use super::super::kubernetes::{selects_pod, zone_label};
+use super::super::kubernetes::{counted, selects_pod, zone_label};
 use crate::model::{
     BackendPolicy, BackendTlsPolicy, Change, EndpointSlice, Kind, Model, Node, Object, ObjectKey, ObjectName,
     PeerAuthentication, Pod, RateLimit, Service, TrafficPolicy, selects,
@@ -23,6 +23,8 @@ pub(super) struct Dirty {
     pub(super) services: BTreeSet<ServiceName>,
     pub(super) endpoints: BTreeSet<EndpointsName>,
     pub(super) addresses: BTreeSet<IpAddr>,
+    /// Of pods: who is told where they are.
+    pub(super) owners: BTreeSet<ObjectName>,
     pub(super) policies: BTreeSet<ObjectName>,
     pub(super) traffic_policies: BTreeSet<ObjectName>,
     /// Whether objects of Weft's own kinds do what they say.
@@ -61,8 +63,14 @@ impl Dirty {
             }
             Kind::Pod => {
                 let before = before.and_then(|object| if let Object::Pod(old) = object { Some(old) } else { None });
-                for pod in [before, model.pod(name)].into_iter().flatten() {
+                let pods = [before, model.pod(name)];
+                for pod in pods.into_iter().flatten() {
                     self.pod(pod, model);
+                }
+                // Pods change often, where they are hardly ever.
+                let [before, after] = pods.map(|pod| pod.and_then(counted));
+                if before != after {
+                    self.owners.extend([before, after].into_iter().flatten().map(|(owner, _)| owner));
                 }
             }
             Kind::Node => {
@@ -214,6 +222,7 @@ impl Dirty {
 
     fn node(&mut self, node: &str, model: &Model) {
         for pod in model.pods_on_node(node) {
+            self.owners.insert(pod.owner_name());
             self.pod(pod, model);
         }
         for slice in model.slices_on_node(node) {

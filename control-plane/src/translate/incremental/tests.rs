@@ -16,7 +16,7 @@ use crate::model::{
     BackendPolicy, BackendRef, BackendTlsPolicy, Batch, Certificate, ConfigMap, ConnectionLimits, ExtensionRef,
     FaultInjection, HttpRouteFilter, HttpRouteMatch, HttpRouteRule, Kind, LocalRef, Mirror, MtlsMode, Object,
     ObjectKey, ObjectName, ParentRef, Pod, PolicyTarget, RateLimit, RateTarget, Service, ServiceKind, ServicePort,
-    TargetPort, TrafficPolicy,
+    TargetPort, TrafficDistribution, TrafficPolicy,
 };
 use crate::status::{Condition, RouteStatus};
 
@@ -159,6 +159,7 @@ fn a_service() -> impl Strategy<Value = Object> {
                 selector: if app.is_empty() { map(&[]) } else { map(&[("app", app)]) },
                 publish_not_ready,
                 node_local,
+                traffic_distribution: publish_not_ready.then_some(TrafficDistribution::SameZone),
                 ..base
             }
             .into()

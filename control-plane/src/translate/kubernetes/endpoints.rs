@@ -43,7 +43,8 @@ pub(in super::super) fn endpoints(name: &EndpointsName, model: &Model, config: &
     // An endpoint may be in two slices for a while; the healthier one counts, then any fixed choice.
     found.sort_by(|(a_addr, a), (b_addr, b)| {
         let key = |e: &v1::Endpoint| (e.port, e.health, e.pod.clone(), e.zone.clone(), e.node.clone());
-        a_addr.cmp(b_addr).then_with(|| key(a).cmp(&key(b)))
+        let hints = |e: &v1::Endpoint| (e.hint_zones.clone(), e.hint_nodes.clone());
+        a_addr.cmp(b_addr).then_with(|| key(a).cmp(&key(b))).then_with(|| hints(a).cmp(&hints(b)))
     });
     found.dedup_by(|(b_addr, b), (a_addr, a)| a_addr == b_addr && a.port == b.port);
     let prefers_v6 = service.vips.first().is_some_and(IpAddr::is_ipv6);
@@ -128,6 +129,8 @@ fn translate(
         health: health.into(),
         node: endpoint.node.clone(),
         zone: endpoint.zone.clone(),
+        hint_zones: endpoint.hints.zones.clone(),
+        hint_nodes: endpoint.hints.nodes.clone(),
         ..v1::Endpoint::default()
     };
     if let Some(pod) = pod {

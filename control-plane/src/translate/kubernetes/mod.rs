@@ -1,6 +1,7 @@
 //! Kubernetes objects into resources. kube-proxy is bypassed, so its rules are ours (SEMANTICS.md §1 "Service
 //! semantics"): what a VIP leads to, which endpoints may be used, what a pod's ports speak.
 
+mod callers;
 mod endpoints;
 mod protocol;
 mod rate_limits;
@@ -10,6 +11,7 @@ mod service;
 mod tests;
 mod workload;
 
+pub(super) use callers::{callers, counted};
 pub(super) use endpoints::endpoints;
 pub(super) use protocol::{declared, is_opaque, may_carry, may_carry_http};
 pub(super) use rate_limits::rule_rate_limits;

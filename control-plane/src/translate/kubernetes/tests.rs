@@ -6,7 +6,8 @@ use super::super::fixtures::{
 };
 use super::super::{Lookup, Translated};
 use crate::model::{
-    ContainerPort, MtlsMode, Pod, Service, ServiceKind, ServicePort, SliceEndpoint, SlicePort, TargetPort,
+    ContainerPort, Hints, MtlsMode, Pod, Service, ServiceKind, ServicePort, SliceEndpoint, SlicePort, TargetPort,
+    TrafficDistribution,
 };
 
 fn meshless(mut pod: Pod) -> Pod {
@@ -172,6 +173,41 @@ fn an_endpoint_has_its_pods_identity_labels_and_place() {
             row("192.168.0.9", "", "", false, "", "", 0),
         ]
     );
+}
+
+#[test]
+fn hints_travel_with_endpoints_and_what_a_service_prefers_with_its_policy() {
+    let hinted = |pod: &str, addr: &str, zones: &[&str], nodes: &[&str]| SliceEndpoint {
+        hints: Hints {
+            zones: zones.iter().map(|zone| (*zone).to_owned()).collect(),
+            nodes: nodes.iter().map(|node| (*node).to_owned()).collect(),
+        },
+        ..endpoint(pod, addr)
+    };
+    let near =
+        Service { traffic_distribution: Some(TrafficDistribution::SameNode), ..service("shop/reviews", "10.96.0.1") };
+    let world = world(upserts![
+        near,
+        service("shop/ratings", "10.96.0.2"),
+        // In two slices for a while, which do not say the same: any fixed choice.
+        slice(
+            "shop/a",
+            "reviews",
+            vec![hinted("", "10.0.0.1", &["z1"], &["n1"]), hinted("", "10.0.0.2", &["z2"], &[])]
+        ),
+        slice("shop/b", "reviews", vec![endpoint("", "10.0.0.2"), endpoint("", "10.0.0.3")]),
+    ]);
+    let endpoints = world.endpoints_of("shop/reviews:80").into_iter();
+    let found: Vec<_> = endpoints.map(|one| (one.address, one.hint_zones, one.hint_nodes)).collect();
+    let row = |addr: &str, zones: &[&str], nodes: &[&str]| {
+        let names = |of: &[&str]| of.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+        (addr.to_owned(), names(zones), names(nodes))
+    };
+    assert_eq!(found, [row("10.0.0.1", &["z1"], &["n1"]), row("10.0.0.2", &[], &[]), row("10.0.0.3", &[], &[])]);
+    let policy = |name: &str| world.service_for("web", name).ports[0].policy.clone();
+    let balancing = policy("shop/reviews").and_then(|policy| policy.balancing).expect("said");
+    assert_eq!(balancing.zone_aware.map(|said| said.preference()), Some(v1::ZonePreference::SameNode));
+    assert_eq!(policy("shop/ratings"), None, "the mesh's rule is what absence says");
 }
 
 #[test]

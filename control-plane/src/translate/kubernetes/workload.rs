@@ -53,9 +53,12 @@ pub(in super::super) fn workload(addr: IpAddr, model: &Model, config: &MeshConfi
             (false, false) => Health::NotReady,
         }
         .into(),
+        // Of `self`, where they are added.
+        callers: Vec::new(),
     };
     let inbound = v1::InboundPolicy { rate_limits: rate_limits(pod, model), ..security.inbound_policy() };
     Some(WorkloadEntry {
+        owner: pod.owner_name(),
         workload: Arc::new(Resource::new(type_url::WORKLOAD, addr.to_string(), Vec::new(), &message)),
         inbound: Arc::new(Resource::new(type_url::INBOUND_POLICY, SELF.to_owned(), Vec::new(), &inbound)),
         identity: Arc::new(WorkloadIdentity {

@@ -18,6 +18,8 @@ fn policy(name: &str, age: i64, services: &[&str]) -> BackendPolicy {
         outlier_detection: None,
         limits: ConnectionLimits::default(),
         connect_timeout: None,
+        http_idle_timeout: None,
+        tcp_idle_timeout: None,
     }
 }
 

@@ -23,6 +23,12 @@ status:
     )
 }
 
+pub(crate) fn node(name: &str, zone: &str) -> String {
+    format!(
+        "apiVersion: v1\nkind: Node\nmetadata:\n  name: {name}\n  labels: {{topology.kubernetes.io/zone: {zone}}}\n"
+    )
+}
+
 fn service(name: &str, app: &str, vip: &str) -> String {
     format!(
         "\
@@ -44,7 +50,7 @@ spec:
     )
 }
 
-pub(super) fn manifests_of_the_mesh() -> String {
+pub(crate) fn manifests_of_the_mesh() -> String {
     [
         service("reviews", "reviews-v1", "10.96.0.7"),
         service("reviews-v1", "reviews-v1", "10.96.0.8"),

@@ -31,11 +31,10 @@ use weft_proto::discovery::{AggregatedDiscoveryServiceClient, DiscoveryRequest};
 use weft_proto::identity::v1::CertifyRequest;
 use weft_proto::identity::v1::identity_client::IdentityClient;
 
-pub(crate) use self::manifests::{pod, route};
+pub(crate) use self::manifests::{manifests_of_the_mesh, node, pod, route};
 pub(crate) use self::proxy::{Proxy, text_of};
 pub(crate) use self::tls::{RESERVED_NOT_FOR_ANYBODY, roots, signed_by};
 
-use self::manifests::manifests_of_the_mesh;
 use self::patience::{PATIENCE, within};
 use weft_e2e::wire::{Once, Svid, dial, signing_request};
 

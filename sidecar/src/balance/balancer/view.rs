@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use super::{Balancer, is_panic};
 use crate::balance::endpoint::{Endpoint, EndpointView};
+use crate::balance::tiers::Tiers;
 
 impl Balancer {
     /// What `/config` and the metrics show.
@@ -14,6 +15,8 @@ impl Balancer {
         let ms = self.shared.ms(now);
         let pool = if set.ready.is_empty() { &set.draining } else { &set.ready };
         let pooled: HashSet<*const Endpoint> = pool.iter().map(Arc::as_ptr).collect();
+        let near = set.tiers.as_deref().and_then(Tiers::near);
+        let preferred: Option<HashSet<*const Endpoint>> = near.map(|(_, pool)| pool.iter().map(Arc::as_ptr).collect());
         let panics = is_panic(self.ejected(), &set);
         let view = |endpoint: &Arc<Endpoint>| {
             let state = &endpoint.state;
@@ -23,12 +26,14 @@ impl Balancer {
                 identity: endpoint.mesh().map(|(_, identity)| identity.to_string()),
                 pod: endpoint.pod().to_owned(),
                 health: endpoint.health(),
+                zone: endpoint.zone().into(),
                 weight: endpoint.weight(),
                 in_flight: state.in_flight(),
                 ewma_ms: state.latency.average_us(ms).map(|us| f64::from(us) / 1e3),
                 consecutive_failures: state.standing.failures(),
                 ejected_ms: state.standing.ejected_for(ms),
                 candidate: usable && pooled.contains(&Arc::as_ptr(endpoint)),
+                near: preferred.as_ref().map(|near| near.contains(&Arc::as_ptr(endpoint))),
             }
         };
         BalancerView {
@@ -37,6 +42,7 @@ impl Balancer {
             ejected: self.ejected(),
             ejections_total: self.ejections_total(),
             panics_total: self.panics_total(),
+            near: near.map(|(near, _)| near.to_string()),
         }
     }
 }
@@ -54,4 +60,7 @@ pub struct BalancerView {
     pub ejections_total: u64,
     /// Picks made under panic since the start.
     pub panics_total: u64,
+    /// Which are preferred for being near, and why; `None`: all are alike.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub near: Option<String>,
 }

@@ -93,13 +93,12 @@ fn the_fewest_requests_of_two_draws_keep_endpoints_even_while_requests_last() {
 #[test]
 fn zones_have_their_shares_and_endpoints_in_them_an_equal_part() {
     // Three of four callers are in zone a, and half of the endpoints: of what a's callers send, two thirds stay.
-    let callers: Box<[(Box<str>, u32)]> = Box::new([("a".into(), 3), ("b".into(), 1)]);
-    let policy = BalancePolicy {
-        zone_aware: Some(ZoneAware { zone: "a".into(), callers, least_endpoints: 6 }),
-        ..BalancePolicy::default()
-    };
+    let callers = Box::new([("a".into(), 3), ("b".into(), 1)]);
+    let place = Place { zone: "a".into(), node: "".into(), callers };
     let zone = |id: u8| if id <= 4 { "a" } else { "b" };
-    let mut world = World::new(policy, (1..=8).map(|id| EndpointSpec { zone: zone(id).into(), ..spec(id) }).collect());
+    let specs = (1..=8).map(|id| EndpointSpec { zone: zone(id).into(), ..spec(id) }).collect();
+    let mut world = World::new(BalancePolicy::default(), specs);
+    world.balancer.set_place(&Arc::new(place));
     let shares = world.shares(REQUESTS);
     for id in 1..=8 {
         let want = if id <= 4 { 2.0 / 3.0 / 4.0 } else { 1.0 / 3.0 / 4.0 };

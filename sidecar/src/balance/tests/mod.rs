@@ -16,6 +16,7 @@ mod workers;
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::num::NonZeroU32;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rand::SeedableRng;
@@ -45,6 +46,7 @@ fn spec(id: u8) -> EndpointSpec {
         zone: "".into(),
         node: "".into(),
         priority: 0,
+        hints: None,
     }
 }
 

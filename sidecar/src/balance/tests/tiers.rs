@@ -1,4 +1,4 @@
-//! Zones and priorities, through the balancer.
+//! Zones, hints and priorities, through the balancer.
 
 use super::*;
 
@@ -10,18 +10,28 @@ fn at_priority(id: u8, priority: u32) -> EndpointSpec {
     EndpointSpec { priority, ..spec(id) }
 }
 
-/// This proxy and two more in zone a, one in b.
-fn zone_aware() -> BalancePolicy {
-    among(3, 1)
+/// This proxy is in zone a, on node 1, with as many like it in all in zones a and b.
+fn among(a: u32, b: u32) -> Arc<Place> {
+    let callers = Box::new([("a".into(), a), ("b".into(), b)]);
+    Arc::new(Place { zone: "a".into(), node: "node-1".into(), callers })
 }
 
-/// This proxy is in zone a, with as many like it in all in zones a and b.
-fn among(a: u32, b: u32) -> BalancePolicy {
-    let callers: Box<[(Box<str>, u32)]> = Box::new([("a".into(), a), ("b".into(), b)]);
-    BalancePolicy {
-        zone_aware: Some(ZoneAware { zone: "a".into(), callers, least_endpoints: 6 }),
-        ..BalancePolicy::default()
-    }
+fn world_in(place: &Arc<Place>, policy: BalancePolicy, specs: Vec<EndpointSpec>) -> World {
+    let world = World::new(policy, specs);
+    world.balancer.set_place(place);
+    world
+}
+
+/// Three of four callers are in zone a.
+fn zone_aware(specs: Vec<EndpointSpec>) -> World {
+    world_in(&among(3, 1), BalancePolicy::default(), specs)
+}
+
+/// Meant for the clients of one zone, or of one node of it.
+fn meant(id: u8, zone: &str, node: &str) -> EndpointSpec {
+    let of = |name: &str| if name.is_empty() { Box::default() } else { [name.into()].into() };
+    let hints = Hints { zones: of(zone), nodes: of(node) };
+    EndpointSpec { hints: Some(Box::new(hints)), ..spec(id) }
 }
 
 /// Endpoints of which the first `here` are in zone a, the others in b.
@@ -49,26 +59,122 @@ fn requests_stay_in_their_zone_as_far_as_it_has_its_share_of_endpoints() {
         (2,        5, 0.4),
     ];
     for (here, all, want) in rows {
-        let mut world = World::new(zone_aware(), zones(here, all));
+        let mut world = zone_aware(zones(here, all));
         let got = part(&mut world, here);
         assert!((got - want).abs() < 0.015, "{here} of {all}: {got} for {want}");
     }
 }
 
 #[test]
-fn a_retry_leaves_the_zone_rather_than_ask_again_whom_it_has_asked() {
-    let mut world = World::new(among(1, 9), zones(1, 8));
-    assert_eq!(id(&world.pick()), 1);
-    assert!((0..100).all(|_| id(&world.avoiding(&[1])) > 1));
+fn a_retry_leaves_the_zone() {
+    let mut world = world_in(&among(1, 9), BalancePolicy::default(), zones(2, 8));
+    assert!((0..100).all(|_| id(&world.pick()) <= 2));
+    assert!((0..100).all(|_| id(&world.avoiding(&[1])) > 2), "where there is a second one here as well");
+    assert_eq!(id(&world.avoiding(&[1, 3, 4, 5, 6, 7, 8])), 2, "unless there is no other");
 }
 
 #[test]
 fn a_zone_whose_endpoints_are_out_is_no_zone() {
-    let mut world = World::new(zone_aware(), zones(4, 8));
+    let mut world = zone_aware(zones(4, 8));
     (1..=2).for_each(|id| assert!(matches!(world.fail(id), Finished::Ejected { .. })));
     assert!((part(&mut world, 4) - 2.0 / 3.0).abs() < 0.015, "two of the zone are left");
     (3..=4).for_each(|id| assert!(matches!(world.fail(id), Finished::Ejected { .. })));
     assert!(part(&mut world, 4) == 0.0);
+}
+
+#[test]
+fn what_is_meant_for_this_zone_or_node_has_all_as_long_as_one_of_it_is_in_use() {
+    let near = |id: u8| meant(id, if id <= 2 { "a" } else { "b" }, "");
+    let mut world = zone_aware((1..=4).map(near).collect());
+    assert!(part(&mut world, 2) == 1.0);
+    assert!(id(&world.avoiding(&[1])) > 2, "a retry leaves the zone");
+    assert!(matches!(world.fail(1), Finished::Ejected { .. }));
+    assert!(part(&mut world, 2) == 1.0, "one is left");
+    assert!(matches!(world.fail(2), Finished::Ejected { .. }));
+    assert!(part(&mut world, 2) == 0.0, "none is");
+    // It is gone: then there is nobody for this zone, and hints do not matter.
+    world.update((3..=4).map(near));
+    assert!(world.shares(100).len() == 2);
+    world.update((1..=4).map(|id| meant(id, "a", if id == 3 { "node-1" } else { "node-2" })));
+    assert!(world.shares(100).keys().all(|id| *id == 3), "the node goes before the zone");
+}
+
+#[test]
+fn a_zone_with_more_endpoints_than_may_be_ejected_is_left_all_the_same() {
+    // Five of eight fail, and four may be out: the fifth stays in use, and has failed as often.
+    let mut world = zone_aware((1..=8).map(|id| meant(id, if id <= 5 { "a" } else { "b" }, "")).collect());
+    (1..=4).for_each(|id| assert!(matches!(world.fail(id), Finished::Ejected { .. })));
+    assert_eq!(world.fail(5), Finished::Kept);
+    let there = 1.0 - part(&mut world, 5);
+    assert!(there > 0.6, "{there} of the requests go to those that answer");
+}
+
+#[test]
+fn clients_and_keys_stay_where_they_are_among_what_is_near() {
+    let ring = Algorithm::RingHash { minimum: 64, maximum: 1_024 };
+    let policy = BalancePolicy { algorithm: ring, ..BalancePolicy::default() };
+    let asked = |world: &mut World, key: u8| {
+        let hash = Some(hash_bytes(&[key]));
+        id(&world.pick_for(PickRequest { hash, ..PickRequest::default() }).unwrap())
+    };
+    // Zones alone would have a key go to one of several endpoints, as the draw of zones falls.
+    let mut by_zone = world_in(&among(3, 1), policy.clone(), zones(4, 8));
+    for key in 0..50 {
+        let home = asked(&mut by_zone, key);
+        assert!((0..20).all(|_| asked(&mut by_zone, key) == home));
+    }
+    let mut hinted =
+        world_in(&among(3, 1), policy, (1..=8).map(|id| meant(id, if id <= 4 { "a" } else { "b" }, "")).collect());
+    for key in 0..50 {
+        let home = asked(&mut hinted, key);
+        assert!(home <= 4 && (0..20).all(|_| asked(&mut hinted, key) == home));
+    }
+}
+
+#[test]
+fn a_place_is_heard_of_before_and_after_the_endpoints_and_what_changes_nothing_makes_no_new_set() {
+    let specs = zones(4, 8);
+    let mut after = World::new(BalancePolicy::default(), specs.clone());
+    assert!((part(&mut after, 4) - 0.5).abs() < 0.015, "it is not known where this is");
+    after.balancer.set_place(&among(3, 1));
+    assert!((part(&mut after, 4) - 2.0 / 3.0).abs() < 0.015);
+    let mut before = World::new(BalancePolicy::default(), Vec::new());
+    before.balancer.set_place(&among(3, 1));
+    before.update(specs.clone());
+    assert!((part(&mut before, 4) - 2.0 / 3.0).abs() < 0.015);
+    before.balancer.set_place(&among(1, 1));
+    assert!(part(&mut before, 4) == 1.0, "there are fewer callers");
+    let policy = BalancePolicy {
+        locality: Locality { prefer: Prefer::Nothing, ..Locality::default() },
+        ..BalancePolicy::default()
+    };
+    before.balancer.set_policy(policy);
+    assert!((part(&mut before, 4) - 0.5).abs() < 0.015, "a policy says that it does not matter");
+    before.balancer.set_policy(BalancePolicy::default());
+    assert!(part(&mut before, 4) == 1.0, "the place outlives the policy");
+    // A new set begins its turns anew, at random: the chance that all go on as they were is one in 6^20.
+    let turns = BalancePolicy { algorithm: Algorithm::RoundRobin, ..BalancePolicy::default() };
+    let mut world = world_in(&among(1, 1), turns, zones(6, 8));
+    let first = id(&world.pick());
+    for turn in 1..=20_u8 {
+        world.balancer.set_place(&among(turn.into(), turn.into()));
+        assert_eq!((id(&world.pick()) + 6 - first) % 6, turn % 6, "the same shares: the same set");
+    }
+}
+
+#[test]
+fn the_view_says_which_are_near_and_why() {
+    let mut world = zone_aware(zones(4, 8));
+    let view = world.balancer.snapshot(world.now);
+    let why = "zone a keeps 67 % of its requests: it has 4 of 8 ready endpoints (50 %) and 75 % of the callers";
+    assert_eq!(view.near.as_deref(), Some(why));
+    assert!(view.endpoints.iter().all(|one| one.near == Some(&*one.zone == "a")));
+    world = zone_aware((1..=3).map(|id| meant(id, if id == 1 { "a" } else { "b" }, "")).collect());
+    let view = world.balancer.snapshot(world.now);
+    let why = "zone a is preferred, by the endpoints' hints: 1 of 3 ready endpoints";
+    assert_eq!(view.near.as_deref(), Some(why));
+    world = zone_aware(zones(5, 5));
+    assert_eq!(world.balancer.snapshot(world.now).near, None);
 }
 
 #[test]

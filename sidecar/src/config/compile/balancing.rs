@@ -5,7 +5,7 @@ use weft_proto::v1;
 
 use super::error::{CompileError, In};
 use super::values::{span, unknown};
-use crate::balance::{Algorithm, BalancePolicy, SlowStart, ZoneAware};
+use crate::balance::{Algorithm, BalancePolicy, Locality, Prefer, SlowStart};
 use crate::route::HashBy;
 
 /// Most points on a ring.
@@ -18,7 +18,7 @@ pub(super) fn balancing(balancing: Option<&v1::Balancing>) -> Result<BalancePoli
     Ok(BalancePolicy {
         algorithm: algorithm(balancing)?,
         slow_start: slow_start(balancing.slow_start.as_ref()).field("slow_start")?,
-        zone_aware: balancing.zone_aware.as_ref().map(zone_aware).transpose().field("zone_aware")?,
+        locality: locality(balancing.zone_aware.as_ref()).field("zone_aware")?,
         min_health_percent: percent(balancing.min_health_percent, defaults.min_health_percent)
             .field("min_health_percent")?,
         ..defaults
@@ -83,15 +83,18 @@ fn slow_start(wire: Option<&v1::SlowStart>) -> Result<SlowStart, CompileError> {
     })
 }
 
-fn zone_aware(wire: &v1::ZoneAware) -> Result<ZoneAware, CompileError> {
-    if wire.zone.is_empty() {
-        return Err(CompileError::new("empty")).field("zone");
-    }
-    Ok(ZoneAware {
-        zone: wire.zone.as_str().into(),
-        callers: wire.callers.iter().map(|one| (one.zone.as_str().into(), one.callers)).collect(),
-        least_endpoints: wire.least_endpoints.unwrap_or(6),
-    })
+fn locality(wire: Option<&v1::ZoneAware>) -> Result<Locality, CompileError> {
+    use v1::ZonePreference as Wire;
+    let defaults = Locality::default();
+    let Some(wire) = wire else { return Ok(defaults) };
+    let prefer = match Wire::try_from(wire.preference) {
+        _ if wire.disabled => Prefer::Nothing,
+        Ok(Wire::Shares) => Prefer::Shares,
+        Ok(Wire::SameZone) => Prefer::SameZone,
+        Ok(Wire::SameNode) => Prefer::SameNode,
+        Err(_) => return Err(unknown(wire.preference)).field("preference"),
+    };
+    Ok(Locality { prefer, least_endpoints: wire.least_endpoints.unwrap_or(defaults.least_endpoints) })
 }
 
 /// Zero is the default.

@@ -6,7 +6,7 @@ use weft_proto::v1;
 
 use super::error::{CompileError, In};
 use super::values::{health, host_name, port_number};
-use crate::balance::{EndpointKey, EndpointSpec, Health, Reach};
+use crate::balance::{EndpointKey, EndpointSpec, Health, Hints, Reach};
 
 /// Most endpoints in one resource; Kubernetes' own tested limit is far below.
 const MAX_ENDPOINTS: usize = 50_000;
@@ -31,6 +31,7 @@ impl NamedEndpoint {
             zone: "".into(),
             node: "".into(),
             priority: self.priority,
+            hints: None,
         }
     }
 }
@@ -73,8 +74,15 @@ fn compile_endpoint(endpoint: &v1::Endpoint, into: &mut CompiledEndpoints) -> Re
         zone: endpoint.zone.as_str().into(),
         node: endpoint.node.as_str().into(),
         priority: endpoint.priority,
+        hints: hints(endpoint),
     });
     Ok(())
+}
+
+fn hints(endpoint: &v1::Endpoint) -> Option<Box<Hints>> {
+    let names = |of: &[String]| of.iter().map(|name| name.as_str().into()).collect();
+    let hints = Hints { zones: names(&endpoint.hint_zones), nodes: names(&endpoint.hint_nodes) };
+    (hints != Hints::default()).then(|| Box::new(hints))
 }
 
 fn reach(mesh_tls: bool, identity: &str) -> Result<Reach, CompileError> {

@@ -152,6 +152,7 @@ pub(super) fn compile_workload(resource: &v1::Workload) -> Result<Workload, Comp
         labels: resource.labels.iter().map(|label| (label.name.as_str().into(), label.value.as_str().into())).collect(),
         owner: resource.owner.as_str().into(),
         health: health(resource.health).field("health")?,
+        callers: resource.callers.iter().map(|one| (one.zone.as_str().into(), one.callers)).collect(),
     })
 }
 

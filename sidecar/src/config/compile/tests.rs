@@ -11,7 +11,7 @@ use weft_proto::EndpointsName;
 use weft_proto::v1::filter::Kind;
 
 use super::*;
-use crate::balance::{BalancePolicy, Health, OutlierPolicy, Reach};
+use crate::balance::{BalancePolicy, Health, Hints, OutlierPolicy, Reach};
 use crate::config::model::{Backend, BackendState, Policy, Protocol};
 use crate::resilience::RetryPolicy;
 use crate::route::{After, RequestView, Target};
@@ -91,7 +91,7 @@ fn modifier(name: &str, value: &str) -> v1::Filter {
 
 fn policy_resource() -> v1::BackendPolicy {
     v1::BackendPolicy {
-        limits: Some(v1::Limits { max_connections: 10, ..v1::Limits::default() }),
+        limits: Some(Box::new(v1::Limits { max_connections: 10, ..v1::Limits::default() })),
         outlier_detection: Some(v1::OutlierDetection {
             consecutive_failures: 3,
             base_ejection: Some(v1::Millis { value: 2000 }),
@@ -444,6 +444,8 @@ fn endpoints_become_specs() {
         weight: 5,
         priority: 2,
         health: v1::Health::Draining.into(),
+        hint_zones: vec!["a".into(), "b".into()],
+        hint_nodes: vec!["n".into()],
         ..endpoint("fd00::7")
     };
     let named = v1::Endpoint { address: "DB.example.com.".into(), identity: String::new(), ..plain.clone() };
@@ -454,6 +456,8 @@ fn endpoints_become_specs() {
     assert!(matches!(&meshed.key.reach, Reach::Mesh(id) if id.service_account() == "reviews"));
     assert_eq!((meshed.weight, meshed.health), (1, Health::Ready), "a weight of zero counts as one");
     assert_eq!((&plain.key.reach, plain.weight, plain.health, plain.priority), (&Reach::Plain, 5, Health::Draining, 2));
+    let hints = Hints { zones: Box::new(["a".into(), "b".into()]), nodes: Box::new(["n".into()]) };
+    assert_eq!((&meshed.hints, plain.hints.as_deref()), (&None, Some(&hints)));
     let [named] = &compiled.named[..] else { panic!("{compiled:?}") };
     assert_eq!((&*named.host, named.port), ("db.example.com", 8080));
     let named = named.at("192.0.2.1".parse().unwrap());

@@ -50,6 +50,45 @@ async fn endpoints_change_in_place() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn where_this_workload_is_reaches_every_backend_there_is_and_comes_to_be() {
+    let mesh = Mesh::new().await;
+    let near = |destination: &Destination| served(destination).1.backend.balancer.snapshot(now()).near;
+    let endpoints = |zones: [&str; 6]| v1::Endpoints {
+        endpoints: (1..)
+            .zip(zones)
+            .map(|(n, zone)| v1::Endpoint {
+                address: format!("10.1.0.{n}"),
+                port: 8080,
+                zone: zone.into(),
+                ..v1::Endpoint::default()
+            })
+            .collect(),
+    };
+    mesh.fake.set(Kind::Endpoints, "shop/reviews:80", &[], &endpoints(["a", "a", "a", "b", "b", "b"]));
+    let before = mesh.to("10.96.0.1:80").await;
+    assert_eq!(near(&before), None, "its zone is not known");
+    for (counts, stay) in [([1, 1], 100), ([3, 1], 67)] {
+        let callers = ["a", "b"].into_iter().zip(counts);
+        let own = v1::Workload {
+            zone: "a".into(),
+            callers: callers.map(|(zone, callers)| v1::ZoneCallers { zone: zone.into(), callers }).collect(),
+            ..workload("web-1", "10.1.0.5")
+        };
+        mesh.fake.set(Kind::Workload, "self", &["10.1.0.5"], &own);
+        mesh.fake.push();
+        mesh.settle().await;
+        let near = near(&before).expect("of who holds the backend already");
+        assert!(near.starts_with(&format!("zone a keeps {stay} % ")), "{near}");
+    }
+    mesh.fake.service("ratings", &["10.96.0.9"], None);
+    mesh.fake.set(Kind::Endpoints, "shop/ratings:80", &[], &endpoints(["a", "b", "b", "b", "b", "b"]));
+    mesh.fake.push();
+    mesh.settle().await;
+    let after = near(&mesh.to("10.96.0.9:80").await).expect("of one that is new");
+    assert!(after.starts_with("zone a keeps 22 % "), "{after}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn after_a_restart_of_the_control_plane_nothing_unchanged_is_sent_again() {
     let mut mesh = Mesh::new().await;
     served(&mesh.to("10.96.0.1:80").await);

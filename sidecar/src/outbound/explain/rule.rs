@@ -121,10 +121,13 @@ fn share(rule: Option<&Rule<Arc<Backend>>>, backend: &Arc<Backend>, now: Now) ->
         Some(says) => backend.retry.with(says),
         None => backend.retry.clone(),
     };
-    let endpoints = backend.balancer.snapshot(now.now).endpoints.into_iter().map(|view| Endpoint {
+    let view = backend.balancer.snapshot(now.now);
+    let endpoints = view.endpoints.into_iter().map(|view| Endpoint {
         address: view.addr.to_string(),
         pod: view.pod,
         health: format!("{:?}", view.health).to_ascii_lowercase(),
+        zone: view.zone.into(),
+        near: view.near,
         candidate: view.candidate,
         ejected_ms: view.ejected_ms,
         consecutive_failures: view.consecutive_failures,
@@ -137,6 +140,7 @@ fn share(rule: Option<&Rule<Arc<Backend>>>, backend: &Arc<Backend>, now: Now) ->
         name: backend.name.to_string(),
         answer: answer.map(|own| now.told(&own)),
         retries: retries(&policy, backend.budget.recent(), now.retries),
+        near: view.near.unwrap_or_default(),
         endpoints: endpoints.collect(),
         ..BackendShare::default()
     }

@@ -2,6 +2,7 @@
 //!
 //! Nothing in it is taken half: a field that is wrong refuses the object, whose last good form stays.
 
+mod locality;
 mod outlier;
 
 use std::time::Duration;
@@ -51,7 +52,7 @@ pub(super) fn backend_policy(meta: Meta, document: &Field<'_>) -> Option<Backend
         meta,
         targets: refs.iter().filter_map(target).collect(),
         load_balancer: spec.get("loadBalancer").and_then(|field| load_balancer(&field)),
-        outlier_detection: spec.get("outlierDetection").map(|field| outlier::outlier_detection(&field)),
+        outlier_detection: spec.get("outlierDetection").map(|field| Box::new(outlier::outlier_detection(&field))),
         limits: spec.get("connectionLimits").map_or_else(ConnectionLimits::default, |field| limits(&field)),
         connect_timeout: spec.get("connectTimeout").and_then(|field| positive(&field)),
         http_idle_timeout: spec.get("httpIdleTimeout").and_then(|field| positive(&field)),
@@ -72,7 +73,8 @@ fn target(field: &Field<'_>) -> Option<String> {
 }
 
 fn load_balancer(field: &Field<'_>) -> Option<LoadBalancer> {
-    if !field.only(&["algorithm", "leastRequest", "ringHash", "maglev", "consistentHash", "slowStart"], &[]) {
+    let known = ["algorithm", "leastRequest", "ringHash", "maglev", "consistentHash", "slowStart", "locality"];
+    if !field.only(&known, &[]) {
         return None;
     }
     let name = match field.get("algorithm") {
@@ -134,7 +136,11 @@ fn load_balancer(field: &Field<'_>) -> Option<LoadBalancer> {
         }
         _ => Algorithm::PowerOfTwo,
     };
-    Some(LoadBalancer { algorithm, slow_start: field.get("slowStart").and_then(|field| slow_start(&field)) })
+    Some(LoadBalancer {
+        algorithm,
+        slow_start: field.get("slowStart").and_then(|field| slow_start(&field)),
+        locality: field.get("locality").and_then(|field| locality::locality(&field, name)),
+    })
 }
 
 fn is_prime(number: u32) -> bool {

@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use super::{Origin, TERMINATING_ANNOTATION, string_map};
 use crate::model::{
-    ContainerPort, EndpointSlice, Meta, Pod, Service, ServiceKind, ServicePort, SliceEndpoint, SlicePort, TargetPort,
+    ContainerPort, EndpointSlice, Hints, Meta, Pod, Service, ServiceKind, ServicePort, SliceEndpoint, SlicePort,
+    TargetPort, TrafficDistribution,
 };
 use crate::source::files::field::Field;
 use crate::source::files::tree::Value;
@@ -37,7 +38,11 @@ pub(super) fn service(meta: Meta, document: &Field<'_>) -> Option<Service> {
             Some(field) => field.one_of(&["Cluster", "Local"])? == "Local",
             None => false,
         },
+        traffic_distribution: spec.get("trafficDistribution").and_then(|field| traffic_distribution(&field)),
     };
+    if is_topology_aware(&service.meta) {
+        service.traffic_distribution = None;
+    }
     if kind == "ExternalName" {
         let name = spec.require("externalName")?;
         service.kind = ServiceKind::ExternalName(values::dns_subdomain(&name)?.trim_end_matches('.').to_owned());
@@ -56,6 +61,25 @@ pub(super) fn service(meta: Meta, document: &Field<'_>) -> Option<Service> {
     }
     service.ports = service_ports(&spec, &service.kind);
     Some(service)
+}
+
+/// A value that this version does not know is one of a later Kubernetes: a preference, which nothing depends on.
+fn traffic_distribution(field: &Field<'_>) -> Option<TrafficDistribution> {
+    match field.text()? {
+        "PreferClose" | "PreferSameZone" => Some(TrafficDistribution::SameZone),
+        "PreferSameNode" => Some(TrafficDistribution::SameNode),
+        other => {
+            field.warn(format_args!("{other:?} is not known: PreferSameZone, PreferSameNode or PreferClose"));
+            None
+        }
+    }
+}
+
+/// Whether Kubernetes' controller gives zones to endpoints in proportion to their CPUs: then it does not look at
+/// `trafficDistribution`, and its hints are all there is.
+fn is_topology_aware(meta: &Meta) -> bool {
+    let said = ["service.kubernetes.io/topology-mode", "service.kubernetes.io/topology-aware-hints"];
+    said.iter().find_map(|name| meta.annotations.get(*name)).is_some_and(|mode| matches!(&**mode, "Auto" | "auto"))
 }
 
 /// Cluster, external and load-balancer IPs, or that it is headless.
@@ -310,5 +334,17 @@ fn endpoint(field: &Field<'_>, is_v4: bool) -> Option<SliceEndpoint> {
         terminating: condition("terminating").unwrap_or(false),
         node: text("nodeName"),
         zone: text("zone"),
+        hints: hints(field),
     })
+}
+
+/// Whose clients an endpoint is meant for: 8 zones and 8 nodes at most, as the API server has it.
+fn hints(endpoint: &Field<'_>) -> Hints {
+    let Some(field) = endpoint.get("hints") else { return Hints::default() };
+    let names = |key: &str| {
+        let items = field.get(key).map(|field| field.items_up_to(8)).unwrap_or_default();
+        let names = items.iter().filter_map(|item| item.node().text("name"));
+        names.filter(|name| !name.is_empty()).map(str::to_owned).collect::<BTreeSet<_>>().into_iter().collect()
+    };
+    Hints { zones: names("forZones"), nodes: names("forNodes") }
 }

@@ -472,4 +472,5 @@ status: {loadBalancer: {ingress: [{ip: 192.0.2.9}]}}
 mod connection_routes;
 mod grpc_route;
 mod incremental;
+mod locality;
 mod refused;

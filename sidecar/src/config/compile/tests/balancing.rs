@@ -6,7 +6,7 @@ use super::super::balancing::{balancing, hash_by};
 use super::super::outlier::outlier;
 use super::*;
 use crate::balance::{
-    Algorithm, Consecutive, EnvoyOutlier, FailurePercentage, LocalOrigin, SlowStart, SuccessRate, ZoneAware,
+    Algorithm, Consecutive, EnvoyOutlier, FailurePercentage, LocalOrigin, Locality, Prefer, SlowStart, SuccessRate,
 };
 use crate::route::HashBy;
 
@@ -95,28 +95,41 @@ fn by_ring() -> v1::Balancing {
 
 #[test]
 fn slow_start_zones_and_panic_are_taken_over() {
-    let zone = |zone: &str, callers| v1::ZoneCallers { zone: zone.into(), callers };
     let wire = v1::Balancing {
         slow_start: Some(v1::SlowStart { window: ms(60_000), aggression_milli: 0, least_percent: Some(0) }),
-        zone_aware: Some(v1::ZoneAware {
-            zone: "a".into(),
-            callers: vec![zone("a", 2), zone("b", 1)],
-            least_endpoints: None,
-        }),
+        zone_aware: Some(v1::ZoneAware { least_endpoints: Some(2), ..v1::ZoneAware::default() }),
         min_health_percent: Some(0),
         ..v1::Balancing::default()
     };
     let want = BalancePolicy {
         slow_start: SlowStart { window: Duration::from_secs(60), aggression_milli: 1_000, least_percent: 0 },
-        zone_aware: Some(ZoneAware {
-            zone: "a".into(),
-            callers: Box::new([("a".into(), 2), ("b".into(), 1)]),
-            least_endpoints: 6,
-        }),
+        locality: Locality { prefer: Prefer::Shares, least_endpoints: 2 },
         min_health_percent: 0,
         ..BalancePolicy::default()
     };
     assert_eq!(balancing(Some(&wire)).unwrap(), want);
+}
+
+#[test]
+fn how_near_requests_stay_is_said_by_default_and_may_be_switched_off() {
+    use v1::ZonePreference as Zone;
+    let rows = [
+        (None, Prefer::Shares),
+        (Some((false, Zone::Shares)), Prefer::Shares),
+        (Some((false, Zone::SameZone)), Prefer::SameZone),
+        (Some((false, Zone::SameNode)), Prefer::SameNode),
+        (Some((true, Zone::SameNode)), Prefer::Nothing),
+    ];
+    for (said, want) in rows {
+        let zone_aware = said.map(|(disabled, preference)| v1::ZoneAware {
+            disabled,
+            preference: preference.into(),
+            ..v1::ZoneAware::default()
+        });
+        let got = balancing(Some(&v1::Balancing { zone_aware, ..v1::Balancing::default() })).unwrap();
+        assert_eq!(got.locality, Locality { prefer: want, least_endpoints: 6 }, "{said:?}");
+    }
+    assert_eq!(balancing(None).unwrap().locality.prefer, Prefer::Shares, "nothing is said at all");
 }
 
 #[test]
@@ -207,7 +220,13 @@ fn what_is_wrong_with_balancing_is_named() {
         (v1::Balancing { maximum_ring_size: 8_388_608, ..by(Wire::RingHash) },        "maximum_ring_size: more than"),
         (v1::Balancing { table_size: 65_536, ..by(Wire::Maglev) },                    "table_size: 65536 is no prime"),
         (v1::Balancing { min_health_percent: Some(101), ..v1::Balancing::default() }, "min_health_percent: more"),
-        (v1::Balancing { zone_aware: Some(v1::ZoneAware::default()), ..v1::Balancing::default() }, "zone_aware.zone: empty"),
+        (
+            v1::Balancing {
+                zone_aware: Some(v1::ZoneAware { preference: 77, ..v1::ZoneAware::default() }),
+                ..v1::Balancing::default()
+            },
+            "zone_aware.preference: 77 is not known",
+        ),
         (slow(v1::SlowStart { window: ms(u64::MAX), ..v1::SlowStart::default() }),    "slow_start.window: longer"),
         (slow(v1::SlowStart { least_percent: Some(101), ..v1::SlowStart::default() }), "slow_start.least_percent: more"),
     ];

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::*;
-use crate::model::{FailurePercentage, LocalOrigin, Object, OutlierDetection, SuccessRate};
+use crate::model::{FailurePercentage, LocalOrigin, Locality, LocalityMode, Object, OutlierDetection, SuccessRate};
 use crate::source::Severity;
 use crate::source::files::decode::{Outcome, decode};
 use crate::source::files::documents::Document;
@@ -104,7 +104,7 @@ loadBalancer:
     let cookie = HashKey::Cookie { name: "User".into(), path: "/a".into(), lasts: Some(Duration::from_secs(60)) };
     #[rustfmt::skip]
     let rows = [
-        ("algorithm: PowerOfTwo", Algorithm::PowerOfTwo),
+        ("algorithm: PowerOfTwo; locality: {mode: ZoneAware, minEndpoints: 3}", Algorithm::PowerOfTwo),
         ("algorithm: LeastRequest; leastRequest: {choiceCount: 3}", Algorithm::LeastRequest { choices: 3, bias_percent: None }),
         ("algorithm: LeastRequest; leastRequest: {activeRequestBiasPercent: 0}",
          Algorithm::LeastRequest { choices: 0, bias_percent: Some(0) }),
@@ -133,6 +133,26 @@ loadBalancer:
 }
 
 #[test]
+fn how_near_requests_stay_is_said_by_mode() {
+    use LocalityMode::{Disabled, PreferSameNode, PreferSameZone, ZoneAware};
+    let rows = [
+        ("{}", Locality { mode: ZoneAware, min_endpoints: None }),
+        ("{minEndpoints: 2}", Locality { mode: ZoneAware, min_endpoints: Some(2) }),
+        ("{mode: PreferSameZone}", Locality { mode: PreferSameZone, min_endpoints: None }),
+        ("{mode: PreferSameNode}", Locality { mode: PreferSameNode, min_endpoints: None }),
+        ("{mode: Disabled}", Locality { mode: Disabled, min_endpoints: None }),
+    ];
+    for (said, want) in rows {
+        let (policy, flaws) = policy(&format!("{TARGET}loadBalancer: {{locality: {said}}}"));
+        assert_eq!(flaws, [], "{said}");
+        assert_eq!(policy.and_then(|policy| policy.load_balancer).and_then(|said| said.locality), Some(want));
+    }
+    let ring =
+        "loadBalancer: {algorithm: RingHash, consistentHash: {useSourceIp: true}, locality: {mode: PreferSameNode}}";
+    assert_eq!(policy(&format!("{TARGET}{ring}")).1, [], "it keeps its endpoint among those that are near");
+}
+
+#[test]
 fn what_is_wrong_is_refused_by_field() {
     #[rustfmt::skip]
     let rows = [
@@ -149,6 +169,10 @@ fn what_is_wrong_is_refused_by_field() {
         ("loadBalancer: {algorithm: LeastRequest, leastRequest: {choiceCount: 1}}", "spec.loadBalancer.leastRequest.choiceCount"),
         ("loadBalancer: {algorithm: LeastRequest, leastRequest: {activeRequestBiasPercent: -1}}", "spec.loadBalancer.leastRequest.activeRequestBiasPercent"),
         ("loadBalancer: {slowStart: {}}", "spec.loadBalancer.slowStart.window"),
+        ("loadBalancer: {locality: {mode: Off}}", "spec.loadBalancer.locality.mode"),
+        ("loadBalancer: {locality: {mode: Disabled, minEndpoints: 3}}", "spec.loadBalancer.locality.minEndpoints"),
+        ("loadBalancer: {locality: {minEndpoints: 0}}", "spec.loadBalancer.locality.minEndpoints"),
+        ("loadBalancer: {algorithm: Maglev, consistentHash: {useSourceIp: true}, locality: {}}", "spec.loadBalancer.locality"),
         ("outlierDetection: {baseEjectionTime: 2s, maxEjectionTime: 1s}", "spec.outlierDetection.maxEjectionTime"),
         ("outlierDetection: {maxEjectionPercent: 101}", "spec.outlierDetection.maxEjectionPercent"),
         ("connectionLimits: {maxConnections: 0}", "spec.connectionLimits.maxConnections"),
@@ -205,7 +229,7 @@ fn outlier_detection_says_what_it_is_told() {
     ];
     for (said, want) in rows {
         let (policy, flaws) = policy(&format!("{TARGET}outlierDetection: {said}"));
-        assert_eq!((flaws.len(), policy.expect("good").outlier_detection), (0, Some(want)), "{said}");
+        assert_eq!((flaws.len(), policy.expect("good").outlier_detection.as_deref()), (0, Some(&want)), "{said}");
     }
 }
 
