@@ -203,8 +203,9 @@ mod tests {
             ..EnvoyOutlier::default()
         };
         use Failing::{Gateway, Local, ServerError};
+        type Row<'a> = (&'a str, EnvoyOutlier, (u16, u16, u16), &'a [Failing]);
         #[rustfmt::skip]
-        let rows: [(&str, EnvoyOutlier, (u16, u16, u16), &[Failing]); 9] = [
+        let rows: [Row<'_>; 9] = [
             ("default, below",       EnvoyOutlier::default(),          (4, 4, 9), &[]),
             ("default, reached",     EnvoyOutlier::default(),          (5, 0, 0), &[ServerError]),
             ("gateway alone",        envoy(None, by(3), None),         (9, 3, 0), &[Gateway]),

@@ -313,7 +313,8 @@ fn mixed(world: &mut World, rows: &[(u32, u32, u32)]) {
 
 #[test]
 fn rates_are_of_answers_and_of_tries_where_the_two_are_told_apart() {
-    let rows: &[(&str, [(u32, u32, u32); 5], &[u8], &[u8])] = &[
+    type Row<'a> = (&'a str, [(u32, u32, u32); 5], &'a [u8], &'a [u8]);
+    let rows: &[Row<'_>] = &[
         // successes, errors, no answer                                         together  split
         ("a 500 is a failure", [(60, 0, 0), (60, 0, 0), (5, 55, 0), (60, 0, 0), (60, 0, 0)], &[3], &[3]),
         ("no answer", [(60, 0, 0), (60, 0, 0), (60, 0, 0), (5, 0, 55), (60, 0, 0)], &[4], &[4]),
