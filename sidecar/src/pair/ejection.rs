@@ -19,14 +19,14 @@ async fn failing(status: &'static str, outlier: Option<v1::OutlierDetection>) ->
     (pair, fails)
 }
 
-/// Asks until one is ejected, or for a second. How often the failing one was asked, and whether it was ejected.
+/// Asks until one is ejected, or for two seconds. How often the failing one was asked, and whether it was ejected.
 async fn asked(pair: &Pair, fails: &App) -> (usize, u64) {
     let mut client = pair.connect().await;
     let began = Instant::now();
     loop {
         client.post("/", "x").await;
         let ejections = pair.web.metric("weft_ejections_total", REVIEWS);
-        if ejections > 0 || began.elapsed() > Duration::from_secs(1) {
+        if ejections > 0 || began.elapsed() > Duration::from_secs(2) {
             return (fails.count(), ejections);
         }
         tokio::time::sleep(Duration::from_millis(2)).await;

@@ -101,12 +101,17 @@ mod tests {
         for at in bytes {
             tokio::select! {
                 biased;
-                () = &mut idle => break,
+                () = &mut idle => return passed(began),
                 () = tokio::time::sleep_until(began + Duration::from_millis(*at)) => {}
             }
             counters.b_to_a.fetch_add(1, Ordering::Relaxed);
         }
         idle.await;
+        passed(began)
+    }
+
+    /// In milliseconds.
+    fn passed(began: Instant) -> u64 {
         u64::try_from(began.elapsed().as_millis()).unwrap()
     }
 
