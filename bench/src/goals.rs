@@ -24,6 +24,9 @@ struct Goal {
     aim: Limit,
 }
 
+/// Where the time goes, and what was tried, of aims that have been missed: a section for each, called as the goal is.
+const NOTES: &str = include_str!("aims.md");
+
 /// One line of the comparison.
 #[derive(Debug)]
 pub(crate) struct Verdict {
@@ -81,6 +84,18 @@ pub(crate) fn verdicts(results: &Results) -> Vec<Verdict> {
     GOALS.iter().map(|goal| goal.verdict(results)).collect()
 }
 
+impl Verdict {
+    /// What is known of why an aim is missed.
+    pub(crate) fn note(&self) -> Option<&'static str> {
+        notes().find(|(what, _)| *what == self.what).map(|(_, text)| text)
+    }
+}
+
+/// Of each section of the notes what it is about, and its text.
+fn notes() -> impl Iterator<Item = (&'static str, &'static str)> {
+    NOTES.split("### ").filter_map(|section| section.split_once('\n')).map(|(what, text)| (what, text.trim()))
+}
+
 impl Goal {
     fn verdict(&self, results: &Results) -> Verdict {
         let ours = results.get(self.case, WEFT, self.metric);
@@ -133,6 +148,18 @@ mod tests {
     use super::*;
     use crate::measure::Runs;
     use crate::results::Row;
+
+    #[test]
+    fn each_note_is_of_a_goal() {
+        let goals: Vec<_> = GOALS.iter().map(|goal| goal.what).collect();
+        for (what, text) in notes() {
+            assert!(goals.contains(&what) && !text.is_empty(), "{what}");
+        }
+        assert_eq!(notes().count(), NOTES.matches("### ").count());
+        let missed =
+            verdicts(&Results { rows: Vec::new() }).into_iter().find(|one| one.what == "idle memory, MB").unwrap();
+        assert!(missed.note().unwrap().starts_with("11 of 13 MB"), "{:?}", missed.note());
+    }
 
     #[test]
     fn each_form_of_goal_is_met_and_missed_on_the_right_side() {

@@ -48,7 +48,7 @@ struct Cli {
 enum Command {
     /// Measure, and write the results.
     Run(run::RunArgs),
-    /// Have a sidecar built with `-Cprofile-generate` write its profile: what `make profile` does.
+    /// Have a sidecar built with `-Cprofile-generate` write its profile: what `make pgo` does.
     Train(train::TrainArgs),
     /// The small programs that run in pods.
     #[command(hide = true, subcommand)]

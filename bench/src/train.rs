@@ -1,5 +1,5 @@
 //! `weft-bench train`: the cases once more, a moment each, for a sidecar that was built to write down which ways through its
-//! code are taken (`-Cprofile-generate`). Nothing is measured; what is written is the compiler's to read (`make profile`).
+//! code are taken (`-Cprofile-generate`). Nothing is measured; what is written is the compiler's to read (`make pgo`).
 //!
 //! Such a program writes when it ends by itself, so here sidecars are asked to end, where a measurement kills them.
 
@@ -76,8 +76,7 @@ fn one(case: Case, args: &TrainArgs) -> Result<usize> {
     }
     if files == 0 {
         return Err(Error::Machine(
-            "the sidecars wrote no profile: WEFT_BIN_DIR must have one that was built with -Cprofile-generate (`make \
-             profile` builds it)"
+            "the sidecars wrote no profile: WEFT_BIN_DIR must have one that was built with -Cprofile-generate (`make pgo` builds it)"
                 .to_owned(),
         ));
     }
