@@ -72,7 +72,11 @@ fn an_http_connection_closes_when_it_is_idle_and_stays_while_it_is_asked() {
         assert!(before > 0.0, "{name}");
         // Another worker's, made by a request that it carried, closes before.
         probe::wait_until("an idle connection to close", LATEST, || metric("weft_backend_connections_idle") < 1.0)
-            .unwrap();
+            .unwrap_or_else(|error| {
+                let metrics = shop.client.admin("/metrics").map_or(String::new(), |answer| answer.text);
+                let said = metrics.lines().filter(|line| line.contains("_connections"));
+                panic!("{name}: {error}: {}", said.collect::<Vec<_>>().join("\n"))
+            });
         is_in_time(last.elapsed(), name);
         assert!(closed() > closed_before, "{name}");
         ask();

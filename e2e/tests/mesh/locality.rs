@@ -61,7 +61,7 @@ fn policy(shop: &Shop, said: &str) {
 /// Waits until the client's sidecar says that of `reviews`; of nothing where it is empty.
 fn wait_for(shop: &Shop, near: &str) {
     let what = format!("endpoints being near: {near:?}");
-    let said = |text: &str| match text.split_once("\"near\":\"") {
+    let said = |text: &str| match text.split_once("\"near\": \"") {
         Some((_, rest)) => !near.is_empty() && rest.starts_with(near),
         None => near.is_empty(),
     };

@@ -2,13 +2,17 @@
 
 use super::*;
 
+/// By rates, and by failures in a row where no rate is asked for.
 fn envoy(success_rate: Option<SuccessRate>, failure_percentage: Option<FailurePercentage>) -> BalancePolicy {
+    let defaults = EnvoyOutlier::default();
+    let by_rate = success_rate.is_some() || failure_percentage.is_some();
+    let server_error = if by_rate { None } else { defaults.server_error };
     let outlier = OutlierPolicy {
         consecutive_failures: None,
         base: ms(30_000),
         max: ms(300_000),
         max_percent: 50,
-        envoy: Some(EnvoyOutlier { success_rate, failure_percentage, ..EnvoyOutlier::default() }),
+        envoy: Some(EnvoyOutlier { server_error, success_rate, failure_percentage, ..defaults }),
     };
     // In turns: so that each gets its number of requests.
     BalancePolicy { algorithm: Algorithm::RoundRobin, outlier, ..BalancePolicy::default() }
