@@ -51,7 +51,7 @@ fn an_http_connection_closes_when_it_is_idle_and_stays_while_it_is_asked() {
         config.matches("\"http_idle_timeout_ms\"").count() == 2
     })
     .unwrap();
-    // What was opened before idles away as it was to.
+    // What was opened before the policies came idles as it was to: 4 s to an endpoint without a sidecar, 5 min to another.
     pause(Duration::from_millis(4_500));
     for (name, vip) in vips {
         let backend = format!("backend=\"demo/{name}:80\"");
@@ -61,6 +61,7 @@ fn an_http_connection_closes_when_it_is_idle_and_stays_while_it_is_asked() {
             assert_eq!(answer.map(|answer| answer.status), Some(200), "{name}");
         };
         let closed = || metric("weft_backend_connections_closed_total");
+        let older = metric("weft_backend_connections_idle");
         ask();
         let (closed_before, before) = (closed(), metric("weft_backend_connections_idle"));
         for _ in 0..5 {
@@ -69,9 +70,9 @@ fn an_http_connection_closes_when_it_is_idle_and_stays_while_it_is_asked() {
         }
         let last = Instant::now();
         assert_eq!(closed() - closed_before, 0.0, "{name}: it was asked in time");
-        assert!(before > 0.0, "{name}");
+        assert!(before > older, "{name}");
         // Another worker's, made by a request that it carried, closes before.
-        probe::wait_until("an idle connection to close", LATEST, || metric("weft_backend_connections_idle") < 1.0)
+        probe::wait_until("an idle connection to close", LATEST, || metric("weft_backend_connections_idle") <= older)
             .unwrap_or_else(|error| {
                 let metrics = shop.client.admin("/metrics").map_or(String::new(), |answer| answer.text);
                 let said = metrics.lines().filter(|line| line.contains("_connections"));
