@@ -25,7 +25,7 @@ BUILD_STATIC = CC_$(subst -,_,$(MUSL))=musl-gcc \
 VERSION := $(shell sed -nE 's/^version = "(.*)"/\1/p' Cargo.toml | head -n1)
 REPOSITORY ?= weft.dev
 
-.PHONY: cluster cluster-down conformance flagger images static musl pgo help build build-tests bench bench-quick bench-build instructions demo test test-unit test-e2e test-api test-cluster test-slow soak fuzz differential lint fmt clean packages
+.PHONY: cluster cluster-down conformance flagger images static static-rest musl pgo help build build-tests bench bench-quick bench-build instructions demo test test-unit test-e2e test-api test-cluster test-slow soak fuzz differential lint fmt clean packages
 
 help: ## What there is
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /\1\t/' | awk -F'\t' '{ printf "  make %-12s %s\n", $$1, $$2 }'
@@ -129,11 +129,14 @@ static: musl
 ifeq ($(PROFILE),release)
 	@[ -n "$(PGO_USE)" ] || echo "no profile for this compiler ($(notdir $(PGO))): the sidecar will be some 6 % slower; make pgo makes one"
 	$(BUILD_STATIC) release -p weft-sidecar
-	$(BUILD_STATIC) release -p weft-control-plane
-	$(BUILD_STATIC) release -p weft-e2e
+	$(MAKE) --no-print-directory static-rest PROFILE=release PGO_USE=
 else
 	$(BUILD_STATIC) $(PROFILE) -p weft-sidecar -p weft-control-plane -p weft-e2e
 endif
+
+static-rest:
+	$(BUILD_STATIC) $(PROFILE) -p weft-control-plane
+	$(BUILD_STATIC) $(PROFILE) -p weft-e2e
 
 musl:
 	@e2e/setup/install.sh musl-gcc=musl-tools

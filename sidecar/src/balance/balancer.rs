@@ -39,6 +39,7 @@ use super::policy::{BalancePolicy, PickRequest};
 use super::room::{Claims, Cut, Room};
 use super::set::{Pool, Set};
 use super::sweep::{Rated, sweep};
+use super::tiers::Tiers;
 use super::turns::Turns;
 
 pub use self::pick::Pick;
@@ -309,9 +310,9 @@ impl Balancer {
 
     /// Makes this request the probe of an endpoint that is due, unless another worker takes it first. Envoy's way, does what
     /// is due instead.
-    fn begin_probe<R: Rng + ?Sized>(
+    fn begin_probe<'s, R: Rng + ?Sized>(
         &self,
-        set: &Set,
+        set: &'s Set,
         ms: u64,
         rng: &mut R,
         request: &PickRequest<'_>,
@@ -323,8 +324,12 @@ impl Balancer {
             return None;
         }
         let due = |endpoint: &Endpoint| endpoint.state.standing.is_due(ms);
+        // Where keys have a home, they have it among what is near, and where nobody there is in use, among all.
+        let near = set.tiers.as_deref().and_then(Tiers::near).map(|(_, home)| home);
+        let pools = || near.into_iter().chain([&set.ready]);
+        let due_home = |pool: &'s Pool| pool.home_of(request, &|_| true).flatten().filter(|endpoint| due(endpoint));
         let endpoint = match set.ready.home_of(request, &|_| true) {
-            Some(home) => home.filter(|endpoint| due(endpoint)),
+            Some(_) => pools().find_map(due_home),
             None => set.ready.iter().find(|endpoint| due(endpoint)),
         }?;
         let locked = self.shared.ejections.lock();

@@ -59,6 +59,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use parking_lot::{Mutex, MutexGuard};
 
+pub(super) use self::envoy::Sweep;
 use self::time::length_ms;
 use self::word::{LEVEL_MAX, Phase, Word};
 use super::hash::{mix, unit};
@@ -69,6 +70,8 @@ use super::policy::OutlierPolicy;
 const RECHECK_MS: u64 = 50;
 
 const NEVER: u64 = u64::MAX;
+/// When the first sweep is due. Later ones are after an interval, which is 1 ms or more.
+const AT_ONCE: u64 = 0;
 
 /// One endpoint's word, and two hints beside it.
 #[derive(Debug, Default)]
@@ -263,16 +266,16 @@ impl Locked<'_> {
             standing.member.store(true, Ordering::Release);
             if policy.is_off() {
                 standing.word.store(0, Ordering::Release);
-            }
-            if policy.envoy.is_none() && standing.forget_counts() {
+                standing.forget_counts();
+            } else if policy.envoy.is_none() && standing.forget_counts() {
                 // Of kinds that are no failures in the mesh's own way.
                 standing.on_success();
             }
         }
-        // Switched on, the first sweep is due at once: it finds nothing, and sets the time of the next.
+        // Switched on, the first sweep is due at once: it drops what was counted before, and sets the time of the next.
         let sweep_at = match self.ejections.next_sweep_at.load(Ordering::Relaxed) {
             _ if !policy.counts_rates() => NEVER,
-            NEVER => 0,
+            NEVER => AT_ONCE,
             at => at,
         };
         self.ejections.next_sweep_at.store(sweep_at, Ordering::Relaxed);

@@ -15,7 +15,7 @@
 //! those that keep keys together on the rendezvous hash of the key among the usable ones, the others on a draw by weight.
 //!
 //! The tables are made anew with every change of the set, as the set is; turns begin anew then.
-//! Bound: what each file says, for each pool (one of all endpoints, and one for each priority and zone in use); tables, what
+//! Bound: what each file says, for each pool (one of all endpoints, one for each of several priorities, and for what is near: one, or one for each zone); tables, what
 //! `room.rs` says.
 
 use std::cell::Cell;

@@ -16,8 +16,8 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use rand::Rng;
 
 use super::endpoint::{Endpoint, State};
-use super::outlier::Locked;
 use super::outlier::rates::{Counter, FailurePercentage, Rate, SuccessRate};
+use super::outlier::{Locked, Sweep};
 use super::policy::{OutlierPolicy, TryResult};
 use super::set::Pool;
 
@@ -82,9 +82,7 @@ fn count_split(state: &State, result: TryResult) {
 pub(super) fn sweep<R: Rng + ?Sized>(locked: &Locked<'_>, ready: &Pool, policy: &OutlierPolicy, ms: u64, rng: &mut R) {
     let Some(envoy) = &policy.envoy else { return };
     locked.give_back(ready.standings(), ms);
-    if !locked.begin_sweep(ready.standings(), policy, ms) {
-        return;
-    }
+    let Some(sweep) = locked.begin_sweep(ready.standings(), policy, ms) else { return };
     // Taken also where they are not looked at: they are of this interval.
     let rates = |of: fn(&State) -> &Counter| -> Vec<Rate> {
         let rate = |endpoint: &Arc<Endpoint>| {
@@ -94,6 +92,9 @@ pub(super) fn sweep<R: Rng + ?Sized>(locked: &Locked<'_>, ready: &Pool, policy: 
         ready.iter().map(rate).collect()
     };
     let (answers, tries) = (rates(|state| &state.rate), rates(|state| &state.local_rate));
+    if sweep == Sweep::First {
+        return;
+    }
     let (by_success, by_failure) = (envoy.success_rate.as_ref(), envoy.failure_percentage.as_ref());
     let enforcing = (by_success.map_or(0, |by| by.enforcing_percent), by_failure.map_or(0, |by| by.enforcing_percent));
     let local = envoy.local.as_ref().map(|local| (local.enforcing_success_rate, local.enforcing_failure_percentage));

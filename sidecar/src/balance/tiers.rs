@@ -6,8 +6,8 @@
 //! panic takes ejection into account: a zone whose endpoints are all out is no zone for this request, which then goes
 //! anywhere on its level.
 //!
-//! A retry goes to those that are not near, if there are any: what takes one endpoint down often takes all of its zone, and there
-//! are too few tries to learn that from each of them.
+//! A retry leaves the zones that have been tried, for what is near if that is not one of them, else for any other: what takes one
+//! endpoint down often takes all of its zone, and there are too few tries to learn that from each of them.
 //!
 //! Under panic, and for a retry that finds nobody else here, all ready endpoints are one again (`balancer.rs`).
 //! Bound: each ready endpoint is in one pool more for its level where there are several, and one for its zone. A pick with
@@ -113,21 +113,21 @@ impl Tiers {
             state.standing.in_use() && !state.is_held(now) && !request.avoid.contains(endpoint.key())
         };
         let pool = self.levels.get(level).map_or(ready, |level| &level.ready);
-        if let Some((near, pools)) = self.near.as_ref().filter(|_| level == 0) {
-            let chosen = if request.avoid.is_empty() {
-                pools.get(near.draw(rng)).and_then(|pool| pool.choose(rng, now, request, &fresh, first))
-            } else {
-                let is_near = |one: &Endpoint| {
-                    pools
-                        .get(near.home())
-                        .is_some_and(|home| home.iter().any(|near| std::ptr::eq(&raw const **near, one)))
-                };
-                pool.choose(rng, now, request, &|endpoint| fresh(endpoint) && !is_near(endpoint), first)
-            };
-            if chosen.is_some() {
-                return chosen;
-            }
+        let Some((near, pools)) = self.near.as_ref().filter(|_| level == 0) else {
+            return pool.choose(rng, now, request, &fresh, first);
+        };
+        if request.avoid.is_empty() {
+            let near = pools.get(near.draw(rng));
+            return near
+                .and_then(|near| near.choose(rng, now, request, &fresh, first))
+                .or_else(|| pool.choose(rng, now, request, &fresh, first));
         }
-        pool.choose(rng, now, request, &fresh, first)
+        let tried = pool.iter().filter(|endpoint| request.avoid.contains(endpoint.key()));
+        let tried: Vec<&str> = tried.map(|endpoint| endpoint.zone()).collect();
+        let elsewhere = |endpoint: &Endpoint| fresh(endpoint) && !tried.contains(&endpoint.zone());
+        let home = pools.get(near.home());
+        home.and_then(|home| home.choose(rng, now, request, &elsewhere, first))
+            .or_else(|| pool.choose(rng, now, request, &elsewhere, first))
+            .or_else(|| pool.choose(rng, now, request, &fresh, first))
     }
 }

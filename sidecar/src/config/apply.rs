@@ -184,7 +184,9 @@ impl Config {
             }
             Compiled::Endpoints(name, endpoints) => {
                 let dns = self.0.dns.clone();
-                store.commit_endpoints(&name, endpoints, now, |endpoints, state| named::follow(endpoints, state, dns));
+                store.commit_endpoints(&name, endpoints, now, |endpoints, state| {
+                    named::follow(name.clone(), endpoints, state, dns)
+                });
             }
             Compiled::Workload(workload) => {
                 store.commit_workload(&received.name, *workload, &used(Kind::Workload), &received.aliases);

@@ -8,9 +8,11 @@ use std::time::Duration;
 
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
+use weft_proto::EndpointsName;
 
 use super::compile::CompiledEndpoints;
 use super::model::BackendState;
+use super::store::noting_cuts;
 use crate::dns::Dns;
 
 /// Names of one backend that are resolved.
@@ -29,10 +31,15 @@ impl Drop for Follower {
 }
 
 /// Starts to keep `state` up to date with the endpoints and the addresses of the names among them.
-pub(super) fn follow(endpoints: CompiledEndpoints, state: Arc<BackendState>, dns: Dns) -> Follower {
+pub(super) fn follow(
+    name: EndpointsName,
+    endpoints: CompiledEndpoints,
+    state: Arc<BackendState>,
+    dns: Dns,
+) -> Follower {
     let task = tokio::spawn(async move {
         loop {
-            let again = resolve_once(&endpoints, &state, &dns).await;
+            let again = resolve_once(&name, &endpoints, &state, &dns).await;
             tokio::time::sleep_until(again).await;
         }
     });
@@ -40,7 +47,7 @@ pub(super) fn follow(endpoints: CompiledEndpoints, state: Arc<BackendState>, dns
 }
 
 /// Returns when the first answer ends.
-async fn resolve_once(endpoints: &CompiledEndpoints, state: &BackendState, dns: &Dns) -> Instant {
+async fn resolve_once(name: &EndpointsName, endpoints: &CompiledEndpoints, state: &BackendState, dns: &Dns) -> Instant {
     let mut all = endpoints.endpoints.clone();
     let mut again = Instant::now() + Duration::from_secs(3600);
     let mut seen = HashSet::new();
@@ -58,7 +65,7 @@ async fn resolve_once(endpoints: &CompiledEndpoints, state: &BackendState, dns: 
             }
         }
     }
-    state.set_endpoints(all, Instant::now().into_std());
+    noting_cuts(name, state.balancer(), || state.set_endpoints(all, Instant::now().into_std()));
     // An answer may end while the next name is looked up; one lookup a second is enough.
     again.max(Instant::now() + Duration::from_secs(1))
 }

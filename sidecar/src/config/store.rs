@@ -332,7 +332,7 @@ impl Store {
 }
 
 /// Changes a balancer. That there is no room for a table is worth a line, once.
-fn noting_cuts(backend: &EndpointsName, balancer: &Balancer, change: impl FnOnce()) {
+pub(super) fn noting_cuts(backend: &EndpointsName, balancer: &Balancer, change: impl FnOnce()) {
     let before = balancer.cut();
     change();
     if let Some(cut) = balancer.cut().filter(|cut| before != Some(*cut)) {

@@ -5,9 +5,18 @@ use std::sync::atomic::Ordering;
 
 use super::kinds::{Counts, Failing};
 use super::word::{Phase, Word};
-use super::{Ejection, Locked, OnFailure, RECHECK_MS, Standing};
+use super::{AT_ONCE, Ejection, Locked, OnFailure, RECHECK_MS, Standing};
 use crate::balance::hash::{mix, unit};
 use crate::balance::policy::{EnvoyOutlier, OutlierPolicy, TryResult};
+
+/// Of what the rates are that are looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::balance) enum Sweep {
+    /// Of what was before rates were looked at.
+    First,
+    /// Of an interval.
+    Usual,
+}
 
 impl Standing {
     fn counts(&self) -> Counts {
@@ -124,18 +133,20 @@ impl Locked<'_> {
         self.schedule(ready);
     }
 
-    /// Whether rates are to be looked at: true for one caller, who then does.
+    /// Whether rates are to be looked at: something for one caller, who then takes them, and whether they are of an interval or
+    /// of what was before the first.
     pub(in crate::balance) fn begin_sweep<'s>(
         &self,
         ready: impl Iterator<Item = &'s Standing>,
         policy: &OutlierPolicy,
         now: u64,
-    ) -> bool {
-        if self.ejections.next_sweep_at.load(Ordering::Relaxed) > now {
-            return false;
+    ) -> Option<Sweep> {
+        let due = self.ejections.next_sweep_at.load(Ordering::Relaxed);
+        if due > now {
+            return None;
         }
         self.ejections.next_sweep_at.store(now.saturating_add(policy.interval_ms()), Ordering::Relaxed);
         self.schedule(ready);
-        true
+        Some(if due == AT_ONCE { Sweep::First } else { Sweep::Usual })
     }
 }

@@ -177,6 +177,33 @@ fn switching_between_the_two_ways_loses_nobody() {
     assert!(matches!(world.fail(1), Finished::Ignored), "detection is off");
 }
 
+#[test]
+fn what_was_counted_before_detection_was_switched_off_is_not_counted_after() {
+    let mut world = world(in_a_row(5, 0, None), 5);
+    for _ in 0..4 {
+        let pick = world.pick_of(1);
+        let _ = world.done(pick, APP);
+    }
+    world.balancer.set_policy(in_a_row(0, 0, None));
+    world.balancer.set_policy(in_a_row(5, 0, None));
+    let pick = world.pick_of(1);
+    assert_eq!(world.done(pick, APP), Finished::Counted, "the first in a row");
+
+    let rates = || envoy(None, Some(FailurePercentage::default()));
+    let mut world = World::new(rates(), (1..=5).map(spec).collect());
+    drop(world.pick());
+    for id in (1..=5).flat_map(|id| [id; 50]) {
+        let pick = world.pick_of(id);
+        let _ = world.done(pick, if id == 1 { TryResult::Failure } else { TryResult::Success });
+    }
+    let mut off = rates();
+    off.outlier.envoy = None;
+    world.balancer.set_policy(off);
+    world.balancer.set_policy(rates());
+    drop(world.pick());
+    assert_eq!(out(&world), [0; 0], "the interval was cut short");
+}
+
 const APP: TryResult = TryResult::AppError { gateway: false };
 const GRPC: TryResult = TryResult::AppError { gateway: true };
 

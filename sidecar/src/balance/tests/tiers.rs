@@ -27,11 +27,11 @@ fn zone_aware(specs: Vec<EndpointSpec>) -> World {
     world_in(&among(3, 1), BalancePolicy::default(), specs)
 }
 
-/// Meant for the clients of one zone, or of one node of it.
+/// In a zone, and meant for the clients of it, or of one node of it.
 fn meant(id: u8, zone: &str, node: &str) -> EndpointSpec {
     let of = |name: &str| if name.is_empty() { Box::default() } else { [name.into()].into() };
     let hints = Hints { zones: of(zone), nodes: of(node) };
-    EndpointSpec { hints: Some(Box::new(hints)), ..spec(id) }
+    EndpointSpec { hints: Some(Box::new(hints)), ..in_zone(id, zone) }
 }
 
 /// Endpoints of which the first `here` are in zone a, the others in b.
@@ -71,6 +71,39 @@ fn a_retry_leaves_the_zone() {
     assert!((0..100).all(|_| id(&world.pick()) <= 2));
     assert!((0..100).all(|_| id(&world.avoiding(&[1])) > 2), "where there is a second one here as well");
     assert_eq!(id(&world.avoiding(&[1, 3, 4, 5, 6, 7, 8])), 2, "unless there is no other");
+}
+
+#[test]
+fn a_retry_of_what_failed_elsewhere_comes_home() {
+    // A third of the requests is for zone b, which does not answer.
+    let mut world = zone_aware(zones(4, 8));
+    assert!((0..100).all(|_| id(&world.avoiding(&[5])) <= 4));
+    assert!((0..100).all(|_| id(&world.avoiding(&[5, 1])) != 5), "both zones have been tried");
+    let place = || Arc::new(Place { callers: Box::default(), ..(*among(1, 1)).clone() });
+    let hinted = |id: u8| meant(id, ["a", "b", "c"][usize::from(id % 3)], "");
+    let mut three = world_in(&place(), BalancePolicy::default(), (0..9).map(hinted).collect());
+    assert!((0..100).all(|_| id(&three.avoiding(&[1])) % 3 == 0), "what is near before the third");
+    assert!((0..100).all(|_| id(&three.avoiding(&[0, 1])) % 3 == 2), "the one that has not been tried");
+}
+
+#[test]
+fn who_keeps_its_endpoint_probes_it_where_that_is_near() {
+    let policy = BalancePolicy { client_ip_affinity: Some(ms(10_800_000)), ..BalancePolicy::default() };
+    for n in 0..20 {
+        let specs = (1..=6).map(|id| meant(id, if id <= 2 { "a" } else { "b" }, "")).collect();
+        let mut world = world_in(&among(1, 1), policy.clone(), specs);
+        let client = PickRequest { client: client(n), ..PickRequest::default() };
+        let home = id(&world.pick_for(client).unwrap());
+        for _ in 0..5 {
+            let pick = world.pick_for(client).unwrap();
+            let _ = world.done(pick, TryResult::Failure);
+        }
+        let meanwhile = id(&world.pick_for(client).unwrap());
+        assert!(home <= 2 && meanwhile <= 2 && meanwhile != home);
+        world.now += ms(1_000);
+        let probe = world.pick_for(client).unwrap();
+        assert!(probe.is_probe() && id(&probe) == home, "client {n}");
+    }
 }
 
 #[test]
