@@ -216,7 +216,7 @@ pub(crate) enum CheckCommand {
     /// Routes of all kinds of the Gateway API whose parent is a Service. How many proxies have a route now is asked of the
     /// control plane, by port-forward. So it is with BackendPolicies, FaultInjections and RateLimits: fields that are
     /// wrong, targets that are not there, an older policy that counts in their place. With `--status-dir` all of this is read from the files that
-    /// a control plane without a cluster writes, and nothing is counted. The exit code is 1 if there is a problem.
+    /// a control plane without a cluster writes, with what it refuses of its manifests, by file and line, and nothing is counted. The exit code is 1 if there is a problem.
     #[command(after_help = ROUTES)]
     Routes(RoutesArgs),
 }

@@ -239,7 +239,8 @@ impl Server {
     ) {
         let _open = Counted::new(&self.metrics);
         let (end, ending) = watch::channel(false);
-        let on = On { source, peer: peer.as_ref(), ending: &ending, calls: &Calls::default() };
+        let calls = peer.as_ref().map(|peer| self.room.connection(&peer.id));
+        let on = On { source, peer: peer.as_ref(), ending: &ending, calls: calls.as_ref() };
         let service = service_fn(|request: http::Request<Incoming>| self.call(request, &on));
         let mut http = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
         http.timer(TokioTimer::new())
@@ -296,17 +297,18 @@ impl Server {
         }
         request.extensions_mut().insert(Lifetime::new(ending.clone()));
         let service = request.uri().path().split('/').nth(1).unwrap_or_default().to_owned();
-        let entered = match self.refusal(&service, peer) {
-            Some((reason, status)) => Err((reason, status)),
-            None if service == DISCOVERY => calls.enter().map(Some).map_err(|status| ("too-many-calls", status)),
-            None => Ok(None),
+        let entered = match (self.refusal(&service, peer), calls) {
+            (Some((reason, status)), _) => Err((reason, status)),
+            (None, Some(calls)) if service == DISCOVERY => {
+                calls.enter().map(Some).map_err(|status| ("too-many-calls", status))
+            }
+            (None, _) => Ok(None),
         };
         if let Err((reason, status)) = &entered
             && self.lines.may(reason)
         {
             tracing::warn!(%source, service, reason = status.message(), "call refused");
         }
-        let room = self.room.clone();
         let (mut discovery, mut identity) = (self.discovery.clone(), self.identity.clone());
         let mut replicas = self.replicas.clone();
         async move {
@@ -315,7 +317,10 @@ impl Server {
                 Err((_, refusal)) => return Ok(refusal.into_http()),
             };
             match (call, &*service) {
-                (Some(call), _) => discovery.call(request.map(|body| Bounded::new(body, room, call))).await,
+                (Some(call), _) => {
+                    request.extensions_mut().insert(call.held());
+                    discovery.call(request.map(|body| Bounded::new(body, call))).await
+                }
                 (None, IDENTITY) => identity.call(request).await,
                 (None, REPLICAS) => replicas.call(request).await,
                 _ => Ok(Status::unimplemented("this port serves discovery and certificates").into_http()),
@@ -342,7 +347,8 @@ struct On<'a> {
     source: IpAddr,
     peer: Option<&'a Peer>,
     ending: &'a watch::Receiver<bool>,
-    calls: &'a Calls,
+    /// Where it has a certificate.
+    calls: Option<&'a Calls>,
 }
 
 fn log_end(ended: Result<(), hyper::Error>) {

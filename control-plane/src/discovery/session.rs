@@ -40,7 +40,7 @@ pub enum SessionError {
     #[error("a stream may subscribe to at most {MAX_SUBSCRIPTIONS} names: unsubscribe from those that are not in use")]
     TooManySubscriptions,
     /// Longer than [`MAX_NAME`], or empty.
-    #[error("a resource name has 1 to {MAX_NAME} bytes")]
+    #[error("a resource name has 1 to {MAX_NAME} bytes, and a type URL no more")]
     BadName,
 }
 
@@ -114,6 +114,21 @@ pub struct Received {
     pub nack: Option<Nack>,
 }
 
+/// Whether a request asks for no more than a stream may have, of whatever type it is.
+///
+/// # Errors
+/// When it does; the stream must end.
+pub(super) fn check(request: &DeltaDiscoveryRequest) -> Result<(), SessionError> {
+    let DeltaDiscoveryRequest { resource_names_subscribe: asked, initial_resource_versions: has, .. } = request;
+    let names = asked.iter().chain(has.keys());
+    if request.type_url.len() > MAX_NAME || names.into_iter().any(|name| name.is_empty() || name.len() > MAX_NAME) {
+        return Err(SessionError::BadName);
+    }
+    // Of what is unsubscribed from nothing is kept, but for as long as the request is.
+    let most = asked.len().max(has.len()).max(request.resource_names_unsubscribe.len());
+    if most > MAX_SUBSCRIPTIONS { Err(SessionError::TooManySubscriptions) } else { Ok(()) }
+}
+
 /// One stream.
 #[derive(Debug, Default)]
 pub struct Session {
@@ -155,21 +170,15 @@ impl Session {
     /// # Errors
     /// When the proxy asks for more than a stream may have; the stream must end.
     pub fn on_request(&mut self, request: DeltaDiscoveryRequest) -> Result<Received, SessionError> {
+        check(&request)?;
         let Some(kind) = ResourceKind::of(&request.type_url) else {
             self.on_unknown_type(request);
             return Ok(Received::default());
         };
-        let names = request.resource_names_subscribe.iter().chain(request.initial_resource_versions.keys());
-        if names.into_iter().any(|name| name.is_empty() || name.len() > MAX_NAME) {
-            return Err(SessionError::BadName);
-        }
         let typed = &mut self.types[kind as usize];
         let received = typed.on_answer(kind, &request);
         // The protocol gives `initial_resource_versions` a meaning in a type's first request only.
         if !std::mem::replace(&mut typed.started, true) {
-            if request.initial_resource_versions.len() > MAX_SUBSCRIPTIONS {
-                return Err(SessionError::TooManySubscriptions);
-            }
             for (name, version) in request.initial_resource_versions {
                 typed.tracked.announce(&name, version);
             }

@@ -4,7 +4,8 @@
 //! A stream ends gracefully (OK in the trailers) with its connection: after [`Lifetime`] says so, when the
 //! peer's certificate ends, or when the control plane shuts down. The proxy reconnects and names what it has.
 //!
-//! Bound: one response per type waiting to be written; one request read at a time.
+//! Bound: one response per type waiting to be written, each for [`UNREAD`] once there are as many; one request read at a time,
+//! which keeps its room (`requests.rs`) until it is decoded and no longer.
 
 use std::net::IpAddr;
 use std::pin::Pin;
@@ -20,6 +21,8 @@ use weft_proto::discovery::{
 };
 
 use super::proxies::{Listed, ProxyInfo};
+use super::requests::Held;
+use super::session::check;
 use super::{Denied, Feed, Metrics, Proxies, ResourceKind, Seen, Session, SessionError, admit};
 use crate::identity::Peer;
 use crate::line_limit::Lines;
@@ -30,6 +33,9 @@ const FIRST_REQUEST: Duration = Duration::from_secs(10);
 /// How long a stream waits for the first complete state after a start. Longer than reading a directory takes; the proxy
 /// keeps working with what it has and tries again.
 const FIRST_SYNC: Duration = Duration::from_secs(10);
+/// How long a response waits for a peer that does not read. Whoever answers what it is sent never makes one wait: there is room
+/// for one of each type.
+const UNREAD: Duration = Duration::from_secs(10);
 
 /// Tells a connection's streams to end. `true` once they should.
 #[derive(Debug, Clone)]
@@ -90,18 +96,34 @@ impl AggregatedDiscoveryService for Discovery {
         let peer = request.extensions().get::<Peer>().ok_or_else(|| denied(&Denied::NoCertificate))?.clone();
         let lifetime = request.extensions().get::<Lifetime>().cloned();
         let lifetime = lifetime.ok_or_else(|| Status::internal("a connection without an age; please report this"))?;
-        let requests = request.into_inner();
+        let held = request.extensions().get::<Held>().cloned().unwrap_or_default();
+        let requests = Requests { stream: request.into_inner(), held };
         // The session sends at most one response per type before it waits for an answer, so this rarely fills.
         let (responses, outgoing) = mpsc::channel(ResourceKind::ALL.len() + 1);
         let service = self.clone();
         // The task ends with the stream: by its requests, by a refused send, or by its lifetime.
         tokio::spawn(async move {
             if let Err(status) = service.run(peer, lifetime, requests, &responses).await {
-                // An error says that the proxy is gone.
-                let _ = responses.send(Err(status)).await;
+                // An error says that the proxy is gone, or that it does not read.
+                let _ = tokio::time::timeout(UNREAD, responses.send(Err(status))).await;
             }
         });
         Ok(Response::new(ReceiverStream::new(outgoing)))
+    }
+}
+
+/// What the proxy says.
+struct Requests {
+    stream: Streaming<DeltaDiscoveryRequest>,
+    held: Held,
+}
+
+impl Requests {
+    /// The next request, whose room is free again; `None` when there is none any more. Cancel safe.
+    async fn next(&mut self) -> Result<Option<DeltaDiscoveryRequest>, Status> {
+        let next = self.stream.message().await;
+        self.held.release();
+        next
     }
 }
 
@@ -122,26 +144,30 @@ impl Discovery {
         &self,
         peer: Peer,
         mut lifetime: Lifetime,
-        mut requests: Streaming<DeltaDiscoveryRequest>,
+        mut requests: Requests,
         responses: &Responses,
     ) -> Result<(), Status> {
-        let first = tokio::time::timeout(FIRST_REQUEST, requests.message())
+        let first = tokio::time::timeout(FIRST_REQUEST, requests.next())
             .await
             .map_err(|_| Status::deadline_exceeded("the first request did not come"))??;
-        let Some(first) = first else { return Ok(()) };
+        let Some(mut first) = first else { return Ok(()) };
+        // It is kept for as long as the pod is waited for.
+        check(&first).map_err(|error| self.refused(&error, &peer.id.to_string()))?;
         // Before the state is read, so that no change falls between.
         let mut notes = self.feed.subscribe();
-        let node_id = first.node.as_ref().map(|node| node.id.clone()).unwrap_or_default();
+        let node_id = first.node.take().map(|node| node.id).unwrap_or_default();
         let address = tokio::select! {
             admitted = self.admitted(&peer, &node_id) => admitted?,
             () = lifetime.over() => return Ok(()),
         };
         let mut stream = self.open(&peer, address);
         stream.on_request(first)?;
-        stream.flush(responses).await;
+        if !stream.flush(responses, &mut lifetime).await {
+            return Ok(());
+        }
         loop {
             let event = tokio::select! {
-                request = requests.message() => match request {
+                request = requests.next() => match request {
                     Ok(Some(request)) => Event::Request(Box::new(request)),
                     // Closed: nobody is left to answer.
                     Ok(None) => Event::End,
@@ -174,7 +200,7 @@ impl Discovery {
                 }
                 Event::End => return Ok(()),
             }
-            if !stream.flush(responses).await {
+            if !stream.flush(responses, &mut lifetime).await {
                 return Ok(());
             }
         }
@@ -227,6 +253,17 @@ impl Discovery {
         }
     }
 
+    /// Says that `who` asks for more than a stream may have; what its stream ends with.
+    fn refused(&self, error: &SessionError, who: &str) -> Status {
+        if self.lines.may("wrong-request") {
+            tracing::warn!(who, %error, "discovery stream ended");
+        }
+        match error {
+            SessionError::TooManySubscriptions => Status::resource_exhausted(error.to_string()),
+            SessionError::BadName => Status::invalid_argument(error.to_string()),
+        }
+    }
+
     fn open(&self, peer: &Peer, address: IpAddr) -> Open<'_> {
         let pod = self.feed.latest().workload_by_address(address).map_or_else(
             || address.to_string(), // Gone since it was admitted; `self` will be told as removed.
@@ -258,15 +295,8 @@ struct Open<'a> {
 
 impl Open<'_> {
     fn on_request(&mut self, request: DeltaDiscoveryRequest) -> Result<(), Status> {
-        let received = self.session.on_request(request).map_err(|error| {
-            if self.service.lines.may("wrong-request") {
-                tracing::warn!(pod = %self.pod, %error, "discovery stream ended");
-            }
-            match error {
-                SessionError::TooManySubscriptions => Status::resource_exhausted(error.to_string()),
-                SessionError::BadName => Status::invalid_argument(error.to_string()),
-            }
-        })?;
+        let Self { session, service, pod, .. } = self;
+        let received = session.on_request(request).map_err(|error| service.refused(&error, pod))?;
         if let Some(nack) = received.nack {
             self.service.metrics.on_nack(nack.r#type);
             // Once per response: a refused version is not sent again.
@@ -279,15 +309,26 @@ impl Open<'_> {
         Ok(())
     }
 
-    /// Sends what is to be sent now; false when the proxy is gone.
-    async fn flush(&mut self, responses: &Responses) -> bool {
+    /// Sends what is to be sent now; false when the stream is to end: the proxy is gone, it does not read, or `lifetime` is over.
+    async fn flush(&mut self, responses: &Responses, lifetime: &mut Lifetime) -> bool {
         loop {
             let latest = self.service.feed.latest();
             let truth = Seen { translated: &latest, view: &self.view, pod: self.address };
             let Some(response) = self.session.next_response(&truth) else { break };
             drop(latest);
-            if responses.send(Ok(response)).await.is_err() {
-                return false;
+            let sent = tokio::select! {
+                sent = tokio::time::timeout(UNREAD, responses.send(Ok(response))) => sent,
+                () = lifetime.over() => return false,
+            };
+            match sent {
+                Ok(Ok(())) => {}
+                Ok(Err(_)) => return false,
+                Err(_) => {
+                    if self.service.lines.may("unread") {
+                        tracing::warn!(pod = %self.pod, "discovery stream ended: its responses are not read");
+                    }
+                    return false;
+                }
             }
         }
         self.report();
@@ -315,5 +356,58 @@ impl Drop for Open<'_> {
     fn drop(&mut self) {
         self.service.metrics.streams.dec();
         tracing::info!(pod = %self.pod, address = %self.address, "proxy disconnected");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use weft_proto::SpiffeId;
+
+    use super::*;
+    use crate::translate::{MeshConfig, Translator};
+
+    fn service() -> (Discovery, Peer) {
+        let discovery = Discovery {
+            feed: Arc::new(Feed::new(Translator::new(MeshConfig::default()).translated())),
+            proxies: Arc::default(),
+            metrics: Metrics::default(),
+            lines: Lines::default(),
+            pod_appears: Duration::ZERO,
+        };
+        let id = SpiffeId::new("cluster.local", "shop", "web").unwrap();
+        (discovery, Peer { id, not_after: SystemTime::now() + Duration::from_secs(3600) })
+    }
+
+    /// A type that nobody knows is answered at once, however many answers are out.
+    fn ask(stream: &mut Open<'_>) {
+        let request = DeltaDiscoveryRequest {
+            type_url: "type.googleapis.com/weft.v9.New".to_owned(),
+            resource_names_subscribe: vec!["a".to_owned()],
+            ..DeltaDiscoveryRequest::default()
+        };
+        stream.on_request(request).unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_response_that_nobody_reads_ends_its_stream_in_a_while_and_with_its_connection_at_once() {
+        let (discovery, peer) = service();
+        for (row, ends) in [("nobody reads", false), ("the connection ends", true)] {
+            let (end, ending) = watch::channel(false);
+            let mut lifetime = Lifetime::new(ending);
+            let (responses, _unread) = mpsc::channel(1);
+            let mut stream = discovery.open(&peer, IpAddr::from([10, 0, 0, 1]));
+            ask(&mut stream);
+            assert!(stream.flush(&responses, &mut lifetime).await, "{row}: there is room for one");
+            ask(&mut stream);
+            let began = tokio::time::Instant::now();
+            let flush = stream.flush(&responses, &mut lifetime);
+            let (sent, ()) = tokio::join!(flush, async {
+                if ends {
+                    end.send_replace(true);
+                }
+            });
+            let expected = if ends { Duration::ZERO } else { UNREAD };
+            assert_eq!((sent, began.elapsed().as_secs()), (false, expected.as_secs()), "{row}");
+        }
     }
 }

@@ -448,6 +448,30 @@ fn a_stream_has_a_limit() {
 }
 
 #[test]
+fn a_type_nobody_knows_has_the_same_limits() {
+    let (url, long) = ("type.googleapis.com/weft.v9.New", "x".repeat(MAX_NAME + 1));
+    let many = |most| (0..most).map(|n| n.to_string()).collect::<Vec<_>>();
+    let rows = [
+        ("as many as there may be", url, many(MAX_SUBSCRIPTIONS), Ok(Received::default())),
+        ("one more", url, many(MAX_SUBSCRIPTIONS + 1), Err(SessionError::TooManySubscriptions)),
+        ("no name", url, strings(&[""]), Err(SessionError::BadName)),
+        ("a long name", url, strings(&[&long]), Err(SessionError::BadName)),
+        ("a long type", &long, strings(&["a"]), Err(SessionError::BadName)),
+    ];
+    for (row, type_url, names, expected) in rows {
+        let mut session = Session::new();
+        let request = DeltaDiscoveryRequest {
+            type_url: type_url.to_owned(),
+            resource_names_subscribe: names,
+            ..DeltaDiscoveryRequest::default()
+        };
+        let received = session.on_request(request);
+        assert_eq!(received, expected, "{row}");
+        assert_eq!(session.next_response(&World::default()).is_some(), received.is_ok(), "{row}");
+    }
+}
+
+#[test]
 fn a_type_nobody_knows_holds_nothing() {
     let mut stream = Stream::new(&[]);
     let request = DeltaDiscoveryRequest {

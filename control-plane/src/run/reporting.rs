@@ -1,24 +1,26 @@
 //! The status thread: writes conditions and problems where users look, apart from translation, because a slow disk must
 //! not delay a push. What is to be written gathers meanwhile and is written as it is then; what could not be written is
-//! tried again after [`AGAIN`].
+//! tried again after [`AGAIN`], doubling to [`AGAIN_AT_MOST`]; what is written beside it does not wait for that.
 //!
 //! An object of a kind of Weft's own that the source refuses is in no state, or as it was before: it is `Invalid` by the problems.
 //!
-//! Bound: the names of the objects that changed, the latest state and the latest list of problems.
+//! Bound: the names of the objects that changed, the latest state, the latest list of problems and of what is refused.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use parking_lot::{Condvar, Mutex};
 
 use crate::model::ObjectKey;
 use crate::source::Problem;
-use crate::status::{Condition, StatusDir, StatusError, StatusSink, refused};
+use crate::status::{Condition, StatusDir, StatusError, StatusSink};
 use crate::translate::{self, OWN_KINDS, Translated};
 
 const AGAIN: Duration = Duration::from_secs(1);
+/// Some failures stay: a name that is too long for a file's.
+const AGAIN_AT_MOST: Duration = Duration::from_secs(60);
 
 /// Hands over what changed. The thread writes the rest and ends when this is dropped.
 pub(super) struct Reports(Arc<Shared>);
@@ -36,7 +38,8 @@ struct Pending {
     routes: BTreeSet<ObjectKey>,
     /// Files of routes that are not there any more are to be removed: what went while nobody was watching.
     sweep: bool,
-    problems: Option<Vec<Problem>>,
+    /// What is wrong, and what is refused.
+    problems: Option<(Vec<Problem>, BTreeMap<ObjectKey, String>)>,
     over: bool,
 }
 
@@ -68,8 +71,8 @@ impl StatusSink for Reports {
         self.0.changed.notify_one();
     }
 
-    fn on_problems(&self, problems: Vec<Problem>) {
-        self.0.pending.lock().problems = Some(problems);
+    fn on_problems(&self, problems: Vec<Problem>, refused: BTreeMap<ObjectKey, String>) {
+        self.0.pending.lock().problems = Some((problems, refused));
         self.0.changed.notify_one();
     }
 }
@@ -84,28 +87,43 @@ impl Drop for Reports {
 impl Shared {
     fn run(&self, directory: StatusDir) {
         let mut desk = Desk::new(directory);
-        let mut unwritten = false;
+        let (mut again, mut pause) = (None, AGAIN);
         loop {
             let mut pending = self.pending.lock();
-            while pending.is_empty() && !pending.over && !unwritten {
-                self.changed.wait(&mut pending);
+            while pending.is_empty() && !pending.over {
+                match again {
+                    None => self.changed.wait(&mut pending),
+                    Some(at) => {
+                        if self.changed.wait_until(&mut pending, at).timed_out() {
+                            break;
+                        }
+                    }
+                }
             }
             let over = pending.over;
             let news = std::mem::take(&mut *pending);
             pending.over = over;
             drop(pending);
             desk.take(news);
-            unwritten = match desk.write() {
-                Ok(()) => false,
-                Err(error) => {
-                    tracing::error!(%error, "status is not written; trying again");
-                    true
-                }
-            };
+            if over || again.is_some_and(|at| at <= Instant::now()) {
+                desk.retry();
+                again = None;
+            }
+            let failed = desk.write();
+            if let Err(error) = &failed {
+                tracing::error!(%error, "status is not written; trying again");
+            }
             if over {
                 return;
             }
-            if unwritten {
+            if !desk.has_failed() {
+                (again, pause) = (None, AGAIN);
+            } else if again.is_none() {
+                again = Some(Instant::now() + pause);
+                pause = (pause * 2).min(AGAIN_AT_MOST);
+            }
+            if failed.is_err() {
+                // What is news meanwhile gathers: a full disk is no reason for a line each.
                 std::thread::sleep(AGAIN);
             }
         }
@@ -121,19 +139,36 @@ struct Desk {
     due: BTreeSet<ObjectKey>,
     sweep: bool,
     problems: Option<Vec<Problem>>,
+    failed: Failed,
+}
+
+/// What could not be written, and is due again when its time comes.
+#[derive(Default)]
+struct Failed {
+    due: BTreeSet<ObjectKey>,
+    sweep: bool,
+    problems: Option<Vec<Problem>>,
 }
 
 impl Desk {
     fn new(directory: StatusDir) -> Self {
-        Self { directory, state: None, refused: None, due: BTreeSet::new(), sweep: false, problems: None }
+        Self {
+            directory,
+            state: None,
+            refused: None,
+            due: BTreeSet::new(),
+            sweep: false,
+            problems: None,
+            failed: Failed::default(),
+        }
     }
 
     fn take(&mut self, news: Pending) {
         self.state = news.state.or(self.state.take());
         self.due.extend(news.routes);
         self.sweep |= news.sweep;
-        let Some(problems) = news.problems else { return };
-        let after = refused(&problems, |kind| OWN_KINDS.contains(&kind));
+        let Some((problems, mut after)) = news.problems else { return };
+        after.retain(|key, _| OWN_KINDS.contains(&key.kind));
         let before = self.refused.take().unwrap_or_default();
         let differs = |key: &&ObjectKey| before.get(*key) != after.get(*key);
         self.due.extend(before.keys().chain(after.keys()).filter(differs).cloned());
@@ -141,32 +176,62 @@ impl Desk {
         self.problems = Some(problems);
     }
 
-    /// Writes all that is due, and forgets what is written.
+    fn has_failed(&self) -> bool {
+        let Failed { due, sweep, problems } = &self.failed;
+        *sweep || problems.is_some() || !due.is_empty()
+    }
+
+    /// What has failed is due again.
+    fn retry(&mut self) {
+        let Failed { due, sweep, problems } = std::mem::take(&mut self.failed);
+        self.due.extend(due);
+        self.sweep |= sweep;
+        self.problems = self.problems.take().or(problems);
+    }
+
+    /// Writes all that is due. What fails costs nothing but itself.
+    ///
+    /// # Errors
+    /// The first failure.
     fn write(&mut self) -> Result<(), StatusError> {
-        if let Some(problems) = &self.problems {
-            self.directory.set_problems(problems)?;
-            self.problems = None;
-        }
-        let Some(state) = self.state.clone() else { return Ok(()) };
-        while let Some(key) = self.due.first() {
-            let now = SystemTime::now();
-            if let Some(accepted) = self.own(key, &state) {
-                self.directory.set_own(key, &accepted, now)?;
-            } else if let Some(status) = state.route_status(key) {
-                self.directory.set_route(key, status, now)?;
-            } else {
-                self.directory.remove_object(key)?;
+        let mut first = Ok(());
+        if let Some(problems) = self.problems.take() {
+            self.failed.problems = None;
+            if let Err(error) = self.directory.set_problems(&problems) {
+                self.failed.problems = Some(problems);
+                first = first.and(Err(error));
             }
-            self.due.pop_first();
+        }
+        let Some(state) = self.state.clone() else { return first };
+        for key in std::mem::take(&mut self.due) {
+            self.failed.due.remove(&key);
+            if let Err(error) = self.write_one(&key, &state) {
+                self.failed.due.insert(key);
+                first = first.and(Err(error));
+            }
         }
         // What is refused is in no state.
         if let (true, Some(refused)) = (self.sweep, &self.refused) {
             let routes = state.route_statuses().map(|(key, _)| key);
             let own = state.own_conditions().map(|(key, _)| key);
-            self.directory.retain_objects(routes.chain(own).chain(refused.keys()))?;
             self.sweep = false;
+            if let Err(error) = self.directory.retain_objects(routes.chain(own).chain(refused.keys())) {
+                self.failed.sweep = true;
+                first = first.and(Err(error));
+            }
         }
-        Ok(())
+        first
+    }
+
+    fn write_one(&mut self, key: &ObjectKey, state: &Translated) -> Result<bool, StatusError> {
+        let now = SystemTime::now();
+        if let Some(accepted) = self.own(key, state) {
+            self.directory.set_own(key, &accepted, now)
+        } else if let Some(status) = state.route_status(key) {
+            self.directory.set_route(key, status, now)
+        } else {
+            self.directory.remove_object(key)
+        }
     }
 
     /// Accepted of an object of a kind of Weft's own, if it is one.
@@ -188,7 +253,7 @@ mod tests {
 
     use super::*;
     use crate::model::{Age, Batch, FaultInjection, Kind, Meta, Object, ObjectName};
-    use crate::source::{Severity, TWICE};
+    use crate::source::{Severity, TWICE, refused};
     use crate::translate::{MeshConfig, Translator};
 
     #[test]
@@ -199,7 +264,7 @@ mod tests {
         let translator = Translator::new(MeshConfig::default());
         let reports = Reports::begin(StatusDir::open(&path).unwrap()).unwrap();
         let ended = Arc::downgrade(&reports.0);
-        reports.on_problems(Vec::new());
+        reports.on_problems(Vec::new(), BTreeMap::new());
         reports.on_state(translator.translated(), BTreeSet::new(), true);
         drop(reports);
         while ended.strong_count() > 0 {
@@ -244,9 +309,33 @@ mod tests {
         desk.take(Pending { state: Some(state), routes: touched.statuses, sweep, ..Pending::default() });
         desk.write().unwrap();
         // It comes a moment later.
-        desk.take(Pending { problems: Some(problems.to_vec()), ..Pending::default() });
+        desk.take(Pending { problems: Some((problems.to_vec(), refused(problems))), ..Pending::default() });
         desk.write().unwrap();
         read_to_string(desk.directory.directory().join("FaultInjection.shop.faults.yaml")).ok()
+    }
+
+    #[test]
+    fn a_name_that_no_file_can_have_keeps_nobody_elses_status_from_its_file() {
+        let temporary = tempfile::tempdir().unwrap();
+        let mut desk = Desk::new(StatusDir::open(temporary.path()).unwrap());
+        let key = |name: String| ObjectKey { name: ObjectName::new("shop", name), ..key() };
+        let (long, other) = (key("a".repeat(253)), key("b".to_owned()));
+        let why = |keys: &[&ObjectKey]| keys.iter().map(|key| ((*key).clone(), "must be right".to_owned())).collect();
+        let state = Translator::new(MeshConfig::default()).translated();
+        let problems = Some((Vec::new(), why(&[&long, &other])));
+        desk.take(Pending { state: Some(state), sweep: true, problems, ..Pending::default() });
+        let error = desk.write().unwrap_err().to_string();
+        assert!(error.contains(&long.name.name), "{error}");
+        assert!(temporary.path().join("FaultInjection.shop.b.yaml").exists());
+        assert!(desk.has_failed() && !desk.sweep);
+        desk.write().unwrap();
+        assert!(desk.has_failed(), "it is not tried before its time");
+        desk.retry();
+        desk.write().unwrap_err();
+        desk.take(Pending { problems: Some((Vec::new(), why(&[]))), ..Pending::default() });
+        desk.write().unwrap();
+        assert!(!desk.has_failed(), "what has no file needs none removed");
+        assert!(!temporary.path().join("FaultInjection.shop.b.yaml").exists());
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! The translation thread: takes edits from the source and roots from the authority, has them translated, publishes what
 //! comes of it, and says what is wrong. A panic costs the edit that caused it: what was published stays published.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -50,6 +50,13 @@ impl Metrics {
     }
 }
 
+/// What is wrong with the objects.
+#[derive(Default, PartialEq)]
+struct Wrong {
+    problems: Vec<Problem>,
+    refused: BTreeMap<ObjectKey, String>,
+}
+
 /// The translation thread.
 pub(super) struct Translation {
     pub(super) translator: Translator,
@@ -82,7 +89,7 @@ impl Translation {
                         edit = edits.recv() => {
                             let Some(edit) = edit else { break };
                             self.apply(edit.objects);
-                            self.report(&mut known, edit.problems);
+                            self.report(&mut known, Wrong { problems: edit.problems, refused: edit.refused });
                         }
                         Ok(()) = bundle.changed() => {
                             let roots = bundle.borrow_and_update().clone();
@@ -140,11 +147,12 @@ impl Translation {
     }
 
     /// Logs what is newly wrong, and shows all that is wrong.
-    fn report(&self, known: &mut Option<Vec<Problem>>, now: Vec<Problem>) {
-        if known.as_ref() == Some(&now) {
+    fn report(&self, known: &mut Option<Wrong>, wrong: Wrong) {
+        if known.as_ref() == Some(&wrong) {
             return;
         }
-        let before = known.take().unwrap_or_default();
+        let now = &wrong.problems;
+        let before = known.take().unwrap_or_default().problems;
         for problem in now.iter().filter(|problem| !before.contains(problem)) {
             match problem.severity {
                 Severity::Error => tracing::error!("{problem}"),
@@ -156,9 +164,9 @@ impl Translation {
         self.metrics.warnings.set(i64::try_from(now.len() - errors).unwrap_or(i64::MAX));
         *self.problems.lock() = now.iter().map(shown).collect();
         if let Some(status) = &self.status {
-            status.on_problems(now.clone());
+            status.on_problems(now.clone(), wrong.refused.clone());
         }
-        *known = Some(now);
+        *known = Some(wrong);
     }
 }
 

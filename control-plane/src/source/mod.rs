@@ -6,8 +6,9 @@
 //! - [`protocol`]: what a Service port speaks by `appProtocol` and name, which every source has to decide alike.
 //!
 //! Not here: what objects mean together (`translate/`) and where they are indexed (`model/`).
-//! Bound: at most [`MAX_PROBLEMS`] problems an edit; what a source holds is bounded where it is read.
+//! Bound: at most [`MAX_PROBLEMS`] problems an edit, and a few words for each object that is refused; what a source holds is bounded where it is read.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use crate::model::{Batch, Kind, Meta, Object, ObjectKey};
@@ -15,6 +16,10 @@ use crate::model::{Batch, Kind, Meta, Object, ObjectKey};
 pub mod files;
 pub mod kubernetes;
 pub mod protocol;
+mod refused;
+
+pub(crate) use refused::quoted;
+pub use refused::refused;
 
 /// Most problems one edit lists; a last one says how many more there are.
 pub const MAX_PROBLEMS: usize = 1_000;
@@ -29,6 +34,8 @@ pub struct Edit {
     pub objects: Batch,
     /// All that is wrong now, not only what this edit broke: replaces the list of the edit before.
     pub problems: Vec<Problem>,
+    /// All objects that are refused now, and why, in a few words: also by problems that are not listed.
+    pub refused: BTreeMap<ObjectKey, String>,
 }
 
 /// Something wrong with what a user wrote.

@@ -155,7 +155,7 @@ impl StatusDir {
     /// Removes the status of all objects but these: what went while nobody was watching. How many.
     ///
     /// # Errors
-    /// Where a file cannot be removed.
+    /// Where a file cannot be removed; the others are.
     pub fn retain_objects<'a>(
         &mut self,
         objects: impl IntoIterator<Item = &'a ObjectKey>,
@@ -163,10 +163,13 @@ impl StatusDir {
         let keep: BTreeSet<String> = objects.into_iter().map(file_of).collect();
         let gone: Vec<String> =
             self.files.keys().filter(|file| is_object(file) && !keep.contains(*file)).cloned().collect();
+        let mut done = Ok(gone.len());
         for file in &gone {
-            self.remove(file)?;
+            if let Err(error) = self.remove(file) {
+                done = done.and(Err(error));
+            }
         }
-        Ok(gone.len())
+        done
     }
 
     /// Writes down what is wrong now; whether anything changed.
@@ -202,7 +205,10 @@ impl StatusDir {
     fn remove(&mut self, file: &str) -> Result<bool, StatusError> {
         let path: PathBuf = self.directory.join(file);
         match fs::remove_file(&path) {
-            Err(source) if source.kind() != io::ErrorKind::NotFound => Err(StatusError::File { path, source }),
+            // A name that no file can have is none that has to go.
+            Err(source) if !matches!(source.kind(), io::ErrorKind::NotFound | io::ErrorKind::InvalidFilename) => {
+                Err(StatusError::File { path, source })
+            }
             result => {
                 self.files.remove(file);
                 Ok(result.is_ok())

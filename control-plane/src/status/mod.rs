@@ -8,7 +8,6 @@
 //! | `dir.rs` | without a cluster: one file per object in `--status-dir` |
 //! | `kubernetes/` | in a cluster: the elected leader writes the objects' `status` |
 //! | `programmed.rs` | whether the proxies that a route is for have taken it (pure) |
-//! | `refused.rs` | why the source does not take an object, in a few words (pure) |
 //! | `questions.rs` | what replicas are asked for that (pure) |
 //! | `counts.rs` | how many have it at this moment, for whoever asks |
 //!
@@ -19,10 +18,9 @@ mod dir;
 mod kubernetes;
 mod programmed;
 mod questions;
-mod refused;
 
 use std::borrow::Cow;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::model::{ObjectKey, ParentRef};
@@ -32,15 +30,14 @@ use crate::translate::Translated;
 pub use dir::{StatusDir, StatusError};
 pub use kubernetes::{KubernetesStatus, Metrics, Writer};
 pub use programmed::{About, At, Known, Programmed};
-pub use refused::refused;
 
 /// Takes what there is to tell users, at once and without waiting: writing is somebody else's time.
 pub trait StatusSink: Send {
     /// `routes`, among them policies and objects of Weft's own kinds, have other conditions in `state`; the `first` time it is said of all there are, so what is not in `state`
     /// is nobody's any more.
     fn on_state(&self, state: Arc<Translated>, routes: BTreeSet<ObjectKey>, first: bool);
-    /// This is all that is wrong now.
-    fn on_problems(&self, problems: Vec<Problem>);
+    /// This is all that is wrong now, as far as it is listed, and these are all objects that the source does not take, each with why.
+    fn on_problems(&self, problems: Vec<Problem>, refused: BTreeMap<ObjectKey, String>);
 }
 
 /// Who wrote a `status.parents[]` entry.

@@ -6,8 +6,8 @@ use tonic::Code;
 use weft_proto::type_url::{MESH_SETTINGS, SERVICE};
 use weft_proto::v1;
 
-use crate::CLIENT;
 use crate::harness::Mesh;
+use crate::{CLIENT, REVIEWS};
 
 const MIB: usize = 1 << 20;
 
@@ -35,34 +35,42 @@ async fn a_request_that_is_too_large_ends_its_stream_with_a_word_and_no_other() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_connection_has_eight_calls_and_the_ninth_is_told() {
+async fn a_connection_has_three_calls_and_the_fourth_is_told() {
     let mesh = Mesh::start().await;
     let svid = mesh.certify(CLIENT).await.unwrap();
     // All of one connection, each open until all are.
-    let told = mesh.calls(&svid, 9).await;
-    assert!(told[..8].iter().all(Result::is_ok), "{told:?}");
-    let status = told[8].as_ref().unwrap_err();
+    let told = mesh.calls(&svid, 4).await;
+    assert!(told[..3].iter().all(Result::is_ok), "{told:?}");
+    let status = told[3].as_ref().unwrap_err();
     assert_eq!(status.code(), Code::ResourceExhausted, "{status}");
-    assert!(status.message().contains("8 discovery calls under way"), "{status}");
+    assert!(status.message().contains("3 discovery calls under way"), "{status}");
     mesh.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_request_waits_while_64_mib_of_others_are_read() {
+async fn an_identity_reads_16_mib_of_large_requests_at_once_and_keeps_nobody_from_anything_else() {
     let mesh = Mesh::start().await;
-    let svid = mesh.certify(CLIENT).await.unwrap();
-    let mut open = mesh.connect(&svid, "10.1.0.1").await;
-    open.subscribe(MESH_SETTINGS, &["mesh"]).await;
-    let _: v1::MeshSettings = open.one(MESH_SETTINGS, "mesh").await;
+    let (client, other) = (mesh.certify(CLIENT).await.unwrap(), mesh.certify(REVIEWS).await.unwrap());
+    let mut small = mesh.connect(&client, "10.1.0.1").await;
+    small.subscribe(MESH_SETTINGS, &["mesh"]).await;
+    let _: v1::MeshSettings = small.one(MESH_SETTINGS, "mesh").await;
     let mut slow = Vec::new();
-    for _ in 0..2 {
-        slow.push(mesh.half_sent(&svid, 8, 4 * MIB).await);
+    for _ in 0..4 {
+        slow.push(mesh.half_sent(&client, 3, 4 * MIB).await);
     }
     // They are read on their own tasks.
     tokio::time::sleep(Duration::from_millis(500)).await;
-    open.subscribe(SERVICE, &["shop/reviews"]).await;
-    assert!(tokio::time::timeout(Duration::from_secs(1), open.next()).await.is_err(), "there was room");
+    small.subscribe(SERVICE, &["shop/reviews"]).await;
+    let _: v1::Service = small.one(SERVICE, "shop/reviews").await;
+    let names: Vec<String> = (0..20).map(|n| format!("{n}{}", "x".repeat(1_000))).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let mut large = mesh.connect(&other, "10.1.0.2").await;
+    large.subscribe(SERVICE, &names).await;
+    assert_eq!(large.next().await.unwrap().removed_resources.len(), names.len());
+    let mut large = mesh.connect(&client, "10.1.0.1").await;
+    large.subscribe(SERVICE, &names).await;
+    assert!(tokio::time::timeout(Duration::from_secs(1), large.next()).await.is_err(), "there was room");
     slow.clear();
-    let _: v1::Service = open.one(SERVICE, "shop/reviews").await;
+    assert_eq!(large.next().await.unwrap().removed_resources.len(), names.len());
     mesh.stop().await;
 }

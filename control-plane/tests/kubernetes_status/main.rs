@@ -8,7 +8,7 @@ mod election;
 mod own;
 mod replica;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use futures_util::future::BoxFuture;
@@ -16,7 +16,6 @@ use kube::Api;
 use kube::api::{DeleteParams, DynamicObject, Patch, PatchParams, PostParams};
 use serde_json::{Value, json};
 use weft_control_plane::model::{Kind, ObjectKey, ObjectName};
-use weft_control_plane::source::{Problem, Severity};
 use weft_control_plane::status::{CONTROLLER_NAME, PROGRAMMED, StatusSink as _};
 
 use cluster::{Cluster, entries, eventually, ours, route, until};
@@ -202,15 +201,8 @@ async fn an_object_that_cannot_be_taken_says_so_until_it_can() {
     until("good", &routes, "canary", &[ours("reviews", true, 1)]).await;
     let path = |value: &str| json!({"spec": {"rules": [{"matches": [{"path": {"type": "Exact", "value": value}}]}]}});
     routes.patch("canary", &PatchParams::default(), &Patch::Merge(&path("/a"))).await.unwrap();
-    replica.status.on_problems(vec![Problem {
-        file: String::new(),
-        line: 0,
-        column: 0,
-        field: "spec.rules[0]".into(),
-        severity: Severity::Error,
-        message: "is beyond us".into(),
-        object: Some(ObjectKey { kind: Kind::HttpRoute, name: ObjectName::new(&*cluster.namespace, "canary") }),
-    }]);
+    let key = ObjectKey { kind: Kind::HttpRoute, name: ObjectName::new(&*cluster.namespace, "canary") };
+    replica.status.on_problems(vec![], BTreeMap::from([(key, "spec.rules[0]: is beyond us".to_owned())]));
     let refused = format!("{CONTROLLER_NAME} reviews: Accepted=False(2)");
     let took = until("refused", &routes, "canary", &[refused]).await;
     assert!(took < Duration::from_secs(1), "{took:?}");
@@ -218,7 +210,7 @@ async fn an_object_that_cannot_be_taken_says_so_until_it_can() {
     assert_eq!(condition["message"], "spec.rules[0]: is beyond us; generation 1 stays in effect");
     let mended = routes.patch("canary", &PatchParams::default(), &Patch::Merge(&path("/b"))).await.unwrap();
     replica.see(&[mended]);
-    replica.status.on_problems(vec![]);
+    replica.status.on_problems(vec![], BTreeMap::new());
     until("mended", &routes, "canary", &[ours("reviews", true, 3)]).await;
     cluster.end().await;
 }

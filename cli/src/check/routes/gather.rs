@@ -14,6 +14,7 @@ use kube::discovery::{self, Scope};
 use weft_control_plane::status::counts::Counts;
 use weft_proto::ports;
 
+use super::files::Refused;
 use super::{has_service_parent, own};
 use crate::cluster::Cluster;
 use crate::error::Error;
@@ -32,6 +33,8 @@ pub(super) struct Gathered {
     pub(super) routes: Vec<DynamicObject>,
     /// Of Weft's own kinds, all of them.
     pub(super) own: Vec<DynamicObject>,
+    /// Of manifests, without a cluster.
+    pub(super) refused: Vec<Refused>,
     /// As `TCPRoutes: forbidden`.
     pub(super) unknown: Vec<String>,
 }

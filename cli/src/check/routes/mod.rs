@@ -17,6 +17,7 @@ use std::process::ExitCode;
 use serde::Serialize;
 use weft_control_plane::status::counts::Counts;
 
+use self::files::Refused;
 use self::gather::Gathered;
 use self::judge::{Proxies, judge_in};
 use self::own::Own;
@@ -48,6 +49,9 @@ struct Report {
     /// Each object of Weft's own kinds; the worst first, then by name.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     objects: Vec<Own>,
+    /// What is refused of the manifests of a mesh without a cluster: as bad as a problem.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    refused: Vec<Refused>,
     /// Kinds that cannot be looked at, and why: as bad as a problem.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     unknown: Vec<String>,
@@ -84,7 +88,11 @@ impl Report {
     fn new(gathered: Gathered, files: bool, counts: Result<Counts, String>) -> Self {
         let routes = gathered.routes.iter().flat_map(|route| judge_in(route, files)).collect();
         let objects = gathered.own.iter().map(|object| own::judge(object, files)).collect();
-        Self::of(routes, objects, gathered.unknown, counts)
+        Self::of(routes, objects, gathered.unknown, counts).with_refused(gathered.refused)
+    }
+
+    fn with_refused(self, refused: Vec<Refused>) -> Self {
+        Self { ok: self.ok && refused.is_empty(), refused, ..self }
     }
 
     fn of(mut routes: Vec<At>, mut objects: Vec<Own>, unknown: Vec<String>, counts: Result<Counts, String>) -> Self {
@@ -104,7 +112,8 @@ impl Report {
         });
         let of_routes = routes.iter().map(|at| at.problems.len());
         let problems = of_routes.chain(objects.iter().map(|own| own.problems.len())).sum();
-        Self { ok: problems == 0 && unknown.is_empty(), problems, routes, objects, unknown, counts_unknown }
+        let (ok, refused) = (problems == 0 && unknown.is_empty(), Vec::new());
+        Self { ok, problems, routes, objects, refused, unknown, counts_unknown }
     }
 }
 
@@ -119,7 +128,15 @@ fn counted(at: &At, counts: &Counts) -> Option<Proxies> {
 
 /// Whether any of them is worse than late.
 fn worst(report: &Report) -> Level {
-    report.routes.iter().map(At::level).chain(report.objects.iter().map(Own::level)).max().unwrap_or(Level::Ok)
+    let refused = report.refused.iter().map(|_| Level::Error);
+    report
+        .routes
+        .iter()
+        .map(At::level)
+        .chain(report.objects.iter().map(Own::level))
+        .chain(refused)
+        .max()
+        .unwrap_or(Level::Ok)
 }
 
 #[cfg(test)]

@@ -34,6 +34,9 @@ pub(super) fn show(report: &Report, only: Option<&str>, colours: Colours) -> Str
         }
         push(&mut text, &table, colours);
     }
+    for refused in &report.refused {
+        text.push_str(&format!("{} {}\n", colours.paint(Paint::Bad, "✗"), refused.line()));
+    }
     for unknown in &report.unknown {
         text.push_str(&format!("{} {unknown}\n", colours.paint(Paint::Bad, "✗")));
     }
@@ -84,7 +87,8 @@ fn painted(line: &str, colours: Colours) -> String {
     format!("{line}\n")
 }
 
-/// `2 problems in 1 of 12 routes`, or of so many objects where some are of other kinds.
+/// `2 problems in 1 of 12 routes`, or of so many objects where some are of other kinds; and what is refused of manifests, whose
+/// objects stay as they were.
 fn summary(report: &Report, only: Option<&str>, colours: Colours) -> String {
     let routes = report.routes.iter().map(|at| (at.route(), at.problems.is_empty()));
     let own = report.objects.iter().map(|own| (own.object(), own.problems.is_empty()));
@@ -98,21 +102,26 @@ fn summary(report: &Report, only: Option<&str>, colours: Colours) -> String {
         Level::Warning => Paint::Warning,
         Level::Ok => Paint::Good,
     };
+    let refused = match report.refused.len() {
+        0 => String::new(),
+        errors => format!("; {} in manifests", count(errors, "error")),
+    };
     let text = match (named.len(), report.problems) {
-        (0, _) => return format!("no route{place} has a Service as its parent"),
+        (0, _) => return format!("no route{place} has a Service as its parent{refused}"),
         (1, 0) => format!("the one {noun}{place} is in effect"),
         (all, 0) => format!("all {all} {noun}s{place} are in effect"),
         (all, problems) => {
             format!("{} in {} of {}{place}", count(problems, "problem"), troubled.len(), count(all, noun))
         }
     };
-    colours.paint(paint, &text)
+    colours.paint(paint, &format!("{text}{refused}"))
 }
 
 #[cfg(test)]
 mod tests {
     use weft_control_plane::status::counts::Counts;
 
+    use super::super::files::Refused;
     use super::super::tests::{at, count as counted, own};
     use super::*;
 
@@ -141,6 +150,30 @@ OBJECT                 CONDITION        REASON    MESSAGE              WHAT TO D
 1 problem in 1 of 1 object
 ";
         assert_eq!(show(&report, None, Colours::NONE), expected);
+    }
+
+    #[test]
+    fn what_is_refused_of_manifests_is_named_by_file_and_line_and_is_not_well() {
+        let refused = Refused {
+            place: "reviews.yaml:14".to_owned(),
+            field: "spec.rules[0].backendRefs[0].weight".to_owned(),
+            message: "must be between 0 and 1000000".to_owned(),
+            object: None,
+        };
+        let report = |routes| {
+            Report::of(routes, Vec::new(), Vec::new(), Ok(Counts::default())).with_refused(vec![refused.clone()])
+        };
+        let line = "✗ reviews.yaml:14: spec.rules[0].backendRefs[0].weight: must be between 0 and 1000000";
+        for (routes, last) in [
+            (vec![], "no route has a Service as its parent; 1 error in manifests"),
+            (vec![at("a", true)], "the one route is in effect; 1 error in manifests"),
+            (vec![at("a", false)], "1 problem in 1 of 1 route; 1 error in manifests"),
+        ] {
+            let report = report(routes);
+            assert!(!report.ok, "{last}");
+            let text = show(&report, None, Colours::NONE);
+            assert!(text.ends_with(&format!("{line}\n{last}\n")), "{text}");
+        }
     }
 
     #[test]

@@ -20,7 +20,7 @@ use super::documents::{self, Document};
 use super::field::Flaw;
 use super::tree::Mark;
 use crate::model::{Age, Batch, Kind, Object, ObjectKey, ObjectName};
-use crate::source::{Edit, MAX_PROBLEMS, Problem, Severity, TWICE, describe, meta_mut};
+use crate::source::{Edit, MAX_PROBLEMS, Problem, Severity, TWICE, describe, meta_mut, refused};
 
 /// What is known of a file's text after an edit.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -42,6 +42,7 @@ pub(super) struct State {
     /// What was wrong with the directory itself when last looked at.
     directory: Vec<Problem>,
     problems: Vec<Problem>,
+    refused: BTreeMap<ObjectKey, String>,
     started: bool,
 }
 
@@ -102,14 +103,16 @@ impl State {
         batch.removes.retain(|key| !upserted.contains(key));
         (self.written, self.derived) = (written, derived);
 
-        let problems = self.list_problems(duplicates);
-        let quiet = batch.upserts.is_empty() && batch.removes.is_empty() && problems == self.problems;
+        let (problems, refused) = self.list_problems(duplicates);
+        let known = problems == self.problems && refused == self.refused;
+        let quiet = batch.upserts.is_empty() && batch.removes.is_empty() && known;
         self.problems.clone_from(&problems);
+        self.refused.clone_from(&refused);
         if quiet && self.started {
             return None;
         }
         self.started = true;
-        Some(Edit { objects: batch, problems })
+        Some(Edit { objects: batch, problems, refused })
     }
 
     /// Adds to `changes` that every file known and not `present` any more is gone.
@@ -210,7 +213,8 @@ impl State {
         derived
     }
 
-    fn list_problems(&self, duplicates: Vec<Problem>) -> Vec<Problem> {
+    /// All that is wrong, as far as it is listed, and what is refused.
+    fn list_problems(&self, duplicates: Vec<Problem>) -> (Vec<Problem>, BTreeMap<ObjectKey, String>) {
         let mut problems = self.directory.clone();
         for (path, file) in &self.files {
             if let Some(reason) = &file.unreadable {
@@ -237,6 +241,7 @@ impl State {
         }
         problems.extend(duplicates);
         problems.sort();
+        let refused = refused(&problems);
         if problems.len() > MAX_PROBLEMS {
             let more = problems.len() - (MAX_PROBLEMS - 1);
             problems.truncate(MAX_PROBLEMS - 1);
@@ -250,7 +255,7 @@ impl State {
                 object: None,
             });
         }
-        problems
+        (problems, refused)
     }
 }
 

@@ -21,7 +21,7 @@ use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 use super::kinds::KINDS;
 use crate::model::{BackendTlsPolicy, Batch, Kind, Object, ObjectKey, ObjectName};
 use crate::source::files::served::{Form, Served};
-use crate::source::{Edit, MAX_PROBLEMS, Problem, Severity};
+use crate::source::{Edit, MAX_PROBLEMS, Problem, Severity, refused};
 
 mod named;
 mod notes;
@@ -141,7 +141,8 @@ impl State {
                 None => objects.removes.push(key),
             }
         }
-        Some(Edit { objects, problems: self.list_problems(unenforced) })
+        let refused = refused(self.flawed.values().flatten());
+        Some(Edit { objects, problems: self.list_problems(unenforced), refused })
     }
 
     /// Whether there is an edit to be taken.

@@ -50,7 +50,7 @@ use tokio::sync::{Notify, watch};
 use crate::model::ObjectKey;
 use crate::replicas::Progresses;
 use crate::source::Problem;
-use crate::status::{StatusSink, refused};
+use crate::status::StatusSink;
 use crate::translate::{OWN_KINDS, Translated};
 
 /// Writes under way at once.
@@ -148,8 +148,8 @@ impl StatusSink for KubernetesStatus {
         self.0.own_changed.notify_one();
     }
 
-    fn on_problems(&self, problems: Vec<Problem>) {
-        let refused = refused(&problems, kinds::is_route);
+    fn on_problems(&self, _problems: Vec<Problem>, mut refused: BTreeMap<ObjectKey, String>) {
+        refused.retain(|key, _| kinds::is_route(key.kind));
         let mut news = self.0.news.lock();
         if *news.refused == refused {
             return;

@@ -2,7 +2,8 @@
 //!
 //! What is said of an object is translation's to decide (`translate/own.rs`); whether it is right is asked of the decoder that the
 //! source asks, so both say the same of one generation. Of one that has not been translated nothing is said yet. What could not be
-//! written is tried again every [`AGAIN`].
+//! written is tried again every [`AGAIN`]. An object is written at `pace`'s: the control planes of two revisions may see different
+//! objects and say different things of one, and neither is to keep the API server busy with that.
 //!
 //! Bound: the objects; [`MAX_WRITES`] requests under way.
 
@@ -19,13 +20,13 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use super::super::dir::rfc3339;
-use super::super::refused::quoted;
 use super::kinds::Pauses;
+use super::pace::Pace;
 use super::{MAX_WRITES, TIME_LIMIT, Writer};
 use crate::identity::FIELD_MANAGER;
 use crate::model::{Kind, ObjectKey, ObjectName};
-use crate::source::kind_name;
 use crate::source::kubernetes::errors_in;
+use crate::source::{kind_name, quoted};
 use crate::status::Condition;
 use crate::translate::{OWN_KINDS, refused};
 
@@ -55,48 +56,100 @@ fn watch(client: &Client, kind: Kind) -> BoxStream<'static, (Kind, Event)> {
 /// Leads until it is dropped.
 pub(super) async fn lead(writer: &Writer) {
     let mut events = select_all(OWN_KINDS.map(|kind| watch(&writer.client, kind)));
-    let mut held: BTreeMap<ObjectKey, DynamicObject> = BTreeMap::new();
-    let mut due = BTreeSet::new();
+    let mut lead = Lead::default();
     let mut again: Option<Instant> = None;
     loop {
-        let later = again.map(tokio::time::sleep_until);
+        let later = again.into_iter().chain(lead.next_time()).min().map(tokio::time::sleep_until);
         tokio::select! {
-            Some((kind, event)) = events.next() => match event {
-                Ok(watcher::Event::Init) => held.retain(|key, _| key.kind != kind),
-                Ok(watcher::Event::InitApply(object) | watcher::Event::Apply(object)) => {
-                    let key = key(kind, &object);
-                    due.insert(key.clone());
-                    held.insert(key, object);
-                }
-                Ok(watcher::Event::Delete(object)) => drop(held.remove(&key(kind, &object))),
-                Ok(watcher::Event::InitDone) => {}
-                // A kind that is not installed is no fault.
-                Err(error) => tracing::debug!(%error, "the watch on the status of our own kinds; trying again"),
-            },
+            Some((kind, event)) = events.next() => lead.on_event(kind, event),
             () = writer.shared.own_changed.notified() => {
-                due.append(&mut writer.shared.news.lock().own_changed);
+                lead.due.append(&mut writer.shared.news.lock().own_changed);
             }
-            Some(()) = OptionFuture::from(later) => {
-                again = None;
-                due.extend(held.keys().cloned());
-            }
+            Some(()) = OptionFuture::from(later) => {}
         }
-        let now = rfc3339(SystemTime::now());
+        let now = Instant::now();
+        if again.is_some_and(|again| again <= now) {
+            again = None;
+            lead.due.extend(lead.held.keys().cloned());
+        }
         let state = writer.shared.news.lock().state.clone();
-        let decided = std::mem::take(&mut due).into_iter().filter_map(|key| {
-            let object = held.get(&key)?;
-            let value = serde_json::to_value(object).ok()?;
-            let said = state.as_ref().and_then(|state| state.own_condition(&key));
-            let conditions = wanted(key.kind, &value, said.map(|said| &**said), &now)?;
-            Some((key, object, conditions))
-        });
-        let writes = stream::iter(decided.collect::<Vec<_>>());
+        let said = |key: &ObjectKey| state.as_ref().and_then(|state| state.own_condition(key)).map(|said| &**said);
+        let decided = lead.decide(said, SystemTime::now(), now);
         let write = |(key, object, conditions)| write(writer, key, object, conditions);
-        writes.for_each_concurrent(MAX_WRITES, write).await;
-        if again.is_none() && !held.is_empty() {
+        stream::iter(decided).for_each_concurrent(MAX_WRITES, write).await;
+        if again.is_none() && !lead.held.is_empty() {
             again = Some(Instant::now() + AGAIN);
         }
     }
+}
+
+/// What there is, and what of it is to be looked at.
+#[derive(Default)]
+struct Lead {
+    held: BTreeMap<ObjectKey, DynamicObject>,
+    due: BTreeSet<ObjectKey>,
+    later: BTreeSet<(Instant, ObjectKey)>,
+    pace: Pace,
+}
+
+impl Lead {
+    fn on_event(&mut self, kind: Kind, event: Event) {
+        match event {
+            Ok(watcher::Event::Init) => {
+                let gone: Vec<_> = self.held.keys().filter(|key| key.kind == kind).cloned().collect();
+                gone.iter().for_each(|key| self.forget(key));
+            }
+            Ok(watcher::Event::InitApply(object) | watcher::Event::Apply(object)) => {
+                let key = key(kind, &object);
+                self.due.insert(key.clone());
+                self.held.insert(key, object);
+            }
+            Ok(watcher::Event::Delete(object)) => self.forget(&key(kind, &object)),
+            Ok(watcher::Event::InitDone) => {}
+            // A kind that is not installed is no fault.
+            Err(error) => tracing::debug!(%error, "the watch on the status of our own kinds; trying again"),
+        }
+    }
+
+    fn forget(&mut self, key: &ObjectKey) {
+        self.held.remove(key);
+        self.pace.forget(key);
+    }
+
+    fn next_time(&self) -> Option<Instant> {
+        self.later.first().map(|(at, _)| *at)
+    }
+
+    /// Of what is due, what is to be written now; `said` is translation's word, `date` what a changed condition is dated.
+    fn decide<'a>(
+        &mut self,
+        said: impl Fn(&ObjectKey) -> Option<&'a Condition>,
+        date: SystemTime,
+        now: Instant,
+    ) -> Vec<(ObjectKey, &DynamicObject, Vec<Value>)> {
+        while self.later.first().is_some_and(|(at, _)| *at <= now) {
+            self.due.extend(self.later.pop_first().map(|(_, key)| key));
+        }
+        let Self { held, due, later, pace } = self;
+        let (date, mut decided) = (rfc3339(date), Vec::new());
+        for key in std::mem::take(due) {
+            let Some(object) = held.get(&key) else { continue };
+            let Ok(value) = serde_json::to_value(object) else { continue };
+            let Some(conditions) = wanted(key.kind, &value, said(&key), &date) else { continue };
+            match pace.go(&key, digest(&conditions), now) {
+                Ok(()) => decided.push((key, object, conditions)),
+                Err(until) => drop(later.insert((until, key))),
+            }
+        }
+        decided
+    }
+}
+
+/// Tells one content from another, whatever the time. Ours is the first.
+fn digest(conditions: &[Value]) -> u64 {
+    let said =
+        ["status", "reason", "message", "observedGeneration"].map(|field| conditions.first().map(|it| &it[field]));
+    xxhash_rust::xxh3::xxh3_64(format!("{said:?}").as_bytes())
 }
 
 fn key(kind: Kind, object: &DynamicObject) -> ObjectKey {
@@ -244,6 +297,40 @@ mod tests {
                 written["status"] = json!({"conditions": said});
             }
         }
+    }
+
+    /// The control planes of two revisions that say different things of one object, each as soon as it may, for a minute.
+    #[test]
+    fn two_revisions_that_do_not_agree_write_seldom() {
+        let ours = ObjectKey { kind: FAULT, name: ObjectName::new("shop", "faults") };
+        let words = [says("Conflicted", "b counts", 1), says("Accepted", "fine", 1)];
+        let mut leads = [Lead::default(), Lead::default()];
+        let mut object = object(1, json!({"delay": {"fixedDelay": "1s"}}), None);
+        let typed = |object: &Value| serde_json::from_value::<DynamicObject>(object.clone()).unwrap();
+        leads.iter_mut().for_each(|lead| lead.on_event(FAULT, Ok(watcher::Event::Apply(typed(&object)))));
+        let (start, mut now, mut writes) = (Instant::now(), Instant::now(), 0);
+        while now < start + Duration::from_secs(60) {
+            let mut written = false;
+            for at in 0..2 {
+                let decided = leads[at].decide(|_| Some(&words[at]), SystemTime::UNIX_EPOCH, now);
+                let Some((key, _, conditions)) = decided.into_iter().next() else { continue };
+                assert_eq!(key, ours);
+                object["status"] = json!({"conditions": conditions});
+                (writes, written) = (writes + 1, true);
+                leads.iter_mut().for_each(|lead| lead.on_event(FAULT, Ok(watcher::Event::Apply(typed(&object)))));
+            }
+            if !written {
+                now = leads.iter().filter_map(Lead::next_time).min().unwrap();
+            }
+        }
+        assert!((4..30).contains(&writes), "{writes}");
+        // What is new is said at once.
+        object["metadata"]["generation"] = json!(2);
+        leads[0].on_event(FAULT, Ok(watcher::Event::Apply(typed(&object))));
+        let news = says("Conflicted", "b counts", 2);
+        assert_eq!(leads[0].decide(|_| Some(&news), SystemTime::UNIX_EPOCH, now).len(), 1);
+        leads[0].on_event(FAULT, Ok(watcher::Event::Delete(typed(&object))));
+        assert!(leads[0].decide(|_| Some(&news), SystemTime::UNIX_EPOCH, now + Duration::from_secs(99)).is_empty());
     }
 
     #[test]

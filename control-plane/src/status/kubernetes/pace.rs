@@ -1,8 +1,8 @@
-//! How fast status is written. Pure.
+//! How fast status is written: that of routes and policies, and, by another [`Pace`], that of Weft's own kinds. Pure.
 //!
-//! Over all routes: [`RATE`] a second with as many at once, so that a thousand routes at a first start are no storm. Per
-//! route: what is new goes at once; the same content again (a failed write, a conflict, somebody who keeps undoing it)
-//! after 50 ms doubling to 30 s, and from the start when it was quiet for a minute. Bound: one entry per route written.
+//! Over all objects: [`RATE`] a second with as many at once, so that a thousand at a first start are no storm. Per
+//! object: what is new goes at once; the same content again (a failed write, a conflict, somebody who keeps undoing it)
+//! after 50 ms doubling to 30 s, and from the start when it was quiet for a minute. Bound: one entry per object written.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -34,9 +34,9 @@ struct Last {
 }
 
 impl Pace {
-    /// Lets `digest` be written to `route` now, or says when to ask again.
-    pub(super) fn go(&mut self, route: &ObjectKey, digest: u64, now: Instant) -> Result<(), Instant> {
-        let last = self.last.get(route).filter(|last| last.digest == digest && now < last.at + QUIET.max(last.pause));
+    /// Lets `digest` be written to `object` now, or says when to ask again.
+    pub(super) fn go(&mut self, object: &ObjectKey, digest: u64, now: Instant) -> Result<(), Instant> {
+        let last = self.last.get(object).filter(|last| last.digest == digest && now < last.at + QUIET.max(last.pause));
         if let Some(last) = last.filter(|last| now < last.at + last.pause) {
             return Err(last.at + last.pause);
         }
@@ -47,13 +47,13 @@ impl Pace {
         }
         self.full_at = Some(full_at + allowance / RATE);
         let pause = last.map_or(FIRST_PAUSE, |last| (last.pause * 2).min(LAST_PAUSE));
-        self.last.insert(route.clone(), Last { digest, at: now, pause });
+        self.last.insert(object.clone(), Last { digest, at: now, pause });
         Ok(())
     }
 
-    /// The route is gone.
-    pub(super) fn forget(&mut self, route: &ObjectKey) {
-        self.last.remove(route);
+    /// The object is gone.
+    pub(super) fn forget(&mut self, object: &ObjectKey) {
+        self.last.remove(object);
     }
 }
 

@@ -76,9 +76,9 @@ fn traffic_distribution(field: &Field<'_>) -> Option<TrafficDistribution> {
 }
 
 /// Whether Kubernetes' controller gives zones to endpoints in proportion to their CPUs: then it does not look at
-/// `trafficDistribution`, and its hints are all there is.
+/// `trafficDistribution`, and its hints are all there is. It asks for the deprecated annotation first.
 fn is_topology_aware(meta: &Meta) -> bool {
-    let said = ["service.kubernetes.io/topology-mode", "service.kubernetes.io/topology-aware-hints"];
+    let said = ["service.kubernetes.io/topology-aware-hints", "service.kubernetes.io/topology-mode"];
     said.iter().find_map(|name| meta.annotations.get(*name)).is_some_and(|mode| matches!(&**mode, "Auto" | "auto"))
 }
 

@@ -469,6 +469,27 @@ status: {loadBalancer: {ingress: [{ip: 192.0.2.9}]}}
     assert_eq!(ports, [("http", 8080), ("side", 2)]);
 }
 
+#[test]
+fn what_is_refused_is_known_however_many_problems_there_are() {
+    let fault = |n: usize| {
+        let text = format!(
+            "{{apiVersion: weft.dev/v1alpha1, kind: FaultInjection, metadata: {{name: f{n}}}, spec: {{delay: {{fixedDelay: 0s}}}}}}"
+        );
+        (format!("{n:05}.yaml"), text)
+    };
+    let files: Vec<_> = (0..MAX_PROBLEMS + 5).map(fault).collect();
+    let all: Vec<_> = files.iter().map(|(name, text)| (&**name, Some(&**text))).collect();
+    let mut state = State::default();
+    let edit = stroke(&mut state, &all);
+    assert_eq!((edit.problems.len(), edit.refused.len()), (MAX_PROBLEMS, MAX_PROBLEMS + 5));
+    assert_eq!(edit.problems.last().unwrap().message, "6 more problems are not listed");
+    assert!(edit.refused.values().all(|why| why.starts_with("spec.delay.fixedDelay: ")));
+    // As many are not listed as before, but of other objects.
+    let (last, other) = (&*files.last().unwrap().0, fault(MAX_PROBLEMS + 5).1);
+    let edit = stroke(&mut state, &[(last, Some(&*other))]);
+    assert_eq!(edit.refused.len(), MAX_PROBLEMS + 5, "it is told");
+}
+
 mod connection_routes;
 mod grpc_route;
 mod incremental;

@@ -38,7 +38,7 @@ fn served(name: &str, uid: u32, is: Is) -> Served {
             field: "spec".to_owned(),
             severity: Severity::Error,
             message: "bad".to_owned(),
-            object: None,
+            object: Some(ObjectKey { kind: Kind::Namespace, name: name.clone() }),
         }],
         _ => Vec::new(),
     };
@@ -274,8 +274,8 @@ fn problems_are_bounded() {
     let bad: Vec<_> = names.iter().map(|name| served(name, 0, Is::Bad)).collect();
     let mut state = others_listed();
     list(&mut state, &bad);
-    let problems = state.take(NOBODY).unwrap().problems;
-    assert_eq!(problems.len(), MAX_PROBLEMS);
+    let Edit { problems, refused, .. } = state.take(NOBODY).unwrap();
+    assert_eq!((problems.len(), refused.len()), (MAX_PROBLEMS, MAX_PROBLEMS + 5));
     assert_eq!(problems.last().unwrap().message, "6 more problems are not listed");
 }
 

@@ -20,6 +20,11 @@ fn a_service_says_which_endpoints_its_clients_prefer() {
     let auto = ", annotations: {service.kubernetes.io/topology-mode: Auto}";
     let old = ", annotations: {service.kubernetes.io/topology-aware-hints: auto}";
     let off = ", annotations: {service.kubernetes.io/topology-mode: Disabled}";
+    let both = |old, new| {
+        format!(
+            ", annotations: {{service.kubernetes.io/topology-aware-hints: {old}, service.kubernetes.io/topology-mode: {new}}}"
+        )
+    };
     for (metadata, spec, want) in [
         ("", "", None),
         ("", ", trafficDistribution: PreferClose", Some(SameZone)),
@@ -28,6 +33,8 @@ fn a_service_says_which_endpoints_its_clients_prefer() {
         (auto, ", trafficDistribution: PreferSameNode", None),
         (old, ", trafficDistribution: PreferSameNode", None),
         (off, ", trafficDistribution: PreferSameNode", Some(SameNode)),
+        (&both("Disabled", "Auto"), ", trafficDistribution: PreferSameNode", Some(SameNode)),
+        (&both("Auto", "Disabled"), ", trafficDistribution: PreferSameNode", None),
     ] {
         assert_eq!(distribution(metadata, spec), (want, Vec::new()), "{metadata}{spec}");
     }

@@ -2,19 +2,19 @@
 
 use std::collections::BTreeMap;
 
-use crate::model::{Kind, ObjectKey};
-use crate::source::{Problem, Severity, TWICE};
+use super::{Problem, Severity, TWICE};
+use crate::model::ObjectKey;
 
 /// Problems of one object that its status quotes.
 const MAX_QUOTED: usize = 3;
 
-/// Of every object of these kinds that is refused: why.
-pub fn refused(problems: &[Problem], kinds: impl Fn(Kind) -> bool) -> BTreeMap<ObjectKey, String> {
+/// Of every object that is refused: why.
+pub fn refused<'a>(problems: impl IntoIterator<Item = &'a Problem>) -> BTreeMap<ObjectKey, String> {
     let mut said: BTreeMap<ObjectKey, Vec<String>> = BTreeMap::new();
     // The first of two documents is in force, and it is that which has the status.
-    let errors = problems.iter().filter(|problem| problem.severity == Severity::Error && problem.field != TWICE);
+    let errors = problems.into_iter().filter(|problem| problem.severity == Severity::Error && problem.field != TWICE);
     for problem in errors {
-        let Some(key) = problem.object.as_ref().filter(|key| kinds(key.kind)) else { continue };
+        let Some(key) = problem.object.as_ref() else { continue };
         said.entry(key.clone()).or_default().push(match &*problem.field {
             "" => problem.message.clone(),
             field => format!("{field}: {}", problem.message),
@@ -24,7 +24,7 @@ pub fn refused(problems: &[Problem], kinds: impl Fn(Kind) -> bool) -> BTreeMap<O
 }
 
 /// The first few of what is said of an object.
-pub(super) fn quoted(mut said: Vec<String>) -> String {
+pub(crate) fn quoted(mut said: Vec<String>) -> String {
     let more = said.len().saturating_sub(MAX_QUOTED);
     said.truncate(MAX_QUOTED);
     let more = if more > 0 { format!("; and {more} more") } else { String::new() };
@@ -34,9 +34,9 @@ pub(super) fn quoted(mut said: Vec<String>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::ObjectName;
+    use crate::model::{Kind, ObjectName};
 
-    fn problem(kind: Kind, field: &str, severity: Severity) -> Problem {
+    fn problem(field: &str, severity: Severity) -> Problem {
         Problem {
             file: String::new(),
             line: 0,
@@ -44,17 +44,16 @@ mod tests {
             field: field.into(),
             severity,
             message: "must be right".into(),
-            object: Some(ObjectKey { kind, name: ObjectName::new("shop", "canary") }),
+            object: Some(ObjectKey { kind: Kind::HttpRoute, name: ObjectName::new("shop", "canary") }),
         }
     }
 
     #[test]
-    fn only_errors_of_the_kinds_are_quoted_and_three_of_each() {
-        let error = |field: &str| problem(Kind::HttpRoute, field, Severity::Error);
+    fn only_errors_are_quoted_and_three_of_each() {
+        let error = |field: &str| problem(field, Severity::Error);
         let rows = [
             ("none", vec![], None),
-            ("a warning", vec![problem(Kind::HttpRoute, "spec", Severity::Warning)], None),
-            ("a Service", vec![problem(Kind::Service, "spec", Severity::Error)], None),
+            ("a warning", vec![problem("spec", Severity::Warning)], None),
             ("a second document", vec![error(TWICE)], None),
             ("of nobody", vec![Problem { object: None, ..error("spec") }], None),
             ("one", vec![error("spec.x")], Some("spec.x: must be right")),
@@ -66,7 +65,7 @@ mod tests {
             ),
         ];
         for (row, problems, expected) in rows {
-            let refused = refused(&problems, |kind| kind == Kind::HttpRoute);
+            let refused = refused(&problems);
             assert_eq!(refused.values().next().map(String::as_str), expected, "{row}");
         }
     }
