@@ -7,6 +7,7 @@ mod cluster;
 mod election;
 mod own;
 mod replica;
+mod schemas;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};

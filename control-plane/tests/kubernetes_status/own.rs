@@ -13,7 +13,7 @@ use weft_control_plane::source::kubernetes::{self, WatchSettings};
 use crate::cluster::{Cluster, eventually};
 use crate::replica::Replica;
 
-fn of_kind(cluster: &Cluster, kind: &str, plural: &str) -> Api<DynamicObject> {
+pub(crate) fn of_kind(cluster: &Cluster, kind: &str, plural: &str) -> Api<DynamicObject> {
     let resource = ApiResource {
         group: "weft.dev".into(),
         version: "v1alpha1".into(),
@@ -24,7 +24,7 @@ fn of_kind(cluster: &Cluster, kind: &str, plural: &str) -> Api<DynamicObject> {
     Api::namespaced_with(cluster.client.clone(), &cluster.namespace, &resource)
 }
 
-fn object(kind: &str, name: &str, spec: Value) -> DynamicObject {
+pub(crate) fn object(kind: &str, name: &str, spec: Value) -> DynamicObject {
     let object = json!({"apiVersion": "weft.dev/v1alpha1", "kind": kind, "metadata": {"name": name}, "spec": spec});
     serde_json::from_value(object).unwrap()
 }
