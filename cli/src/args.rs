@@ -215,8 +215,9 @@ pub(crate) enum CheckCommand {
     /// that is left out, proxies that do not have it, a status that lags behind; then a line for each route without any.
     /// Routes of all kinds of the Gateway API whose parent is a Service. How many proxies have a route now is asked of the
     /// control plane, by port-forward. So it is with BackendPolicies, FaultInjections and RateLimits: fields that are
-    /// wrong, targets that are not there, an older policy that counts in their place. With `--status-dir` all of this is read from the files that
-    /// a control plane without a cluster writes, with what it refuses of its manifests, by file and line, and nothing is counted. The exit code is 1 if there is a problem.
+    /// wrong, targets that are not there, an older policy that counts in their place. With `--status-dir` all of this is
+    /// read from the files that a control plane without a cluster writes, with what it refuses of its manifests, by file
+    /// and line, and nothing is counted. The exit code is 1 if there is a problem.
     #[command(after_help = ROUTES)]
     Routes(RoutesArgs),
 }

@@ -6,7 +6,8 @@
 //! - [`protocol`]: what a Service port speaks by `appProtocol` and name, which every source has to decide alike.
 //!
 //! Not here: what objects mean together (`translate/`) and where they are indexed (`model/`).
-//! Bound: at most [`MAX_PROBLEMS`] problems an edit, and a few words for each object that is refused; what a source holds is bounded where it is read.
+//! Bound: at most [`MAX_PROBLEMS`] problems an edit, and a few words for each object that is refused; what a source holds
+//! is bounded where it is read.
 
 use std::collections::BTreeMap;
 use std::fmt;

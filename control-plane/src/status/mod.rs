@@ -36,7 +36,8 @@ pub trait StatusSink: Send {
     /// `routes`, among them policies and objects of Weft's own kinds, have other conditions in `state`; the `first` time it is said of all there are, so what is not in `state`
     /// is nobody's any more.
     fn on_state(&self, state: Arc<Translated>, routes: BTreeSet<ObjectKey>, first: bool);
-    /// This is all that is wrong now, as far as it is listed, and these are all objects that the source does not take, each with why.
+    /// This is all that is wrong now, as far as it is listed, and these are all objects that the source does not take, each
+    /// with why.
     fn on_problems(&self, problems: Vec<Problem>, refused: BTreeMap<ObjectKey, String>);
 }
 
