@@ -33,80 +33,85 @@ use crate::reason::Reason;
 use crate::tcp;
 use crate::tcp::relay::{Abort, Counters, Ended, Relayed, relay, relay_until};
 
-pub(crate) async fn serve<IO: Io, H: Handler>(
+/// Not an `async fn`, and what is rare is boxed: this future is most of what a waiting connection holds, and an `async fn` has
+/// room for its arguments twice (`pair::cost::memory_of_an_idle_connection`).
+pub(crate) fn serve<IO: Io, H: Handler>(
     io: IO,
     handler: H,
     settings: &ServerSettings,
     drain: Watch,
-) -> Result<(), ServeError> {
+) -> impl Future<Output = Result<(), ServeError>> {
     let mut wire = Wire { io, read: BytesMut::new(), queue: Queue::default(), timer: Timer::default(), eof: false };
-    let mut closing = pin!(drain.closing());
-    // Whom it wakes: asked again at each wait, it would only find that out.
-    let mut wakes: Option<Waker> = None;
-    let mut first = true;
-    loop {
-        let head = {
-            let mut scan = HeadScan::default();
-            let started = !wire.read.is_empty();
-            let mut waiting = Waiting { since: Instant::now(), started, was_idle: !started && !first, first };
-            std::future::poll_fn(|cx| {
-                if let Poll::Ready(head) = wire.poll_head(cx, settings, &mut scan, &mut waiting) {
-                    return Poll::Ready(head);
+    async move {
+        let mut closing = pin!(drain.closing());
+        // Whom it wakes: asked again at each wait, it would only find that out.
+        let mut wakes: Option<Waker> = None;
+        let mut first = true;
+        loop {
+            let head = {
+                let mut scan = HeadScan::default();
+                let started = !wire.read.is_empty();
+                let mut waiting = Waiting { since: Instant::now(), started, was_idle: !started && !first, first };
+                std::future::poll_fn(|cx| {
+                    if let Poll::Ready(head) = wire.poll_head(cx, settings, &mut scan, &mut waiting) {
+                        return Poll::Ready(head);
+                    }
+                    let asked = drain.is_draining() || !wakes.as_ref().is_some_and(|waker| waker.will_wake(cx.waker()));
+                    if asked {
+                        wakes = Some(cx.waker().clone());
+                    }
+                    let closing = asked && closing.as_mut().poll(cx).is_ready();
+                    wire.poll_patience(cx, settings, &mut waiting, closing)
+                })
+                .await
+            };
+            first = false;
+            let head = match head {
+                NextHead::Request(head) => head,
+                NextHead::Closed => {
+                    wire.close(Duration::ZERO).await;
+                    return Ok(());
                 }
-                let asked = drain.is_draining() || !wakes.as_ref().is_some_and(|waker| waker.will_wake(cx.waker()));
-                if asked {
-                    wakes = Some(cx.waker().clone());
+                NextHead::Gone(error) => return Err(error.into()),
+                NextHead::Late => {
+                    handler.answered(Reason::HeadTimeout);
+                    Box::pin(wire.refuse(Reason::HeadTimeout, Reason::HeadTimeout.status(), settings)).await;
+                    return Err(ServeError::HeadTimeout(settings.head_timeout));
                 }
-                let closing = asked && closing.as_mut().poll(cx).is_ready();
-                wire.poll_patience(cx, settings, &mut waiting, closing)
-            })
-            .await
-        };
-        first = false;
-        let head = match head {
-            NextHead::Request(head) => head,
-            NextHead::Closed => {
-                wire.close(Duration::ZERO).await;
-                return Ok(());
-            }
-            NextHead::Gone(error) => return Err(error.into()),
-            NextHead::Late => {
-                handler.answered(Reason::HeadTimeout);
-                wire.refuse(Reason::HeadTimeout, Reason::HeadTimeout.status(), settings).await;
-                return Err(ServeError::HeadTimeout(settings.head_timeout));
-            }
-            NextHead::Refused(error) => {
-                handler.answered(error.reason());
-                wire.refuse(error.reason(), error.status(), settings).await;
-                return Err(ServeError::Protocol(error.to_string().into()));
-            }
-        };
-        // One reading for all that begins with it.
-        let arrived = Instant::now().into_std();
-        let mut exchange = Exchange::new(&head);
-        let body = exchange.body();
-        let answer = {
-            // Called inside the future, so that a panic before the first await is caught as well.
-            let mut handling = pin!(async { handler.handle(exchange::request(head, body), arrived).await });
-            std::future::poll_fn(|cx| exchange.poll_answer(&mut wire, &handler, handling.as_mut(), settings, cx)).await
-        };
-        let Some(answer) = answer else { return Ok(()) };
-        exchange.respond(&mut wire, answer, settings, drain.is_draining());
-        match std::future::poll_fn(|cx| exchange.poll_response(&mut wire, settings, cx)).await {
-            Next::Request => {}
-            Next::Close { linger } => {
-                wire.close(if linger { settings.linger } else { Duration::ZERO }).await;
-                return Ok(());
-            }
-            Next::Gone => return Ok(()),
-            Next::Abort(error) => {
-                wire.io.abort_on_drop();
-                return Err(ServeError::Truncated(error));
-            }
-            Next::Tunnel(tunnel) => {
-                drop(exchange);
-                tunnel_through(wire, tunnel).await;
-                return Ok(());
+                NextHead::Refused(error) => {
+                    handler.answered(error.reason());
+                    Box::pin(wire.refuse(error.reason(), error.status(), settings)).await;
+                    return Err(ServeError::Protocol(error.to_string().into()));
+                }
+            };
+            // One reading for all that begins with it.
+            let arrived = Instant::now().into_std();
+            let mut exchange = Exchange::new(&head);
+            let body = exchange.body();
+            let answer = {
+                // Called inside the future, so that a panic before the first await is caught as well.
+                let mut handling = pin!(async { handler.handle(exchange::request(head, body), arrived).await });
+                std::future::poll_fn(|cx| exchange.poll_answer(&mut wire, &handler, handling.as_mut(), settings, cx))
+                    .await
+            };
+            let Some(answer) = answer else { return Ok(()) };
+            exchange.respond(&mut wire, answer, settings, drain.is_draining());
+            match std::future::poll_fn(|cx| exchange.poll_response(&mut wire, settings, cx)).await {
+                Next::Request => {}
+                Next::Close { linger } => {
+                    wire.close(if linger { settings.linger } else { Duration::ZERO }).await;
+                    return Ok(());
+                }
+                Next::Gone => return Ok(()),
+                Next::Abort(error) => {
+                    wire.io.abort_on_drop();
+                    return Err(ServeError::Truncated(error));
+                }
+                Next::Tunnel(tunnel) => {
+                    drop(exchange);
+                    Box::pin(tunnel_through(wire, tunnel)).await;
+                    return Ok(());
+                }
             }
         }
     }
@@ -120,8 +125,7 @@ async fn tunnel_through<IO: Io>(wire: Wire<IO>, tunnel: TunnelEnd) {
     let counters = Arc::new(Counters::default());
     let relayed = match idle {
         None => relay(client, server, counters).await,
-        // Boxed: every connection's future would have room for it.
-        Some(idle) => Box::pin(relay_while_busy(client, server, counters, *idle)).await,
+        Some(idle) => relay_while_busy(client, server, counters, *idle).await,
     };
     tracing::debug!(?relayed, "a tunnel ended");
     drop(guard);
