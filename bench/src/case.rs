@@ -81,7 +81,7 @@ pub(crate) enum Load {
     OpenLoop(u32),
     /// 4 connections of 8 streams each.
     Streams,
-    /// One connection of 99 streams, a message of each every 20 ms; at half time one more, which stalls.
+    /// One connection of 99 streams, a message of each every 20 ms, in turns; at half time one more, which stalls.
     Stalled,
     /// 16 at a time.
     Connections,

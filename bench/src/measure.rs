@@ -31,7 +31,9 @@ impl Effort {
     /// them, and the median is of the others.
     fn for_case(self, case: Case) -> Self {
         match case.plan().load {
-            Load::OpenLoop(_) => Self { repeats: self.latency_repeats(), seconds: self.latency_seconds(), ..self },
+            Load::OpenLoop(_) | Load::Stalled => {
+                Self { repeats: self.latency_repeats(), seconds: self.latency_seconds(), ..self }
+            }
             _ => self,
         }
     }

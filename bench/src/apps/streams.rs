@@ -1,7 +1,8 @@
 //! gRPC streams that live as long as the run: each sends a message of 128 bytes, waits for its echo, sends the next.
 //!
 //! With `--stalled`, so many more streams join each connection at half time, whose client sends all it may and reads nothing:
-//! every buffer on their way is full from then on. What the others notice of it is the difference between the halves.
+//! every buffer on their way is full from then on. What the others notice of it is the difference between the halves. With
+//! `--pace-ms` they take turns, spread over that time: all at once, most of what a message waits for would be the others.
 
 use std::cell::RefCell;
 use std::net::SocketAddr;
@@ -13,6 +14,7 @@ use bytes::{Bytes, BytesMut};
 use h2::client::{self, SendRequest};
 use http::{Method, Request, header};
 use tokio::net::TcpStream;
+use tokio::time::MissedTickBehavior;
 
 use super::{AppError, Outcome, quantile};
 
@@ -49,12 +51,18 @@ pub(crate) struct Streams {
     /// Streams on each that stall at half time.
     #[arg(long, default_value_t = 0)]
     stalled: usize,
-    /// From one message of a stream to its next, in ms; 0: at once after the echo.
+    /// From one message of a stream to its next, in ms, or more where the echo takes longer; 0: at once after the echo.
     #[arg(long, default_value_t = 0)]
     pace_ms: u64,
     /// For how long, in s; 0 for one message on each stream.
     #[arg(long)]
     seconds: f64,
+}
+
+impl Streams {
+    fn pace(&self) -> Duration {
+        Duration::from_millis(self.pace_ms)
+    }
 }
 
 /// Runs it.
@@ -84,8 +92,10 @@ async fn all(options: Arc<Streams>) -> Result<Outcome, AppError> {
             // Its end shows on every stream.
             let _ = connection.await;
         });
-        for _ in 0..options.streams {
-            tasks.push(tokio::task::spawn_local(stream(sender.clone(), Arc::clone(&options), Rc::clone(&latencies))));
+        for nth in 0..options.streams {
+            let offset = options.pace() * u32::try_from(nth)? / u32::try_from(options.streams)?;
+            let stream = stream(sender.clone(), Arc::clone(&options), offset, Rc::clone(&latencies));
+            tasks.push(tokio::task::spawn_local(stream));
         }
         for _ in 0..options.stalled {
             stalled.push(tokio::task::spawn_local(stall(sender.clone(), Arc::clone(&options))));
@@ -129,10 +139,11 @@ async fn stall(sender: SendRequest<Bytes>, options: Arc<Streams>) -> Result<(), 
     }
 }
 
-async fn stream(sender: SendRequest<Bytes>, options: Arc<Streams>, latencies: Latencies) -> Outcome {
+/// Its paced messages come at `offset` and so many paces after its start.
+async fn stream(sender: SendRequest<Bytes>, options: Arc<Streams>, offset: Duration, latencies: Latencies) -> Outcome {
     let started = Instant::now();
     let mut outcome = Outcome::default();
-    if let Err(error) = echoes(sender, &options, started, &mut outcome, &latencies).await {
+    if let Err(error) = echoes(sender, &options, (started, offset), &mut outcome, &latencies).await {
         outcome.fail(error);
     }
     outcome.seconds = started.elapsed().as_secs_f64();
@@ -142,7 +153,7 @@ async fn stream(sender: SendRequest<Bytes>, options: Arc<Streams>, latencies: La
 async fn echoes(
     sender: SendRequest<Bytes>,
     options: &Streams,
-    started: Instant,
+    (started, offset): (Instant, Duration),
     outcome: &mut Outcome,
     latencies: &Latencies,
 ) -> Result<(), AppError> {
@@ -157,6 +168,12 @@ async fn echoes(
     }
     let mut body = response.into_body();
     let half = Duration::from_secs_f64(options.seconds / 2.0);
+    let mut turns = (options.pace_ms > 0).then(|| {
+        let mut turns = tokio::time::interval_at((started + offset).into(), options.pace());
+        // Who was held up does not make up for it in a burst.
+        turns.set_missed_tick_behavior(MissedTickBehavior::Skip);
+        turns
+    });
     let mut sent = Instant::now();
     loop {
         let mut echo = BytesMut::new();
@@ -176,8 +193,8 @@ async fn echoes(
         if started.elapsed().as_secs_f64() >= options.seconds {
             break;
         }
-        if options.pace_ms > 0 {
-            tokio::time::sleep(Duration::from_millis(options.pace_ms)).await;
+        if let Some(turns) = &mut turns {
+            turns.tick().await;
         }
         sent = Instant::now();
         send.send_data(message.clone(), false)?;
