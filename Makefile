@@ -18,8 +18,8 @@ PROFILE ?= dev
 IMAGES := $(TARGET)/images/$(PROFILE)
 STATIC := $(TARGET)/$(MUSL)/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))
 # What the compiler is told of the ways through the sidecar that are taken: sidecar/pgo/README.md.
-PGO := $(abspath sidecar/pgo)/$(MUSL)-$(shell rustc --version | cut -d' ' -f2).profdata
-PGO_USE = $(if $(filter release,$(PROFILE)),$(if $(wildcard $(PGO)),-Cprofile-use=$(PGO)))
+PGO := sidecar/pgo/$(MUSL)-$(shell rustc --version | cut -d' ' -f2).profdata.gz
+PGO_USE = $(if $(filter release,$(PROFILE)),$(if $(wildcard $(PGO)),-Cprofile-use=$(shell sidecar/pgo/unpack.sh $(PGO) $(TARGET)/pgo/profiles)))
 BUILD_STATIC = CC_$(subst -,_,$(MUSL))=musl-gcc \
   CARGO_TARGET_$(shell echo $(MUSL) | tr a-z- A-Z_)_RUSTFLAGS='$(PGO_USE)' $(CARGO) build --locked --target $(MUSL) --profile
 VERSION := $(shell sed -nE 's/^version = "(.*)"/\1/p' Cargo.toml | head -n1)
@@ -127,7 +127,7 @@ bench-build:
 # and the profile fits; for tests all at once is quicker.
 static: musl
 ifeq ($(PROFILE),release)
-	@[ -n "$(PGO_USE)" ] || echo "no profile for this compiler ($(notdir $(PGO))): the sidecar will be some 6 % slower; make pgo makes one"
+	@[ -n "$(PGO_USE)" ] || echo "no profile for this compiler ($(notdir $(PGO))): the sidecar will be some 6 % slower and 2 MB larger; make pgo makes one"
 	$(BUILD_STATIC) release -p weft-sidecar
 	$(MAKE) --no-print-directory static-rest PROFILE=release PGO_USE=
 else
