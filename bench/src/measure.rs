@@ -31,9 +31,9 @@ impl Effort {
     /// them, and the median is of the others.
     fn for_case(self, case: Case) -> Self {
         match case.plan().load {
-            Load::OpenLoop(_) | Load::Stalled => {
-                Self { repeats: self.latency_repeats(), seconds: self.latency_seconds(), ..self }
-            }
+            Load::OpenLoop(_) => Self { repeats: self.latency_repeats(), seconds: self.latency_seconds(), ..self },
+            // Of a shorter turn the moment in which the one begins to stall is more than the last percent.
+            Load::Stalled => Self { repeats: self.latency_repeats(), seconds: self.latency_seconds().max(2.0), ..self },
             _ => self,
         }
     }
@@ -43,9 +43,9 @@ impl Effort {
         self.repeats * 5
     }
 
-    /// How long each is, in s: at 2,000 requests a second, the slowest 20 or more of each second are its last percent.
+    /// How long each is, in s: at 2,000 requests a second, the slowest 20 of each second are its last percent.
     pub(crate) fn latency_seconds(self) -> f64 {
-        (self.seconds / 2.0).max(1.0)
+        self.seconds / 2.0
     }
 }
 
