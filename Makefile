@@ -72,7 +72,7 @@ bench: packages bench-build ## Weft beside Envoy, haproxy, nginx and no proxy: f
 	$(BENCH) --results $(TARGET)/bench/results.json --report bench/RESULTS.md
 
 bench-quick: packages bench-build ## The same in less than six minutes, for a first look: target/bench/RESULTS-quick.md
-	$(BENCH) --seconds 0.8 --repeats 2 --warm-up 0.4 --results $(TARGET)/bench/results-quick.json --report $(TARGET)/bench/RESULTS-quick.md
+	$(BENCH) --seconds 0.8 --repeats 2 --latency-repeats 6 --warm-up 0.3 --results $(TARGET)/bench/results-quick.json --report $(TARGET)/bench/RESULTS-quick.md
 
 instructions: ## Instructions of a request and of what it is made of, by callgrind, against bench/instructions.txt (UPDATE=1 records them)
 	@bench/instructions.sh $(TARGET)

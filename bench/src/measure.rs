@@ -21,6 +21,8 @@ pub(crate) type Runs = BTreeMap<(Subject, Metric), Vec<f64>>;
 pub(crate) struct Effort {
     pub(crate) seconds: f64,
     pub(crate) repeats: u32,
+    /// How many turns each subject gets where latency is measured.
+    pub(crate) latency_repeats: u32,
     /// Before the first turn of each subject: pools fill, code and tables come into the caches.
     pub(crate) warm_up: f64,
 }
@@ -30,20 +32,16 @@ impl Effort {
     /// something else is the p99 of that turn. So there, turns are shorter and many more: such moments spoil fewer than half of
     /// them, and the median is of the others.
     fn for_case(self, case: Case) -> Self {
-        match case.plan().load {
-            Load::OpenLoop(_) => Self { repeats: self.latency_repeats(), seconds: self.latency_seconds(), ..self },
+        let seconds = match case.plan().load {
+            Load::OpenLoop(_) => self.latency_seconds(),
             // Of a shorter turn the moment in which the one begins to stall is more than the last percent.
-            Load::Stalled => Self { repeats: self.latency_repeats(), seconds: self.latency_seconds().max(2.0), ..self },
-            _ => self,
-        }
+            Load::Stalled => self.latency_seconds().max(2.0),
+            _ => return self,
+        };
+        Self { repeats: self.latency_repeats, seconds, ..self }
     }
 
-    /// How many turns each subject gets where latency is measured.
-    pub(crate) fn latency_repeats(self) -> u32 {
-        self.repeats * 5
-    }
-
-    /// How long each is, in s: at 2,000 requests a second, the slowest 20 of each second are its last percent.
+    /// How long a turn is where latency is measured, in s: at 2,000 requests a second, the slowest 20 of each second are its last percent.
     pub(crate) fn latency_seconds(self) -> f64 {
         self.seconds / 2.0
     }

@@ -23,7 +23,7 @@ pub(crate) fn markdown(results: &Results, machine: &Machine, effort: Effort) -> 
          and ratios too: whoever has more code and data suffers more where a cache is shared. In brackets: how many times better than Envoy, above 1 is better.\n",
         effort.repeats,
         effort.seconds,
-        effort.latency_repeats(),
+        effort.latency_repeats,
         effort.latency_seconds()
     );
     text.push_str("| | |\n|---|---|\n");
@@ -134,7 +134,7 @@ mod tests {
             ((ENVOY, cpu), vec![45.0]),
         ]);
         let results = Results { rows: Row::of(Case::H1, &runs) };
-        let effort = Effort { seconds: 10.0, repeats: 3, warm_up: 2.0 };
+        let effort = Effort { seconds: 10.0, repeats: 3, latency_repeats: 15, warm_up: 2.0 };
         let text = markdown(&results, &Machine(vec![("kernel", "6.1".to_owned())]), effort);
         for line in [
             "| kernel | 6.1 |",

@@ -28,6 +28,9 @@ pub(crate) struct RunArgs {
     /// How many turns each subject gets; the median counts.
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=99))]
     repeats: u32,
+    /// How many where latency is measured, half as long each.
+    #[arg(long, default_value_t = 25, value_parser = clap::value_parser!(u32).range(1..=499))]
+    latency_repeats: u32,
     /// How long each subject is warmed up before its first turn, in s.
     #[arg(long, default_value_t = 2.0)]
     warm_up: f64,
@@ -54,7 +57,12 @@ pub(crate) fn run(args: &RunArgs) -> Result<()> {
     cpu::leave_the_proxy_core()?;
     let envoy = envoy(&args.venv);
     let machine = Machine::look(&envoy);
-    let effort = Effort { seconds: args.seconds, repeats: args.repeats, warm_up: args.warm_up };
+    let effort = Effort {
+        seconds: args.seconds,
+        repeats: args.repeats,
+        latency_repeats: args.latency_repeats,
+        warm_up: args.warm_up,
+    };
     let cases = if args.cases.is_empty() { Case::value_variants() } else { &args.cases };
     let lost = lost(&std::fs::read_to_string(&args.results).unwrap_or_default(), cases);
     if !lost.is_empty() {
