@@ -107,7 +107,7 @@ pub(crate) fn directions(
         upstreams: Upstreams::new(identity.clone(), settings.timeouts, Arc::clone(&telemetry.metrics)),
         inbound: Arc::clone(&inbound),
         telemetry: telemetry.clone(),
-        server: ServerSettings { explain: true, ..ServerSettings::default() },
+        server: ServerSettings { explain: true, ping_after: None, ..ServerSettings::default() },
         drain: outbound_watch,
         mirrors: Mirrors::default(),
     });

@@ -55,9 +55,11 @@ mod tests;
 pub use balancer::{Balancer, BalancerView, Finished, NoEndpoint, NoEndpointReason, Pick};
 pub use endpoint::{Endpoint, EndpointKey, EndpointSpec, EndpointView, Health, HeldBack, Hints, PlainAddr, Reach};
 pub use hash::{hash_bytes, hash_client};
-pub use outlier::kinds::{Consecutive, LocalOrigin};
 pub use outlier::rates::{FailurePercentage, SuccessRate};
-pub use place::{Locality, Place, Prefer};
-pub use policy::{Algorithm, BalancePolicy, EnvoyOutlier, OutlierPolicy, PickRequest, TryResult};
+pub use place::Place;
+pub use policy::{
+    Algorithm, BalancePolicy, Consecutive, EnvoyOutlier, LocalOrigin, Locality, OutlierPolicy, PickRequest, Prefer,
+    TryResult,
+};
 pub use room::{Cut, Room};
 pub use slow_start::SlowStart;

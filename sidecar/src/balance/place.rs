@@ -25,7 +25,7 @@ use std::sync::Arc;
 use rand::Rng;
 
 use super::endpoint::Endpoint;
-use super::policy::{Algorithm, BalancePolicy};
+use super::policy::{Algorithm, BalancePolicy, Locality, Prefer};
 use super::zone::Shares;
 
 /// Where this proxy is, and where those like it are. The default is nowhere: nothing is near.
@@ -38,34 +38,6 @@ pub struct Place {
     /// In what proportion the pods of its workload, it among them, are in which zone. Where its own is not listed nobody has
     /// counted, and there are no shares.
     pub callers: Box<[(Box<str>, u32)]>,
-}
-
-/// How far requests stay near.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Locality {
-    /// By which rule.
-    pub prefer: Prefer,
-    /// With fewer ready endpoints than this, there are no shares. Envoy's default is 6.
-    pub least_endpoints: u32,
-}
-
-impl Default for Locality {
-    fn default() -> Self {
-        Self { prefer: Prefer::Shares, least_endpoints: 6 }
-    }
-}
-
-/// By which rule requests stay near.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Prefer {
-    /// Hints, where all have them; else shares.
-    Shares,
-    /// The zone, as long as it has a ready endpoint.
-    SameZone,
-    /// The node, else the zone.
-    SameNode,
-    /// None: all endpoints are alike.
-    Nothing,
 }
 
 /// What is near.

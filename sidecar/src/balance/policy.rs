@@ -1,114 +1,13 @@
 //! The numbers, as configured, and the two small types a caller hands over with each request.
 
+mod outlier;
+
 use std::net::{IpAddr, SocketAddr};
-use std::num::NonZeroU32;
 use std::time::Duration;
 
-use super::outlier::kinds::{Consecutive, LocalOrigin};
-use super::outlier::rates::{FailurePercentage, SuccessRate};
-use super::place::Locality;
+pub use self::outlier::{Consecutive, EnvoyOutlier, LocalOrigin, OutlierPolicy};
 use super::slow_start::SlowStart;
 use super::{EndpointKey, maglev};
-
-/// Outlier detection's numbers (SEMANTICS.md §3).
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct OutlierPolicy {
-    /// Consecutive failures that eject; `None` switches ejection off. Default 5; more than 65,535 count as that many. Says
-    /// nothing where `envoy` does.
-    pub consecutive_failures: Option<NonZeroU32>,
-    /// First ejection. Default 1 s; doubles each time.
-    pub base: Duration,
-    /// Longest ejection. Default 60 s.
-    pub max: Duration,
-    /// Largest part of ready endpoints ejected, in percent. Default 50. One endpoint of two or more may always be
-    /// ejected, a single one never.
-    pub max_percent: u32,
-    /// Envoy's way, as a BackendPolicy asks for it; `None` is the mesh's own.
-    pub envoy: Option<EnvoyOutlier>,
-}
-
-/// What outlier detection has more of when it is Envoy's: ejections that grow by addition (`base` · n up to `max`) and end
-/// without a probe, several kinds of failures in a row (`outlier/kinds.rs`), and ejection by rate.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct EnvoyOutlier {
-    /// How often rates are looked at, and how long an endpoint is back for one ejection to be forgotten. Default 10 s;
-    /// less than 1 ms counts as that.
-    pub interval: Duration,
-    /// Up to so much is added to an ejection, at random. Default 0.
-    pub jitter: Duration,
-    /// Failures in a row: 5xx of any kind, and what comes instead of an answer unless that is `local`'s. `None` is off.
-    /// Default 5.
-    pub server_error: Option<Consecutive>,
-    /// The same of gateway failures alone. Default off, as Envoy's is in effect.
-    pub gateway: Option<Consecutive>,
-    /// Failures to get an answer are told apart from answers; `None`: they are 5xx and gateway failures.
-    pub local: Option<LocalOrigin>,
-    /// Ejects who succeeds less often than the others; `None` is off.
-    pub success_rate: Option<SuccessRate>,
-    /// Ejects who fails too often; `None` is off.
-    pub failure_percentage: Option<FailurePercentage>,
-}
-
-impl Default for EnvoyOutlier {
-    fn default() -> Self {
-        Self {
-            interval: INTERVAL,
-            jitter: Duration::ZERO,
-            server_error: Consecutive::of(5),
-            gateway: None,
-            local: None,
-            success_rate: None,
-            failure_percentage: None,
-        }
-    }
-}
-
-/// An endpoint that is back loses one remembered ejection for each of these without another: Envoy's default interval.
-const INTERVAL: Duration = Duration::from_secs(10);
-
-impl Default for OutlierPolicy {
-    fn default() -> Self {
-        Self {
-            consecutive_failures: NonZeroU32::new(5),
-            base: Duration::from_secs(1),
-            max: Duration::from_secs(60),
-            max_percent: 50,
-            envoy: None,
-        }
-    }
-}
-
-impl OutlierPolicy {
-    /// Whether nothing is ever ejected.
-    pub(super) fn is_off(&self) -> bool {
-        match &self.envoy {
-            None => self.consecutive_failures.is_none(),
-            Some(envoy) => !envoy.counts_in_a_row() && !self.counts_rates(),
-        }
-    }
-
-    /// Whether results are counted, and looked at once per interval.
-    pub(super) fn counts_rates(&self) -> bool {
-        self.envoy.as_ref().is_some_and(|envoy| envoy.success_rate.is_some() || envoy.failure_percentage.is_some())
-    }
-
-    /// At least one.
-    pub(super) fn interval_ms(&self) -> u64 {
-        let interval = self.envoy.as_ref().map_or(INTERVAL, |envoy| envoy.interval);
-        u64::try_from(interval.as_millis()).unwrap_or(u64::MAX).max(1)
-    }
-
-    /// The most endpoints of `ready` that may be ejected at a time: max(1 if n ≥ 2, ⌊n·`max_percent` %⌋), and never
-    /// all of them. Envoy's way all of them may, if the policy says 100 %: then there is panic.
-    pub(super) fn cap(&self, ready: usize) -> usize {
-        if self.is_off() || ready < 2 {
-            return 0;
-        }
-        let percent = usize::try_from(self.max_percent.min(100)).unwrap_or(100);
-        let most = if self.envoy.is_some() { ready } else { ready - 1 };
-        (ready * percent / 100).clamp(1, most)
-    }
-}
 
 /// By which rule the next endpoint is chosen.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -151,6 +50,34 @@ impl Algorithm {
             _ => maglev::is_size(cells).then_some(Self::Maglev { cells }),
         }
     }
+}
+
+/// How far requests stay near.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Locality {
+    /// By which rule.
+    pub prefer: Prefer,
+    /// With fewer ready endpoints than this, there are no shares. Envoy's default is 6.
+    pub least_endpoints: u32,
+}
+
+impl Default for Locality {
+    fn default() -> Self {
+        Self { prefer: Prefer::Shares, least_endpoints: 6 }
+    }
+}
+
+/// By which rule requests stay near.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Prefer {
+    /// Hints, where all have them; else shares.
+    Shares,
+    /// The zone, as long as it has a ready endpoint.
+    SameZone,
+    /// The node, else the zone.
+    SameNode,
+    /// None: all endpoints are alike.
+    Nothing,
 }
 
 /// How a backend's endpoints are chosen among. The default is the mesh's: nothing not ready, any node, no affinity.

@@ -124,7 +124,7 @@ impl Body {
         if http_body::Body::is_end_stream(&self) {
             return self;
         }
-        Self::from_source(Until { body: self, at: Box::pin(tokio::time::sleep_until(at)) })
+        Self::from_source(Until { body: self, at: Box::pin(tokio::time::sleep_until(at)), late: false })
     }
 
     /// The next frame. After the end or an error it keeps saying `None`.
@@ -261,28 +261,44 @@ where
 struct Until {
     body: Body,
     at: Pin<Box<Sleep>>,
+    /// It is over, and whoever reads has still to hear of it.
+    late: bool,
+}
+
+impl Until {
+    /// Whether it is over: then what it came from is let go at once, whoever reads it and however slowly.
+    fn is_late(&mut self, cx: &mut Context<'_>) -> bool {
+        if !self.late && self.at.as_mut().poll(cx).is_ready() {
+            self.late = true;
+            self.body = Body::empty();
+        }
+        self.late
+    }
 }
 
 impl Source for Until {
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> PollFrame {
         // Looked at first: a sender that is always ready is late as well.
-        if self.at.as_mut().poll(cx).is_ready() {
-            self.body = Body::empty();
+        if self.is_late(cx) {
             return Poll::Ready(Some(Err(BodyError::Late)));
         }
         self.body.poll_next(cx)
     }
 
     fn poll_progress(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        // Asked instead of for a frame while the reader's socket takes nothing.
+        if self.is_late(cx) {
+            return Poll::Ready(());
+        }
         self.body.poll_progress(cx)
     }
 
     fn is_end_stream(&self) -> bool {
-        http_body::Body::is_end_stream(&self.body)
+        !self.late && http_body::Body::is_end_stream(&self.body)
     }
 
     fn size_hint(&self) -> SizeHint {
-        http_body::Body::size_hint(&self.body)
+        if self.late { SizeHint::default() } else { http_body::Body::size_hint(&self.body) }
     }
 }
 
@@ -363,6 +379,17 @@ mod tests {
             }
             assert!(body.frame().await.is_none());
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_late_is_let_go_though_its_reader_takes_nothing() {
+        let (mut sender, body) = Body::channel(None);
+        let mut body = body.until(Instant::now() + Duration::from_millis(100));
+        // As a writer does whose socket is full.
+        std::future::poll_fn(|cx| body.poll_progress(cx).map(|()| assert!(!http_body::Body::is_end_stream(&body)))).await;
+        assert!(std::future::poll_fn(|cx| sender.poll_wanted(cx)).await.is_err(), "nobody wants it any more");
+        assert!(matches!(body.frame().await, Some(Err(BodyError::Late))), "and its reader hears of it");
+        assert!(body.frame().await.is_none());
     }
 
     #[tokio::test]

@@ -21,7 +21,9 @@
 //!
 //! Bounds: [`PoolSettings::max_connections`] and [`PoolSettings::max_pending`].
 
+mod attempt;
 mod limited;
+mod settings;
 mod state;
 mod wait;
 
@@ -33,80 +35,18 @@ use std::time::Duration;
 use parking_lot::{Mutex, MutexGuard};
 use tokio::time::Instant;
 
+use self::attempt::Attempt;
+pub use self::settings::{IdleClosed, PoolSettings};
 pub use self::state::IN_USE;
 use self::state::{Choice, Left, State, Worker};
 pub use self::wait::Wait;
 use super::error::{ConnectError, SendError, SendErrorKind};
-use super::h1::HeadLimits;
 use super::h1::client::{Connection as H1, Home};
-use super::h2::client::{ClientSettings, Connection as H2, Handle, Permit};
+use super::h2::client::{Handle, Permit};
 use super::io::BoxedIo;
 use super::{Outgoing, Proto, Request, Response};
 use crate::resilience::{ConnectionGuard, Limiter};
 use crate::spin::Waits;
-
-/// How many connections, for how long.
-#[derive(Debug, Clone)]
-pub struct PoolSettings {
-    /// Connections at once, of all workers, those being opened included; whatever the backend allows. Default 1024.
-    pub max_connections: usize,
-    /// Requests waiting at once, for a connection to be free or to be opened; one more is refused with `overflow`.
-    /// Whatever the backend allows. Default 1024.
-    pub max_pending: usize,
-    /// Requests after which a connection is not used again. Default: no limit.
-    pub max_requests_per_connection: Option<u64>,
-    /// How long a connection is kept without a request. 5 min to mesh peers (the default), 4 s to plain backends, 1 s to
-    /// the local app (SEMANTICS.md §3): apps close first, and a request on its way then is lost.
-    pub idle_timeout: Duration,
-    /// Told how many connections were closed for that. Default: nobody.
-    pub on_idle: IdleClosed,
-    /// What the first connection is expected to speak; later the last one tells. With HTTP/2, requests that come while it
-    /// is opened wait for its streams instead of opening one each.
-    pub expect: Proto,
-    /// Each worker opens HTTP/2 connections of its own while the limit allows, since another's cost a wake-up across
-    /// threads for every frame. No request waits for that: another's carries it meanwhile. Default true.
-    pub per_worker: bool,
-    /// The server is the app of this pod: a reset tells whether it read an HTTP/1 request (`h1/unread.rs`). Default false.
-    pub to_app: bool,
-    /// Largest HTTP/1 response head.
-    pub head: HeadLimits,
-    /// HTTP/2 connections.
-    pub h2: ClientSettings,
-}
-
-impl Default for PoolSettings {
-    fn default() -> Self {
-        Self {
-            max_connections: 1024,
-            max_pending: 1024,
-            max_requests_per_connection: None,
-            idle_timeout: Duration::from_secs(300),
-            on_idle: IdleClosed::default(),
-            expect: Proto::H2,
-            per_worker: true,
-            to_app: false,
-            head: HeadLimits::default(),
-            h2: ClientSettings::default(),
-        }
-    }
-}
-
-/// Who is told of connections that were closed because there was no request for them.
-#[derive(Clone, Default)]
-pub struct IdleClosed(Option<Arc<dyn Fn(usize) + Send + Sync>>);
-
-impl IdleClosed {
-    /// Tells `whom` how many, some at a time; never zero.
-    pub fn tell(whom: impl Fn(usize) + Send + Sync + 'static) -> Self {
-        Self(Some(Arc::new(whom)))
-    }
-}
-
-impl std::fmt::Debug for IdleClosed {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("IdleClosed")
-    }
-}
 
 /// A connection just made, TLS and all.
 pub struct Connected {
@@ -244,7 +184,7 @@ impl Pool {
     {
         let place = self.0.state.lock().begin_unasked(Worker::current());
         if let Some(place) = place {
-            tokio::spawn(Attempt(Some((Arc::clone(&self.0), place))).run(connect()));
+            tokio::spawn(Attempt::new(&self.0, place).run(connect()));
         }
     }
 
@@ -358,8 +298,7 @@ impl Waiting<'_> {
         C: Fn() -> F + Send,
         F: Future<Output = Result<Connected, ConnectError>> + Send + 'static,
     {
-        let attempt = Attempt(Some((Arc::clone(self.shared), place)));
-        tokio::spawn(attempt.run(connect()));
+        tokio::spawn(Attempt::new(self.shared, place).run(connect()));
     }
 
     /// It has what it waited for, if it had to wait.
@@ -390,95 +329,7 @@ impl Drop for Waiting<'_> {
     }
 }
 
-/// A connection being opened. Dropped before its end (a panic, a runtime shut down), it counts as failed.
-struct Attempt(Option<(Arc<Shared>, ConnectionGuard)>);
-
-impl Attempt {
-    async fn run(mut self, connect: impl Future<Output = Result<Connected, ConnectError>> + Send + 'static) {
-        let made = self.make(connect).await;
-        if let Some((shared, place)) = self.0.take() {
-            shared.made(made, place);
-        }
-    }
-
-    async fn make(
-        &self,
-        connect: impl Future<Output = Result<Connected, ConnectError>> + Send + 'static,
-    ) -> Result<Made, ConnectError> {
-        let Connected { io, proto, expires } = connect.await?;
-        let Some((shared, _)) = &self.0 else { return Err(ConnectError::new("the attempt was abandoned")) };
-        match proto {
-            Proto::H1 => Ok(Made::H1(H1::new(io, shared.settings.head).to_app(shared.settings.to_app))),
-            Proto::H2 => {
-                let (handle, driver) = H2::handshake(io, &shared.settings.h2).await.map_err(ConnectError::new)?;
-                Ok(Made::H2(handle, Box::pin(driver), expires))
-            }
-        }
-    }
-}
-
-impl Drop for Attempt {
-    fn drop(&mut self) {
-        if let Some((shared, place)) = self.0.take() {
-            let error = ConnectError::new("the attempt was abandoned: its task panicked or its worker stopped");
-            shared.made(Err(error), place);
-        }
-    }
-}
-
-type Driver = std::pin::Pin<Box<dyn Future<Output = ()> + Send>>;
-
-enum Made {
-    H1(H1),
-    H2(Handle, Driver, Option<Instant>),
-}
-
 impl Shared {
-    /// An attempt ended.
-    fn made(&self, made: Result<Made, ConnectError>, place: ConnectionGuard) {
-        let now = Instant::now();
-        match made {
-            Err(error) => {
-                let (wakers, starves) = {
-                    let mut state = self.state.lock();
-                    (state.failed(&error, now), state.starves())
-                };
-                wake(wakers);
-                drop(place);
-                if starves {
-                    self.queue();
-                }
-            }
-            Ok(Made::H1(connection)) => {
-                let connection = connection.at_home(self.me.clone() as Weak<dyn Home>, place);
-                let (refused, waker) = self.state.lock().made_h1(connection, now);
-                drop(refused);
-                wake(waker);
-                self.reap();
-            }
-            Ok(Made::H2(handle, driver, expires)) => {
-                let (id, waker) = self.state.lock().made_h2(handle.clone(), Worker::current(), expires, now);
-                let me = self.me.clone();
-                handle.on_free(move || {
-                    if let Some(shared) = me.upgrade() {
-                        shared.stream_ended(id);
-                    }
-                });
-                drop(handle);
-                let me = self.me.clone();
-                tokio::spawn(async move {
-                    driver.await;
-                    if let Some(shared) = me.upgrade() {
-                        shared.h2_closed(id);
-                    }
-                    drop(place);
-                });
-                wake(waker);
-                self.reap();
-            }
-        }
-    }
-
     fn stream_ended(&self, id: u64) {
         // A connection that was retired before is owed to somebody already.
         if self.limits.claim() {
@@ -533,8 +384,8 @@ impl Shared {
                 };
                 let count = closed.0.len() + closed.1.len();
                 drop(closed);
-                if let Some(whom) = shared.settings.on_idle.0.as_ref().filter(|_| count > 0) {
-                    whom(count);
+                if count > 0 {
+                    shared.settings.on_idle.closed(count);
                 }
                 drop(shared);
                 match next {

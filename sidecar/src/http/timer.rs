@@ -2,9 +2,10 @@
 //! no work in the timer wheel.
 
 use std::future::Future;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::task::{Context, Poll, Waker, ready};
 
+use tokio::task::coop;
 use tokio::time::{Instant, Sleep};
 
 /// A timer. Allocates on first use.
@@ -31,7 +32,8 @@ impl Timer {
             if !waits {
                 self.waker = Some(cx.waker().clone());
             }
-            ready!(sleep.as_mut().poll(cx));
+            // Without the budget of the task: spent, the poll would leave no waker, and yet look as if it had.
+            ready!(pin!(coop::unconstrained(sleep.as_mut())).poll(cx));
             if Instant::now() >= deadline {
                 return Poll::Ready(());
             }

@@ -406,8 +406,12 @@ impl Inbound {
 async fn narrowed(config: Config, port: u16, proven: Arc<AtomicBool>) {
     let mut changes = config.changes();
     loop {
+        if proven.load(Ordering::Relaxed) {
+            // For good: it need not be woken for changes any more.
+            return std::future::pending().await;
+        }
         let mode = config.inbound_policy().map(|policy| policy.mode(port));
-        if matches!(mode, Some(MtlsMode::Strict | MtlsMode::Refuse)) && !proven.load(Ordering::Relaxed) {
+        if matches!(mode, Some(MtlsMode::Strict | MtlsMode::Refuse)) {
             return;
         }
         if changes.changed().await.is_err() {

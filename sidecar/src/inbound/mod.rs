@@ -27,6 +27,7 @@ use parking_lot::Mutex;
 
 use crate::answer::OwnAnswer;
 use crate::config::Config;
+use crate::http::h2::client::ClientSettings;
 use crate::http::pool::{Pool, PoolSettings};
 use crate::http::server::ServerSettings;
 use crate::http::{Proto, Request, Response, SendError, hygiene};
@@ -124,6 +125,7 @@ impl Inbound {
             idle_timeout: self.settings.timeouts.idle_app,
             expect: proto,
             to_app: true,
+            h2: ClientSettings { ping_after: None, ..ClientSettings::default() },
             ..PoolSettings::default()
         });
         pools.insert((destination, proto), pool.clone());

@@ -26,6 +26,22 @@ pub(super) struct Judged {
 }
 
 impl Judged {
+    /// The peer's sidecar told the deadline that both keep a moment before this one did: the endpoint is to blame as it would be
+    /// here.
+    pub(super) fn look_at_deadline(&mut self, is_to_blame: impl FnOnce() -> bool) {
+        if self.result == TryResult::GatewayError
+            && let Ok(response) = &self.end
+            && hygiene::has_ours(response.headers())
+            && response
+                .headers()
+                .get(headers::REASON)
+                .is_some_and(|reason| code(reason.as_bytes()) == Reason::Timeout.code().as_bytes())
+            && !is_to_blame()
+        {
+            self.result = TryResult::Neutral;
+        }
+    }
+
     /// A call of gRPC may fail in a response that is 200: Envoy's detection takes a status in the head for an HTTP status.
     pub(super) fn look_at_grpc(&mut self) {
         if self.result == TryResult::Success
@@ -95,7 +111,11 @@ fn judge_response(response: Box<Response>, endpoint: SocketAddr) -> Judged {
         Some(reason) if gateway_error && is_about_the_app(reason.as_bytes()) => TryResult::GatewayError,
         Some(_) => TryResult::Neutral,
     };
-    Judged { outcome: Outcome::Response(status), result, end: Ok(response) }
+    // A limit of the peer's is one: another try would only add to its load.
+    let overflows =
+        says(headers::REASON).is_some_and(|reason| code(reason.as_bytes()) == Reason::Overflow.code().as_bytes());
+    let outcome = if overflows { Outcome::Overflow } else { Outcome::Response(status) };
+    Judged { outcome, result, end: Ok(response) }
 }
 
 /// What an answer of a server says of its endpoint, if it is a server error.
@@ -123,10 +143,14 @@ fn of_grpc(status: &[u8]) -> TryResult {
 
 /// `overflow`, `denied`, `rate-limited` and `fault` never count against an endpoint (SEMANTICS.md §1).
 fn is_about_the_app(reason: &[u8]) -> bool {
-    let code = reason.split(|&b| b == b';').next().unwrap_or_default();
     [Reason::ConnectFailed, Reason::UpstreamReset, Reason::UpstreamProtocol, Reason::Timeout]
         .iter()
-        .any(|reason| reason.code().as_bytes() == code)
+        .any(|known| known.code().as_bytes() == code(reason))
+}
+
+/// The reason itself, without what is told with it.
+fn code(reason: &[u8]) -> &[u8] {
+    reason.split(|&byte| byte == b';').next().unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -163,6 +187,7 @@ mod tests {
             // What its sidecar says by itself.
             (503, "connect-failed",                TryResult::GatewayError),
             (502, "upstream-reset; rule=a",        TryResult::GatewayError),
+            (504, "timeout",                       TryResult::GatewayError),
             (503, "overflow",                      TryResult::Neutral),
             (500, "internal",                      TryResult::Neutral),
             (403, "mtls-required",                 TryResult::Neutral),
@@ -171,6 +196,26 @@ mod tests {
             let fields: &[_] = if reason.is_empty() { &[] } else { &[(headers::REASON, reason)] };
             assert_eq!(judged(status, fields).result, want, "{status} {reason}");
         }
+    }
+
+    #[test]
+    fn a_deadline_told_by_the_peer_counts_as_one_told_here() {
+        for (reason, to_blame, want) in [
+            ("timeout", true, TryResult::GatewayError),
+            ("timeout", false, TryResult::Neutral),
+            ("timeout; after=1s", false, TryResult::Neutral),
+            ("upstream-reset", false, TryResult::GatewayError),
+        ] {
+            let mut judged = judged(504, &[(headers::REASON, reason)]);
+            judged.look_at_deadline(|| to_blame);
+            assert_eq!(judged.result, want, "{reason} {to_blame}");
+        }
+    }
+
+    #[test]
+    fn a_limit_of_the_peers_is_a_limit() {
+        assert_eq!(judged(503, &[(headers::REASON, "overflow")]).outcome, Outcome::Overflow);
+        assert_eq!(judged(503, &[]).outcome, Outcome::Response(StatusCode::SERVICE_UNAVAILABLE));
     }
 
     #[test]

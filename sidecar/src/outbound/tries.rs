@@ -245,7 +245,9 @@ impl<'a> Tries<'a> {
         let (deadline, own) = self.plan.deadline.of_try(now, self.plan.per_try.filter(|per_try| !per_try.is_zero()));
         let Some(at) = deadline.at() else { return judge(send.as_mut().await, endpoint) };
         if let Ok(sent) = tokio::time::timeout_at(at.into(), send.as_mut()).await {
-            return judge(sent, endpoint);
+            let mut judged = judge(sent, endpoint);
+            judged.look_at_deadline(|| self.plan.deadline.blames(now));
+            return judged;
         }
         // An endpoint that a limit of ours kept the request from has not failed.
         let to_blame = !wait.is_held() && (own || self.plan.deadline.blames(now));

@@ -29,6 +29,7 @@ use crate::backend_tls::{BackendTlsError, Speaks};
 use crate::balance::{Balancer, Endpoint};
 use crate::config::{Backend, Protocol};
 use crate::http::error::{ConnectError, SendError, SendErrorKind};
+use crate::http::h2::client::ClientSettings;
 use crate::http::pool::{Connected, IdleClosed, Pool, PoolSettings, Sizes, Wait};
 use crate::http::translate::{self, AppVersion};
 use crate::http::{BoxedIo, Outgoing, Proto, Request, Response, Tunnel, h1, hygiene};
@@ -142,6 +143,9 @@ impl Upstreams {
         connect_timeout: Duration,
     ) -> Result<Dialled, DialError> {
         let tcp = tcp::dial_mesh_tcp(addr, connect_timeout).await?;
+        if protocol == MeshProtocol::H2 {
+            tcp::expect_reader(&tcp);
+        }
         let (tls, peer) = self.identity.connect(tcp, expected, protocol).await?;
         let (now, clock) = (Instant::now(), SystemTime::now());
         let expires = Some(now + usable_for(peer.not_after(), clock));
@@ -158,6 +162,10 @@ impl Upstreams {
     ) -> Result<Dialled, DialError> {
         if let Some(addr) = endpoint.plain() {
             let tcp = tcp::dial_plain(addr, backend.connect_timeout).await?;
+            if protocol == MeshProtocol::H2 {
+                // Requests, and no tunnel.
+                tcp::expect_reader(&tcp);
+            }
             let io: BoxedIo = match (&backend.tls, speaks) {
                 (Some(tls), Some(speaks)) => Box::new(Box::pin(tls.connect(tcp, speaks)).await.map_err(Box::new)?),
                 _ => Box::new(tcp),
@@ -205,6 +213,10 @@ impl Upstreams {
             idle_timeout: backend.idle.http.unwrap_or(idle),
             on_idle: IdleClosed::tell(move |count| metrics.closed(&label, Reason::IdleTimeout, count as u64)),
             expect: proto,
+            h2: ClientSettings {
+                ping_after: defaults.h2.ping_after.filter(|_| endpoint.mesh().is_some()),
+                ..defaults.h2
+            },
             ..defaults
         };
         let pool = Pool::limited(settings, backend.limits.clone());

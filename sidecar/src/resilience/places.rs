@@ -121,6 +121,8 @@ impl Connections {
         };
         queue.starving.retain(stays);
         queue.others.retain(stays);
+        // What was claimed for it goes to who comes next, and is not owed to anybody.
+        queue.owed = queue.owed.min(queue.starving.len());
         self.written(&queue);
     }
 

@@ -11,6 +11,6 @@ mod wide;
 
 pub use dial::{DialError, dial_mesh_tcp, dial_plain};
 pub use idle::idle;
-pub use options::reset;
+pub use options::{expect_reader, reset};
 pub use relay::{Abort, Counters, Ended, Relayed, relay, relay_until};
 pub use wide::Wide;

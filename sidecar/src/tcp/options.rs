@@ -10,7 +10,9 @@ use tokio::net::TcpSocket;
 /// Silence after which the kernel asks whether the peer is still there; also the pause between its questions. Opaque
 /// connections have no other idle limit but what a policy says (`idle.rs`).
 pub const KEEP_ALIVE: Duration = Duration::from_secs(60);
-/// How long sent data may stay unacknowledged before the kernel gives the connection up (`TCP_USER_TIMEOUT`).
+/// How long sent data may stay unacknowledged before the kernel gives the connection up (`TCP_USER_TIMEOUT`), or unsent since the
+/// peer's window is full: only for peers that read whatever comes, as a server of HTTP does. A client that reads slowly, or an
+/// opaque stream that pauses, is alive.
 pub const USER_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Sets them on a socket that will listen: what it accepts has them from the start.
@@ -26,8 +28,14 @@ pub(super) fn tune_socket(socket: &TcpSocket) -> io::Result<()> {
 fn apply(socket: &SockRef<'_>) -> io::Result<()> {
     // Requests are written whole; waiting for more only delays them.
     socket.set_tcp_nodelay(true)?;
-    socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEP_ALIVE).with_interval(KEEP_ALIVE))?;
-    socket.set_tcp_user_timeout(Some(USER_TIMEOUT))
+    socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEP_ALIVE).with_interval(KEEP_ALIVE))
+}
+
+/// Gives the connection up when its peer takes nothing for [`USER_TIMEOUT`].
+pub fn expect_reader(stream: &impl AsFd) {
+    if let Err(error) = SockRef::from(stream).set_tcp_user_timeout(Some(USER_TIMEOUT)) {
+        tracing::debug!(%error, "cannot bound how long a server may take nothing");
+    }
 }
 
 /// Closes the connection with a RST, so that the peer sees an abrupt end and not a clean one.

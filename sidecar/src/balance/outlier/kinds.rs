@@ -18,46 +18,7 @@
 //!
 //! Pure. Bound: one word per endpoint.
 
-use std::num::NonZeroU32;
-
-use crate::balance::policy::{EnvoyOutlier, TryResult};
-
-/// Failures in a row that eject.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Consecutive {
-    /// How many. More than 65,535 count as that many.
-    pub failures: NonZeroU32,
-    /// The probability that they do, in percent; more than 100 count as 100.
-    pub enforcing_percent: u32,
-}
-
-impl Consecutive {
-    /// So many always eject; `None` for zero.
-    pub fn of(failures: u32) -> Option<Self> {
-        NonZeroU32::new(failures).map(|failures| Self { failures, enforcing_percent: 100 })
-    }
-
-    fn is_reached(&self, count: u16) -> bool {
-        u32::from(count) >= self.failures.get().min(u32::from(u16::MAX))
-    }
-}
-
-/// Failures to get an answer, where they are told apart from answers (`splitExternalLocalOriginErrors`).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct LocalOrigin {
-    /// In a row; `None` is off. Envoy's default is 5.
-    pub consecutive: Option<Consecutive>,
-    /// The probability that a finding by success rate ejects, in percent. Default 100.
-    pub enforcing_success_rate: u32,
-    /// The same by failure percentage. Default 100 (Envoy's is 0).
-    pub enforcing_failure_percentage: u32,
-}
-
-impl Default for LocalOrigin {
-    fn default() -> Self {
-        Self { consecutive: Consecutive::of(5), enforcing_success_rate: 100, enforcing_failure_percentage: 100 }
-    }
-}
+use crate::balance::policy::{Consecutive, EnvoyOutlier, TryResult};
 
 /// Which failures.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -154,6 +115,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::balance::policy::LocalOrigin;
 
     const RESULTS: [TryResult; 8] = [
         TryResult::Success,

@@ -44,13 +44,14 @@ pub(crate) fn serve<IO: Io, H: Handler>(
     let mut wire = Wire { io, read: BytesMut::new(), queue: Queue::default(), timer: Timer::default(), eof: false };
     async move {
         let mut closing = pin!(drain.closing());
+        let mut closed = false;
         // Whom it wakes: asked again at each wait, it would only find that out.
         let mut wakes: Option<Waker> = None;
         let mut first = true;
         loop {
             let head = {
                 let mut scan = HeadScan::default();
-                let started = !wire.read.is_empty();
+                let started = wire.has_begun();
                 let mut waiting = Waiting { since: Instant::now(), started, was_idle: !started && !first, first };
                 std::future::poll_fn(|cx| {
                     if let Poll::Ready(head) = wire.poll_head(cx, settings, &mut scan, &mut waiting) {
@@ -60,8 +61,8 @@ pub(crate) fn serve<IO: Io, H: Handler>(
                     if asked {
                         wakes = Some(cx.waker().clone());
                     }
-                    let closing = asked && closing.as_mut().poll(cx).is_ready();
-                    wire.poll_patience(cx, settings, &mut waiting, closing)
+                    closed = closed || (asked && closing.as_mut().poll(cx).is_ready());
+                    wire.poll_patience(cx, settings, &mut waiting, closed)
                 })
                 .await
             };
@@ -102,7 +103,13 @@ pub(crate) fn serve<IO: Io, H: Handler>(
                     wire.close(if linger { settings.linger } else { Duration::ZERO }).await;
                     return Ok(());
                 }
-                Next::Gone => return Ok(()),
+                Next::Gone => {
+                    if exchange.is_cut() {
+                        // Where the end of the connection is the end of the body, half of it must not look like all.
+                        wire.io.abort_on_drop();
+                    }
+                    return Ok(());
+                }
                 Next::Abort(error) => {
                     wire.io.abort_on_drop();
                     return Err(ServeError::Truncated(error));

@@ -135,15 +135,22 @@ impl Aborts {
     /// So far, or a moment ago.
     pub(super) fn so_far() -> Self {
         static LATEST: Mutex<Option<Aborts>> = Mutex::new(None);
-        // Whoever finds another one looking takes the number there is, unless there is none yet.
-        let mut latest = LATEST.lock();
-        match *latest {
-            Some(known) if known.read.elapsed() < SAMPLE_EVERY => known,
-            _ => {
-                let count = count();
-                *latest.insert(Self { count, read: Instant::now() })
-            }
+        static LOOKING: Mutex<()> = Mutex::new(());
+        let known = *LATEST.lock();
+        if let Some(known) = known
+            && known.read.elapsed() < SAMPLE_EVERY
+        {
+            return known;
         }
+        let looking = LOOKING.try_lock();
+        if looking.is_none()
+            && let Some(known) = known
+        {
+            // Another worker is reading it, which takes a while: an older one is as good, only less often of use.
+            return known;
+        }
+        let count = count();
+        *LATEST.lock().insert(Self { count, read: Instant::now() })
     }
 
     /// Whether there was provably none since. Called after a reset: the kernel sends one before it counts, and others of our

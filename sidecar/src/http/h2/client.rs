@@ -48,8 +48,9 @@ pub struct ClientSettings {
     pub max_header_list: u32,
     /// Bytes of a request buffered per stream for writing. Default 256 KiB.
     pub max_send_buffer: usize,
-    /// Silence after which a connection with open streams is pinged. Default 5 s (SEMANTICS.md §3).
-    pub ping_after: Duration,
+    /// Silence after which a connection with open streams is pinged; `None`: never. Default 5 s (SEMANTICS.md §3). For servers of
+    /// the mesh alone: to one of gRPC as it comes, more than a ping in five minutes is a flood.
+    pub ping_after: Option<Duration>,
     /// How long the ping may go unanswered. Default 3 s (SEMANTICS.md §3).
     pub ping_timeout: Duration,
     /// A stream that has carried this many bytes makes the pool prefer other connections. Default 1 MiB
@@ -65,7 +66,7 @@ impl Default for ClientSettings {
             max_streams: 100,
             max_header_list: 64 * 1024,
             max_send_buffer: 256 * 1024,
-            ping_after: Duration::from_secs(5),
+            ping_after: Some(Duration::from_secs(5)),
             ping_timeout: Duration::from_secs(3),
             large_stream: 1024 * 1024,
         }
@@ -126,6 +127,10 @@ impl Connection {
             .initial_max_send_streams(settings.max_streams)
             .max_header_list_size(settings.max_header_list)
             .max_send_buffer_size(settings.max_send_buffer)
+            .data_frame_budget(super::FRAMES_UNREAD)
+            .max_concurrent_reset_streams(super::RESETS_REMEMBERED)
+            // What comes late on a stream that we gave up is no offence, and would add up over the connection's life.
+            .max_local_error_reset_streams(None)
             .enable_push(false);
         let (send, mut connection) = builder
             .handshake::<_, Bytes>(io)

@@ -47,6 +47,11 @@ pub(crate) async fn serve<IO: Io, H: Handler>(
     } else {
         settings.max_pending_resets
     };
+    let (max_local_resets, unread) = if settings.mesh_peer {
+        (settings.max_local_resets.saturating_mul(64), super::FRAMES_UNREAD)
+    } else {
+        (settings.max_local_resets, super::FRAMES_UNREAD_OF_STRANGERS)
+    };
     let mut builder = h2::server::Builder::new();
     builder
         .max_concurrent_streams(settings.max_streams)
@@ -55,7 +60,9 @@ pub(crate) async fn serve<IO: Io, H: Handler>(
         .max_header_list_size(settings.max_header_list)
         .max_send_buffer_size(settings.max_send_buffer)
         .max_pending_accept_reset_streams(max_pending_resets)
-        .max_local_error_reset_streams(Some(settings.max_local_resets));
+        .max_concurrent_reset_streams(super::RESETS_REMEMBERED)
+        .max_local_error_reset_streams(Some(max_local_resets))
+        .data_frame_budget(unread);
     let handshake = tokio::time::timeout(settings.head_timeout, builder.handshake::<_, Bytes>(io));
     let Ok(connection) = handshake.await else {
         handler.answered(Reason::HeadTimeout);
@@ -72,7 +79,7 @@ pub(crate) async fn serve<IO: Io, H: Handler>(
 
     let ended = std::future::poll_fn(|cx| {
         if !draining && drain.as_mut().poll(cx).is_ready() {
-            draining = true;
+            (draining, idle_since) = (true, None);
             connection.graceful_shutdown();
         }
         loop {
@@ -92,12 +99,17 @@ pub(crate) async fn serve<IO: Io, H: Handler>(
         if liveness.poll(cx, open).is_ready() {
             return Poll::Ready(Err(ServeError::Silent));
         }
-        if open || draining {
+        if open {
             idle_since = None;
         } else {
             let since = *idle_since.get_or_insert_with(Instant::now);
-            if idle_timer.poll_at(cx, since + shared.idle_timeout).is_ready() {
-                draining = true;
+            let patience = if draining { shared.ping_timeout } else { shared.idle_timeout };
+            if idle_timer.poll_at(cx, since + patience).is_ready() {
+                if draining {
+                    // It does not answer, and is owed nothing.
+                    return Poll::Ready(Err(ServeError::Silent));
+                }
+                (draining, idle_since) = (true, None);
                 connection.graceful_shutdown();
                 cx.waker().wake_by_ref();
             }

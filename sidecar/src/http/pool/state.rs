@@ -408,22 +408,28 @@ impl State {
         (None, self.first_waker())
     }
 
+    /// The name of a connection about to be made.
+    pub(super) fn next_id(&mut self) -> u64 {
+        self.next += 1;
+        self.next
+    }
+
     pub(super) fn made_h2(
         &mut self,
+        id: u64,
         handle: Handle,
         worker: Worker,
         expires: Option<Instant>,
         now: Instant,
-    ) -> (u64, Option<Waker>) {
+    ) -> Option<Waker> {
         self.connecting -= 1;
         self.open += 1;
         self.expect = Proto::H2;
         self.failed_at = None;
-        self.next += 1;
         if !self.draining {
-            self.h2.push(Shared { id: self.next, handle, worker, idle_since: Some(now), expires });
+            self.h2.push(Shared { id, handle, worker, idle_since: Some(now), expires });
         }
-        (self.next, self.first_waker())
+        self.first_waker()
     }
 
     /// An attempt failed. Those who counted on it are told, unless others make up for it.

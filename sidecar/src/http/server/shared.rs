@@ -42,15 +42,16 @@ pub struct ServerSettings {
     pub max_header_list: u32,
     /// Bytes of a response buffered per HTTP/2 stream for writing. Default 256 KiB.
     pub max_send_buffer: usize,
-    /// Silence after which a connection with open HTTP/2 streams is pinged. Default 5 s (SEMANTICS.md §3).
-    pub ping_after: Duration,
-    /// How long that ping may go unanswered. Default 3 s (SEMANTICS.md §3).
+    /// Silence after which a connection with open HTTP/2 streams is pinged; `None`: never, as for the app of this pod, which
+    /// cannot vanish. Default 5 s (SEMANTICS.md §3).
+    pub ping_after: Option<Duration>,
+    /// How long that ping may go unanswered, and a client without open streams our GOAWAY. Default 3 s (SEMANTICS.md §3).
     pub ping_timeout: Duration,
     /// Streams the client opened and reset before we looked at them, at once; beyond, the connection is closed with
     /// `ENHANCE_YOUR_CALM` (rapid reset, CVE-2023-44487). Default 20; for a mesh peer at least `max_streams`.
     pub max_pending_resets: usize,
-    /// Streams reset because the client broke the protocol on them, over the connection's life; beyond, likewise.
-    /// Default 1024.
+    /// Streams reset because the client broke the protocol on them, or that came when there was no room, over the connection's
+    /// life; beyond, likewise. Default 1024; for a mesh peer, whose connection lives long, 64 times that.
     pub max_local_resets: usize,
     /// The client is a verified mesh peer: it is told why, and what was not processed.
     pub mesh_peer: bool,
@@ -70,7 +71,7 @@ impl Default for ServerSettings {
             connection_window: 4 * 1024 * 1024,
             max_header_list: 64 * 1024,
             max_send_buffer: 256 * 1024,
-            ping_after: Duration::from_secs(5),
+            ping_after: Some(Duration::from_secs(5)),
             ping_timeout: Duration::from_secs(3),
             max_pending_resets: 20,
             max_local_resets: 1024,

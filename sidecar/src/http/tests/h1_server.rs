@@ -271,6 +271,83 @@ async fn draining_lets_the_open_request_finish_and_closing_ends_idle_connections
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_request_in_the_middle_of_its_head_is_answered_though_connections_are_to_close() {
+    for pieces in [&["GET / HT", "TP/1.1\r\nho", "st: a\r\n", "\r\n"][..], &["", "GET / HTTP/1.1\r\nhost: a\r\n\r\n"]] {
+        let mut served = served(Proto::H1, echo());
+        for piece in pieces {
+            send(&mut served.client, piece).await;
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            served.signal.start();
+            served.signal.close();
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        let seen = read_all(&mut served.client).await;
+        assert!(seen.starts_with("HTTP/1.1 200") && seen.contains("connection: close"), "{pieces:?}: {seen}");
+        served.task.await.unwrap().unwrap();
+    }
+    // One that never comes costs its patience, and no panic.
+    for (begun, answer) in [("", ""), ("GET / HT", "HTTP/1.1 408")] {
+        let mut served = served(Proto::H1, echo());
+        served.signal.start();
+        served.signal.close();
+        send(&mut served.client, begun).await;
+        assert!(read_all(&mut served.client).await.starts_with(answer), "{begun:?}");
+        assert_eq!(served.task.await.unwrap().is_err(), !begun.is_empty());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_empty_line_after_a_body_is_no_head_that_comes_late() {
+    let mut served = served(Proto::H1, echo());
+    send(&mut served.client, "POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 3\r\n\r\none\r\n").await;
+    read_until(&mut served.client, "one").await;
+    let idle = tokio::time::timeout(Duration::from_secs(290), served.client.read(&mut [0])).await;
+    assert!(idle.is_err(), "five minutes, as without it");
+    send(&mut served.client, "GET / HTTP/1.1\r\nhost: a\r\n\r\n").await;
+    read_until(&mut served.client, "200 OK").await;
+    tokio::time::sleep(Duration::from_secs(290)).await;
+    assert_eq!(read_all(&mut served.client).await, "", "closed without a word");
+}
+
+#[tokio::test]
+async fn what_follows_a_refused_connect_is_not_a_request() {
+    let refusing = handler(|request: Request| async move {
+        assert_eq!(request.method(), ::http::Method::CONNECT, "meant for a tunnel");
+        answer(403, "")
+    });
+    let mut served = served(Proto::H1, refusing);
+    send(&mut served.client, "CONNECT a:443 HTTP/1.1\r\nhost: a:443\r\n\r\nGET /x HTTP/1.1\r\nhost: b\r\n\r\n").await;
+    let seen = read_all(&mut served.client).await;
+    assert!(seen.starts_with("HTTP/1.1 403") && seen.contains("connection: close"), "{seen}");
+    assert_eq!(seen.matches("HTTP/1.1").count(), 1, "{seen}");
+}
+
+#[tokio::test]
+async fn half_a_body_without_a_length_is_no_clean_end_for_a_client_that_half_closed() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let mut client = tokio::net::TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+    let (server, _) = listener.accept().await.unwrap();
+    let pausing = handler(|_| async {
+        let (mut sender, body) = Body::channel(None);
+        tokio::spawn(async move {
+            sender.send_when_wanted(Frame::data(Bytes::from_static(b"half"))).await.unwrap();
+            // Until nobody wants the rest.
+            while std::future::poll_fn(|cx| sender.poll_wanted(cx)).await.is_ok() {
+                tokio::time::sleep(Duration::from_secs(60)).await;
+            }
+        });
+        answer(200, body)
+    });
+    let (_signal, watch) = drain::new();
+    tokio::spawn(async move { serve(server, Proto::H1, pausing, &ServerSettings::default(), watch).await });
+    send(&mut client, "GET / HTTP/1.0\r\n\r\n").await;
+    client.shutdown().await.unwrap();
+    read_until(&mut client, "half").await;
+    let error = client.read(&mut [0]).await.expect_err("a clean end");
+    assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_client_that_leaves_cancels_its_request_and_one_that_half_closes_is_answered() {
     let (dropped, mut was_dropped) = tokio::sync::mpsc::unbounded_channel();
     let never = handler(move |_| {

@@ -100,6 +100,63 @@ async fn a_silent_server_is_found_out_by_a_ping_and_an_idle_connection_is_not_pi
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_server_that_counts_pings_as_floods_gets_none() {
+    let (near, far) = tokio::io::duplex(64 * 1024);
+    let settings = ClientSettings { ping_after: None, ..ClientSettings::default() };
+    let (handle, driver) = Connection::handshake(near, &settings).await.unwrap();
+    tokio::spawn(driver);
+    let sent = tokio::spawn(async move { handle.send(handle.reserve().unwrap(), get("/")).await });
+    let (mut far, mut head, mut pings) = (far, [0; 9], 0);
+    far.write_all(&[0, 0, 0, 4, 0, 0, 0, 0, 0]).await.unwrap();
+    far.read_exact(&mut [0; 24]).await.unwrap();
+    let read = async {
+        loop {
+            far.read_exact(&mut head).await.unwrap();
+            pings += usize::from(head[3] == 6);
+            let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
+            far.read_exact(&mut vec![0; length as usize]).await.unwrap();
+        }
+    };
+    assert!(tokio::time::timeout(Duration::from_secs(600), read).await.is_err());
+    assert_eq!((pings, sent.is_finished()), (0, false), "it is waited for");
+}
+
+#[tokio::test]
+async fn a_stalled_stream_of_small_messages_brings_down_no_other() {
+    /// Each less than a window of them, in frames of 8 bytes: 256 KiB.
+    const MESSAGES: usize = 32 * 1024;
+    let small = handler(|request: Request| async move {
+        if request.uri().path() == "/live" {
+            return answer(200, "live");
+        }
+        let (mut sender, body) = Body::channel(None);
+        tokio::spawn(async move {
+            for _ in 0..MESSAGES {
+                if sender.send_when_wanted(Frame::data(Bytes::from_static(b"8 bytes."))).await.is_err() {
+                    return;
+                }
+            }
+            sender.end();
+        });
+        answer(200, body)
+    });
+    // The window of a connection is that of 16 streams: no more of them may stall.
+    let served = served_with(Proto::H2, small, ServerSettings { mesh_peer: true, ..Default::default() }, 1024 * 1024);
+    let (handle, driver) = Connection::handshake(served.client, &ClientSettings::default()).await.unwrap();
+    tokio::spawn(driver);
+    let mut stalled = Vec::new();
+    for _ in 0..3 {
+        stalled.push(handle.send(handle.reserve().unwrap(), get("/stalled")).await.unwrap());
+    }
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let live = handle.send(handle.reserve().unwrap(), get("/live")).await.unwrap();
+    assert_eq!(collect(live.into_body()).await.unwrap().0, "live");
+    for response in stalled {
+        assert_eq!(collect(response.into_body()).await.unwrap().0.len(), MESSAGES * 8);
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_slow_server_that_answers_pings_is_waited_for() {
     let slow = handler(|_| async {
         tokio::time::sleep(Duration::from_secs(100)).await;
@@ -241,6 +298,23 @@ async fn draining_says_goaway_and_finishes_what_is_open() {
     assert_eq!(collect(response.into_body()).await.unwrap().0, "finished");
     drop(handle);
     task.await.unwrap().unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_ignores_the_end_is_not_waited_for() {
+    for (what, waits) in [("a drain", 3), ("idleness", 300 + 3)] {
+        let Served { client: mut io, signal, task } = served(Proto::H2, echo());
+        io.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await.unwrap();
+        let began = tokio::time::Instant::now();
+        if what == "a drain" {
+            signal.start();
+        }
+        // It reads all of it, and answers no ping.
+        let read =
+            tokio::spawn(async move { io.read_to_end(&mut Vec::new()).await.map(|_| began.elapsed().as_secs()) });
+        assert_eq!(read.await.unwrap().unwrap(), waits, "{what}");
+        assert!(matches!(task.await.unwrap(), Err(ServeError::Silent)), "{what}");
+    }
 }
 
 #[tokio::test]

@@ -192,6 +192,8 @@ impl Exchange {
         self.expects = false;
         let asked_to_close = hygiene::lists(&parts.headers, &CONNECTION, "close");
         self.keep_alive &= request_will_end && !draining && !asked_to_close && !wire.eof;
+        // What follows a CONNECT may have been meant for the tunnel that there is none of: it is not read as a request.
+        self.keep_alive &= self.method != Method::CONNECT;
 
         parts.version = self.version;
         let length = declared_length(&parts, &body);
@@ -267,6 +269,11 @@ impl Exchange {
         true
     }
 
+    /// Whether a response has begun that is not complete.
+    pub(super) fn is_cut(&self) -> bool {
+        self.response.is_some() && !self.sent
+    }
+
     /// After both the response and what it kept going are over.
     fn poll_end<IO: Io>(&mut self, wire: &mut Wire<IO>, settings: &ServerSettings, cx: &mut Context<'_>) -> Poll<Next> {
         loop {
@@ -283,6 +290,8 @@ impl Exchange {
             }
             match self.discard(wire) {
                 Some(true) => {}
+                // The chunk that says so was all that was missing.
+                Some(false) if self.decoder.is_end() => {}
                 Some(false) => {
                     let by = *self.discard_by.get_or_insert_with(|| Instant::now() + settings.linger);
                     if self.left.is_none_or(|left| left > MAX_DISCARD) || wire.timer.poll_at(cx, by).is_ready() {

@@ -58,6 +58,11 @@ pub(super) struct Waiting {
 }
 
 impl<IO: Io> Wire<IO> {
+    /// Whether there is some of a head. An empty line is none: some clients end a body with one (RFC 9112 §2.2).
+    pub(super) fn has_begun(&self) -> bool {
+        !matches!(&self.read[..], b"" | b"\r" | b"\r\n")
+    }
+
     /// Reads the next head. While there is none, [`Self::poll_patience`] is to be asked.
     pub(super) fn poll_head(
         &mut self,
@@ -77,7 +82,7 @@ impl<IO: Io> Wire<IO> {
             }
             match poll_read(&mut self.io, &mut self.read, HEAD_READ, cx) {
                 Poll::Ready(Ok(0)) => self.eof = true,
-                Poll::Ready(Ok(_)) => waiting.started = true,
+                Poll::Ready(Ok(_)) => waiting.started = self.has_begun(),
                 Poll::Ready(Err(error)) => {
                     // A reset between requests is how many clients close.
                     return Poll::Ready(if waiting.started { NextHead::Gone(error) } else { NextHead::Closed });

@@ -160,6 +160,40 @@ async fn a_place_whose_waiter_has_gone_is_passed_on() {
 }
 
 #[tokio::test]
+async fn what_was_claimed_for_a_waiter_that_has_gone_is_not_owed_to_the_next() {
+    let limits = limiter(1, 0);
+    let ([(a, to_a), (b, to_b)], [mut at_a, mut at_b]) = backend(Proto::H2, &limits);
+    for round in 0..3 {
+        let first = a.send(&to_a, "/a");
+        at_a.recv().await.unwrap();
+        // It has `a`'s connection retired, and gives up before the place is free.
+        let gone = b.send(&to_b, "/gone");
+        settle().await;
+        gone.abort();
+        settle().await;
+        a.go.notify_one();
+        first.await.unwrap().unwrap();
+        settle().await;
+        // `a` is never without a stream now: only a connection retired again makes room.
+        let busy = a.send(&to_a, "/busy");
+        at_a.recv().await.unwrap();
+        let stays = b.send(&to_b, "/b");
+        settle().await;
+        let more = a.send(&to_a, "/more");
+        settle().await;
+        a.go.notify_one();
+        busy.await.unwrap().unwrap();
+        assert_eq!(at_b.recv().await.unwrap(), "/b", "round {round}");
+        b.go.notify_one();
+        stays.await.unwrap().unwrap();
+        at_a.recv().await.unwrap();
+        a.go.notify_one();
+        more.await.unwrap().unwrap();
+        settle().await;
+    }
+}
+
+#[tokio::test]
 async fn a_failed_connect_passes_its_place_on() {
     let limits = limiter(1, 0);
     let dead = Pool::limited(settings(Proto::H1), limits.clone());

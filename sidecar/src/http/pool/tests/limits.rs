@@ -52,7 +52,7 @@ async fn at_the_limit_a_large_stream_is_lived_with() {
     let (endpoint, mut arrivals) = Endpoint::new(Proto::H2);
     let settings = PoolSettings {
         max_connections: 1,
-        h2: ClientSettings { large_stream: 0, ..ClientSettings::default() },
+        h2: crate::http::h2::client::ClientSettings { large_stream: 0, ..Default::default() },
         ..settings(Proto::H2)
     };
     let pool = Pool::new(settings);
