@@ -77,7 +77,7 @@ bench-quick: packages bench-build ## The same in less than six minutes, for a fi
 instructions: ## Instructions of a request and of what it is made of, by callgrind, against bench/instructions.txt (UPDATE=1 records them)
 	@bench/instructions.sh $(TARGET)
 
-fuzz: ## Every fuzz target for FUZZ_SECONDS (300 each), FUZZ_JOBS at once; keeps the corpora and writes fuzz/REPORT.md
+fuzz: ## Every fuzz target for FUZZ_SECONDS (300 each), FUZZ_JOBS at once; keeps the corpora and writes fuzz/REPORT.md (wants a nightly toolchain)
 	@FUZZ_SECONDS=$(or $(FUZZ_SECONDS),300) fuzz/run.sh $(FUZZ_TARGETS)
 
 # Wants Node and Go, whose parsers are recorded; the test itself, which `make test-unit` runs, wants neither.
