@@ -59,7 +59,8 @@ pub(crate) fn case(case: Case, subjects: &[Subject], effort: Effort, envoy: &Pat
     }
     let mut runs = Runs::new();
     for repeat in 1..=effort.repeats {
-        for stage in &world.stages {
+        for place in order(repeat, world.stages.len()) {
+            let stage = &world.stages[place];
             let metrics = turn(case, stage, effort.seconds)?;
             let shown: Vec<_> = metrics.iter().map(|(metric, value)| format!("{} {value:.2}", metric.name())).collect();
             progress(format_args!(
@@ -77,6 +78,12 @@ pub(crate) fn case(case: Case, subjects: &[Subject], effort: Effort, envoy: &Pat
     proof::check_resumed(&world)?;
     add_differences(&mut runs);
     Ok(runs)
+}
+
+/// In which order the subjects have their turns in a round: each begins one after the other, or one of them would always run after
+/// the same other, whose caches and clock it inherits.
+fn order(round: u32, subjects: usize) -> impl Iterator<Item = usize> {
+    (0..subjects).map(move |place| (place + round as usize) % subjects)
 }
 
 /// A line of progress, for people.
@@ -152,6 +159,12 @@ fn add_differences(runs: &mut Runs) {
 mod tests {
     use super::*;
     use crate::subject::WEFT;
+
+    #[test]
+    fn each_subject_begins_a_round_in_turn_and_has_its_turn_in_each() {
+        let rounds: Vec<Vec<_>> = (1..=3).map(|round| order(round, 3).collect()).collect();
+        assert_eq!(rounds, [[1, 2, 0], [2, 0, 1], [0, 1, 2]]);
+    }
 
     #[test]
     fn what_a_proxy_adds_is_taken_within_a_round() {

@@ -64,28 +64,29 @@ pub(crate) fn run(args: &RunArgs) -> Result<()> {
         warm_up: args.warm_up,
     };
     let cases = if args.cases.is_empty() { Case::value_variants() } else { &args.cases };
-    let lost = lost(&std::fs::read_to_string(&args.results).unwrap_or_default(), cases);
+    let wanted = |subject: &&Subject| args.subjects.is_empty() || args.subjects.contains(&subject.family);
+    let planned: Vec<(Case, Vec<Subject>)> =
+        cases.iter().map(|case| (*case, case.plan().subjects.iter().filter(wanted).copied().collect())).collect();
+    let lost = lost(&std::fs::read_to_string(&args.results).unwrap_or_default(), &planned);
     if !lost.is_empty() {
         let (file, lost) = (args.results.display(), lost.join(", "));
         return Err(Error::Machine(format!(
-            "{file} holds results of cases that this run leaves out, and they would be lost: {lost}. Name other files by --results and \
+            "{file} holds results that this run leaves out, and they would be lost: {lost}. Name other files by --results and \
              --report, or remove it"
         )));
     }
     let mut rows = Vec::new();
-    for case in cases {
-        let wanted = |subject: &Subject| args.subjects.is_empty() || args.subjects.contains(&subject.family);
-        let subjects: Vec<_> = case.plan().subjects.iter().copied().filter(wanted).collect();
+    for (case, subjects) in planned {
         if subjects.is_empty() {
             progress(format_args!("{}: none of the chosen subjects takes part", case.name()));
             continue;
         }
         progress(format_args!("{}: starting {} subjects", case.name(), subjects.len()));
         let runs = match case.plan().load {
-            Load::Memory => memory::measure(*case, &subjects, effort.repeats, &envoy)?,
-            _ => measure::case(*case, &subjects, effort, &envoy)?,
+            Load::Memory => memory::measure(case, &subjects, effort.repeats, &envoy)?,
+            _ => measure::case(case, &subjects, effort, &envoy)?,
         };
-        rows.extend(Row::of(*case, &runs));
+        rows.extend(Row::of(case, &runs));
     }
     let results = Results { rows };
     results.write(&args.results)?;
@@ -95,11 +96,18 @@ pub(crate) fn run(args: &RunArgs) -> Result<()> {
     Ok(())
 }
 
-/// Cases that results on disk have and a run of `cases` would not: half an hour of work.
-fn lost(before: &str, cases: &[Case]) -> Vec<String> {
+/// What results on disk have and a run of `planned` would not, as `case subject`: half an hour of work.
+fn lost(before: &str, planned: &[(Case, Vec<Subject>)]) -> Vec<String> {
     let rows: Vec<serde_json::Value> = serde_json::from_str(before).unwrap_or_default();
-    let names: BTreeSet<_> = rows.iter().filter_map(|row| row["case"].as_str()).collect();
-    names.into_iter().filter(|name| !cases.iter().any(|case| case.name() == *name)).map(str::to_owned).collect()
+    let before: BTreeSet<_> =
+        rows.iter().filter_map(|row| Some((row["case"].as_str()?, row["subject"].as_str()?))).collect();
+    let is_planned = |case: &str, subject: &str| {
+        planned
+            .iter()
+            .any(|(known, subjects)| known.name() == case && subjects.iter().any(|known| known.to_string() == subject))
+    };
+    let lost = before.into_iter().filter(|(case, subject)| !is_planned(case, subject));
+    lost.map(|(case, subject)| format!("{case} {subject}")).collect()
 }
 
 /// The section about the cluster; empty where nobody measured.
@@ -132,17 +140,23 @@ fn envoy(venv: &Path) -> PathBuf {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::subject::{NO_PROXY, WEFT};
 
     #[test]
     fn results_of_cases_that_are_left_out_are_not_overwritten() {
-        let before = r#"[{"case":"h1","value":1.0},{"case":"mesh","value":1.0},{"case":"h1","value":2.0}]"#;
-        for (what, before, cases, wanted) in [
-            ("one of two", before, &[Case::H1][..], &["mesh"][..]),
-            ("both", before, &[Case::H1, Case::Mesh], &[]),
-            ("none yet", "", &[Case::H1], &[]),
-            ("not results", "half a fi", &[Case::H1], &[]),
+        let row =
+            |case, subject: Subject| serde_json::json!({"case": case, "subject": subject.to_string(), "value": 1.0});
+        let before = serde_json::json!([row("h1", WEFT), row("h1", NO_PROXY), row("mesh", WEFT), row("h1", WEFT)]);
+        let before = before.to_string();
+        let both = || vec![WEFT, NO_PROXY];
+        for (what, before, planned, wanted) in [
+            ("one of two cases", &*before, &[(Case::H1, both())][..], &["mesh weft"][..]),
+            ("both", &before, &[(Case::H1, both()), (Case::Mesh, both())], &[]),
+            ("one of two subjects", &before, &[(Case::H1, vec![WEFT]), (Case::Mesh, vec![WEFT])], &["h1 no-proxy"]),
+            ("none yet", "", &[(Case::H1, both())], &[]),
+            ("not results", "half a fi", &[(Case::H1, both())], &[]),
         ] {
-            assert_eq!(lost(before, cases), wanted, "{what}");
+            assert_eq!(lost(before, planned), wanted, "{what}");
         }
     }
 }

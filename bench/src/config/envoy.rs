@@ -1,7 +1,7 @@
 //! Envoy, in the role it has in Istio: a virtual listener on 15001 that takes what is redirected and hands it to the
 //! listener of the original destination's port; one on 15006 for what arrives.
 //!
-//! Equal to Weft: route timeout, retries of what provably did nothing, outlier detection, limits, statistics, mutual TLS
+//! Equal to Weft: no route timeout, retries of what provably did nothing, outlier detection, limits, statistics, mutual TLS
 //! with the peer's SPIFFE ID compared, keep-alive on both sides, no access log, no tracing. Left out although Istio has it,
 //! because Weft does not do it: request identifiers, TLS inspection before the filter chain is chosen, Istio's own filters
 //! for metadata exchange and statistics. All of that would make Envoy slower.
@@ -62,8 +62,6 @@ pub(crate) struct Outbound {
     pub(crate) port: u16,
     /// Towards the clusters.
     pub(crate) wire: Wire,
-    /// How long a request may take.
-    pub(crate) timeout: &'static str,
     /// Towards the clusters: the TLS, and who must be there.
     pub(crate) tls: Option<(Tls, String)>,
 }
@@ -75,8 +73,6 @@ pub(crate) struct Inbound {
     pub(crate) app: SocketAddrV4,
     /// Towards the app.
     pub(crate) wire: Wire,
-    /// How long a request may take.
-    pub(crate) timeout: &'static str,
     /// What everybody must speak.
     pub(crate) tls: Tls,
     /// The trust domain that everybody must be of.
@@ -102,7 +98,7 @@ impl Outbound {
                 Some(vip) => vec![vip.to_string(), format!("{vip}:{}", self.port)],
                 None => vec!["*".to_owned()],
             };
-            virtual_host(&cluster.name, domains, self.timeout)
+            virtual_host(&cluster.name, domains)
         });
         let filter = match (self.wire, self.clusters.first()) {
             (Wire::Tcp, Some(first)) => tcp_proxy("outbound", &first.name),
@@ -130,7 +126,7 @@ impl Inbound {
     pub(crate) fn json(&self) -> Value {
         let filter = match self.wire {
             Wire::Tcp => tcp_proxy("inbound", "app"),
-            _ => http_manager("inbound", &[virtual_host("app", vec!["*".to_owned()], self.timeout)]),
+            _ => http_manager("inbound", &[virtual_host("app", vec!["*".to_owned()])]),
         };
         let listener = json!({
             "name": "inbound",
@@ -181,7 +177,7 @@ fn upstream(name: &str, endpoints: &[SocketAddrV4], wire: Wire) -> Value {
     cluster
 }
 
-fn virtual_host(cluster: &str, domains: Vec<String>, timeout: &str) -> Value {
+fn virtual_host(cluster: &str, domains: Vec<String>) -> Value {
     json!({
         "name": cluster,
         "domains": domains,
@@ -189,7 +185,8 @@ fn virtual_host(cluster: &str, domains: Vec<String>, timeout: &str) -> Value {
             "match": { "prefix": "/" },
             "route": {
                 "cluster": cluster,
-                "timeout": timeout,
+                // None, as Istio sets it and as Weft has none.
+                "timeout": "0s",
                 "retry_policy": { "retry_on": "connect-failure,refused-stream,reset-before-request", "num_retries": 2 },
             },
         }],
@@ -283,11 +280,8 @@ mod tests {
         let app = SocketAddrV4::new(Ipv4Addr::LOCALHOST, 8080);
         let clusters = vec![Cluster { name: "app".to_owned(), endpoints: vec![app], vip: None }];
         let peer = "spiffe://cluster.local/ns/demo/sa/server".to_owned();
-        let outbound =
-            Outbound { clusters, port: 80, wire: Wire::Http2, timeout: "15s", tls: Some((tls(false), peer.clone())) }
-                .json();
-        let inbound =
-            Inbound { app, wire: Wire::Http1, timeout: "15s", tls: tls(false), trust_domain: "cluster.local" }.json();
+        let outbound = Outbound { clusters, port: 80, wire: Wire::Http2, tls: Some((tls(false), peer.clone())) }.json();
+        let inbound = Inbound { app, wire: Wire::Http1, tls: tls(false), trust_domain: "cluster.local" }.json();
         let client = &outbound["static_resources"]["clusters"][0]["transport_socket"]["typed_config"];
         let server =
             &inbound["static_resources"]["listeners"][0]["filter_chains"][0]["transport_socket"]["typed_config"];

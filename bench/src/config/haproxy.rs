@@ -11,12 +11,16 @@ use super::envoy::Wire;
 pub(crate) fn text(app: SocketAddrV4, client: Wire, server: Wire) -> String {
     let mode = if client == Wire::Tcp { "tcp" } else { "http" };
     let http2 = |wire| if wire == Wire::Http2 { " proto h2" } else { "" };
-    let reuse = if client == Wire::Tcp { "" } else { "  http-reuse always\n  retry-on conn-failure\n" };
+    let by_mode = match client {
+        // Weft's sidecar splices long streams too.
+        Wire::Tcp => "  option splice-auto\n",
+        _ => "  http-reuse always\n  retry-on conn-failure\n",
+    };
     format!(
         "global\n  nbthread 1\n  maxconn 8000\n\
          defaults\n  mode {mode}\n  timeout connect 2s\n  timeout client 60s\n  timeout server 15s\n  retries 2\n\
          frontend redirected\n  bind 0.0.0.0:{}{}\n  default_backend app\n\
-         backend app\n{reuse}  server app {app}{}\n",
+         backend app\n{by_mode}  server app {app}{}\n",
         ports::OUTBOUND,
         http2(client),
         http2(server)

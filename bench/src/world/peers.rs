@@ -64,13 +64,10 @@ fn start_envoy(pair: &Pair<'_>) -> Result<Vec<Process>> {
         Way::Mesh => Wire::Http2,
         Way::ClientSidecar | Way::ServerSidecar => wire(plan.server),
     };
-    // A stream lives for as long as it likes.
-    let timeout = if plan.client == App::Grpc { "0s" } else { "15s" };
     let mut started = Vec::new();
     if plan.way != Way::ClientSidecar {
         let tls = tls(pair, pair.server)?;
-        let config =
-            Inbound { app: app(pair)?, wire: wire(plan.server), timeout, tls, trust_domain: TRUST_DOMAIN }.json();
+        let config = Inbound { app: app(pair)?, wire: wire(plan.server), tls, trust_domain: TRUST_DOMAIN }.json();
         started.push(envoy(pair, pair.server, "inbound", &config)?);
     }
     if plan.way != Way::ServerSidecar {
@@ -86,7 +83,7 @@ fn start_envoy(pair: &Pair<'_>) -> Result<Vec<Process>> {
                 vip: Some(many::vip(service)),
             }));
         }
-        let config = Outbound { clusters, port: SERVICE_PORT, wire: between, timeout, tls }.json();
+        let config = Outbound { clusters, port: SERVICE_PORT, wire: between, tls }.json();
         started.push(envoy(pair, pair.client, "outbound", &config)?);
     }
     Ok(started)
