@@ -70,7 +70,6 @@ soak: packages build-tests ## Ten minutes of load with connections that come and
 
 bench: packages bench-build ## Weft beside Envoy, haproxy, nginx and no proxy: forty minutes on a quiet machine, then bench/RESULTS.md, with each turn in bench/results.json
 	$(BENCH) --results $(TARGET)/bench/results.json --report bench/RESULTS.md
-	@cp $(TARGET)/bench/results.json bench/results.json
 
 bench-quick: packages bench-build ## The same in less than six minutes, for a first look: target/bench/RESULTS-quick.md
 	$(BENCH) --seconds 0.8 --repeats 2 --latency-repeats 6 --warm-up 0.3 --results $(TARGET)/bench/results-quick.json --report $(TARGET)/bench/RESULTS-quick.md

@@ -80,10 +80,11 @@ pub(crate) fn case(case: Case, subjects: &[Subject], effort: Effort, envoy: &Pat
     Ok(runs)
 }
 
-/// In which order the subjects have their turns in a round: each begins one after the other, or one of them would always run after
-/// the same other, whose caches and clock it inherits.
+/// In which order the subjects have their turns in a round: each begins one after the other, and rounds go forwards and backwards in
+/// turn, or one of them would always run after the same other, whose caches and clock it inherits.
 fn order(round: u32, subjects: usize) -> impl Iterator<Item = usize> {
-    (0..subjects).map(move |place| (place + round as usize) % subjects)
+    let forwards = round % 2 == 1;
+    (0..subjects).map(move |nth| (round as usize + if forwards { nth } else { subjects - nth }) % subjects)
 }
 
 /// A line of progress, for people.
@@ -161,9 +162,25 @@ mod tests {
     use crate::subject::WEFT;
 
     #[test]
-    fn each_subject_begins_a_round_in_turn_and_has_its_turn_in_each() {
+    fn each_subject_begins_a_round_and_nobody_follows_the_same_one_in_two_rounds_running() {
         let rounds: Vec<Vec<_>> = (1..=3).map(|round| order(round, 3).collect()).collect();
-        assert_eq!(rounds, [[1, 2, 0], [2, 0, 1], [0, 1, 2]]);
+        assert_eq!(rounds, [[1, 2, 0], [2, 1, 0], [0, 1, 2]]);
+        for subjects in 1..=6 {
+            let rounds: Vec<Vec<_>> = (1..).take(subjects).map(|round| order(round, subjects).collect()).collect();
+            let sorted = |mut places: Vec<usize>| {
+                places.sort_unstable();
+                places
+            };
+            let all: Vec<_> = (0..subjects).collect();
+            assert_eq!(sorted(rounds.iter().map(|round| round[0]).collect()), all, "who begins: {rounds:?}");
+            for round in &rounds {
+                assert_eq!(sorted(round.clone()), all, "a turn each: {rounds:?}");
+            }
+            // Of two, one follows the other or begins.
+            for (one, next) in rounds.iter().zip(&rounds[1..]).filter(|_| subjects > 2) {
+                assert!(!one.windows(2).any(|pair| next.windows(2).any(|other| pair == other)), "{rounds:?}");
+            }
+        }
     }
 
     #[test]

@@ -90,6 +90,15 @@ impl Metric {
         }
     }
 
+    /// Whether it is what a case is about, cost rather than speed where there are both: the report shows the spread of these.
+    pub(crate) const fn is_chief(self) -> bool {
+        match self {
+            Self::Cpu(_) | Self::CpuPerGb | Self::P99Grows | Self::AddedP50 | Self::AddedP99 => true,
+            Self::RssIdle | Self::RssPerConnection | Self::RssServices => true,
+            Self::Rate(_) | Self::GbPerSecond | Self::CoreUse | Self::P50 | Self::P99 | Self::P99Clear => false,
+        }
+    }
+
     /// How many times better `value` is than Envoy's; `None` where neither way is better.
     pub(crate) fn times_better(self, value: f64, envoy: f64) -> Option<f64> {
         let ratio = match self {

@@ -5,7 +5,8 @@ use std::fmt::Write as _;
 
 use clap::ValueEnum;
 
-use crate::case::Case;
+use crate::apps;
+use crate::case::{Case, Load};
 use crate::goals;
 use crate::machine::Machine;
 use crate::measure::Effort;
@@ -19,8 +20,10 @@ pub(crate) fn markdown(results: &Results, machine: &Machine, effort: Effort) -> 
     let _ = writeln!(
         text,
         "Written by `make bench`; `bench/README.md` says how it is measured, how to repeat it, and what it does not show. \
-         {} turns of {} s for each subject, {} of {} s where latency is measured, medians. Absolute figures move from machine to machine by half, \
-         and ratios too: whoever has more code and data suffers more where a cache is shared. In brackets: how many times better than Envoy, above 1 is better.\n",
+         {} turns of at least {} s for each subject, {} of at least {} s where latency is measured, medians. Absolute figures move from \
+         machine to machine by half, and ratios too: whoever has more code and data suffers more where a cache is shared. In round brackets: \
+         how many times better than Envoy, above 1 is better; the median of the rounds' ratios, for added latency the ratio of the medians. \
+         In square brackets: the least and the most that a turn gave. What each turn gave is in the `.json` of the same name beside this file.\n",
         effort.repeats,
         effort.seconds,
         effort.latency_repeats,
@@ -57,7 +60,7 @@ pub(crate) fn markdown(results: &Results, machine: &Machine, effort: Effort) -> 
     for case in Case::value_variants() {
         let rows: Vec<_> = results.rows.iter().filter(|row| row.case == *case).collect();
         if !rows.is_empty() {
-            table(&mut text, *case, &rows);
+            table(&mut text, *case, &rows, effort);
         }
     }
     text
@@ -84,12 +87,13 @@ const fn word(met: Option<bool>) -> &'static str {
     }
 }
 
-fn table(text: &mut String, case: Case, rows: &[&Row]) {
+fn table(text: &mut String, case: Case, rows: &[&Row], effort: Effort) {
     let mut metrics: Vec<Metric> = rows.iter().map(|row| row.metric).collect();
     metrics.sort_unstable();
     metrics.dedup();
     let help = case.to_possible_value().and_then(|value| value.get_help().map(ToString::to_string)).unwrap_or_default();
-    let _ = writeln!(text, "\n## `{}`\n\n{help}.\n", case.name());
+    let few = few_samples(case, effort);
+    let _ = writeln!(text, "\n## `{}`\n\n{help}.{few}\n", case.name());
     let names: Vec<_> = metrics.iter().map(|metric| format!("`{}`", metric.name())).collect();
     let _ = writeln!(text, "| | {} |\n|---|{}", names.join(" | "), "---|".repeat(metrics.len()));
     let subjects: Vec<Subject> = case.plan().subjects.to_vec();
@@ -103,17 +107,34 @@ fn table(text: &mut String, case: Case, rows: &[&Row]) {
     }
 }
 
+/// What is to be said of a p99 that is one of a turn's few slowest; empty where it is of more.
+fn few_samples(case: Case, effort: Effort) -> String {
+    let Load::OpenLoop(rate) = case.plan().load else { return String::new() };
+    let samples = (effort.latency_seconds() * f64::from(rate)) as usize;
+    let which = match samples - apps::place(samples, 0.99) {
+        1 => "slowest",
+        2 => "second slowest",
+        3 => "third slowest",
+        _ => return String::new(),
+    };
+    format!(" A turn has {samples} of them, so its p99 is the {which}.")
+}
+
 fn cell(row: &Row) -> String {
     let digits = match row.value.abs() {
         1000.0.. => 0,
         100.0.. => 1,
         _ => 2,
     };
-    let value = format!("{:.digits$}", row.value);
-    match row.ratio_vs_envoy {
-        Some(ratio) if row.subject.reference() != row.subject => format!("{value} ({ratio:.2})"),
-        _ => value,
+    let mut cell = format!("{:.digits$}", row.value);
+    if let Some(ratio) = row.ratio_vs_envoy.filter(|_| row.subject.reference() != row.subject) {
+        let _ = write!(cell, " ({ratio:.2})");
     }
+    if row.metric.is_chief() && row.runs.len() > 1 {
+        let (least, most) = (row.runs.iter().copied().reduce(f64::min), row.runs.iter().copied().reduce(f64::max));
+        let _ = write!(cell, " [{:.digits$}–{:.digits$}]", least.unwrap_or_default(), most.unwrap_or_default());
+    }
+    cell
 }
 
 #[cfg(test)]
@@ -130,8 +151,8 @@ mod tests {
             ((NO_PROXY, rate), vec![90_000.0]),
             ((WEFT, rate), vec![60_000.0]),
             ((ENVOY, rate), vec![20_000.0]),
-            ((WEFT, cpu), vec![15.0]),
-            ((ENVOY, cpu), vec![45.0]),
+            ((WEFT, cpu), vec![15.0, 14.25, 16.0]),
+            ((ENVOY, cpu), vec![45.0, 43.0, 48.0]),
         ]);
         let results = Results { rows: Row::of(Case::H1, &runs) };
         let effort = Effort { seconds: 10.0, repeats: 3, latency_repeats: 15, warm_up: 2.0 };
@@ -139,12 +160,27 @@ mod tests {
         for line in [
             "| kernel | 6.1 |",
             "| no-proxy | – | 90000 (4.50) |",
-            "| weft | 15.00 (3.00) | 60000 (3.00) |",
-            "| envoy | 45.00 | 20000 |",
+            "3 turns of at least 10 s for each subject, 15 of at least 5 s where latency is measured",
+            "| weft | 15.00 (3.00) [14.25–16.00] | 60000 (3.00) |",
+            "| envoy | 45.00 [43.00–48.00] | 20000 |",
             "| HTTP/1.1 one hop, CPU per request | 2× better | met | 2.6× better | met | 3.00× (15.00 to 45.00) |",
         ] {
             assert!(text.contains(line), "{line} is missing in\n{text}");
         }
         assert!(!text.contains("## `h2`"));
+    }
+
+    #[test]
+    fn a_p99_of_few_samples_is_said_to_be_one() {
+        let effort = |seconds| Effort { seconds, repeats: 5, latency_repeats: 25, warm_up: 2.0 };
+        for (case, seconds, expected) in [
+            (Case::LatencyLow, 4.0, " A turn has 200 of them, so its p99 is the third slowest."),
+            (Case::LatencyLow, 0.8, " A turn has 40 of them, so its p99 is the slowest."),
+            (Case::LatencyLow, 40.0, ""),
+            (Case::LatencyH1, 4.0, ""),
+            (Case::H1, 4.0, ""),
+        ] {
+            assert_eq!(few_samples(case, effort(seconds)), expected, "{case:?} {seconds}");
+        }
     }
 }

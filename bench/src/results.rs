@@ -1,4 +1,5 @@
-//! `results.json`: a list of rows.
+//! `results.json`: a list of rows, a few dozen KB: it is kept in the repository. So its numbers have four digits that count, which is
+//! more than a turn repeats.
 
 use std::path::Path;
 
@@ -21,7 +22,7 @@ pub(crate) struct Row {
     pub(crate) value: f64,
     /// How many times better than Envoy's, above 1 is better, whatever the metric; `null` where there is nothing to compare.
     pub(crate) ratio_vs_envoy: Option<f64>,
-    /// What each repeat gave.
+    /// What each repeat gave, in their order.
     pub(crate) runs: Vec<f64>,
 }
 
@@ -39,18 +40,47 @@ pub(crate) struct Results {
 impl Row {
     /// The rows of a case.
     pub(crate) fn of(case: Case, runs: &Runs) -> Vec<Self> {
-        let value = |subject, metric| runs.get(&(subject, metric)).map(|values| median(values));
         let row = |(&(subject, metric), values): (&(Subject, Metric), &Vec<f64>)| Self {
             case,
             subject,
             metric,
             value: median(values),
-            ratio_vs_envoy: value(subject.reference(), metric)
-                .and_then(|envoy| metric.times_better(median(values), envoy)),
+            ratio_vs_envoy: runs.get(&(subject.reference(), metric)).and_then(|envoy| ratio(metric, values, envoy)),
             runs: values.clone(),
         };
         runs.iter().map(row).collect()
     }
+
+    /// As it is written.
+    fn rounded(&self) -> Self {
+        Self {
+            value: rounded(self.value),
+            ratio_vs_envoy: self.ratio_vs_envoy.map(rounded),
+            runs: self.runs.iter().copied().map(rounded).collect(),
+            ..*self
+        }
+    }
+}
+
+/// How many times better than Envoy's: the median of what each round gave, since the machine's mood of the moment is in both figures
+/// of a round. Where a round has no ratio, or one has not had its turn in each, the ratio of the medians; so too for added latency,
+/// which is taken within a round already, and may be next to nothing in one.
+fn ratio(metric: Metric, values: &[f64], envoy: &[f64]) -> Option<f64> {
+    let are_pairs = values.len() == envoy.len() && !matches!(metric, Metric::AddedP50 | Metric::AddedP99);
+    let rounds: Option<Vec<f64>> = if are_pairs {
+        values.iter().zip(envoy).map(|(value, envoy)| metric.times_better(*value, *envoy)).collect()
+    } else {
+        None
+    };
+    match rounds {
+        Some(rounds) => Some(median(&rounds)),
+        None => metric.times_better(median(values), median(envoy)),
+    }
+}
+
+/// To four digits that count.
+fn rounded(value: f64) -> f64 {
+    format!("{value:.3e}").parse().unwrap_or(value)
 }
 
 impl Results {
@@ -62,7 +92,7 @@ impl Results {
         let rows: Vec<_> = self
             .rows
             .iter()
-            .map(serde_json::to_string)
+            .map(|row| serde_json::to_string(&row.rounded()))
             .collect::<std::result::Result<_, _>>()
             .map_err(|error| Error::Machine(format!("writing the results: {error}")))?;
         if let Some(folder) = path.parent() {
@@ -103,5 +133,33 @@ mod tests {
         let json: serde_json::Value = serde_json::to_value(&results).unwrap();
         assert_eq!(json[0]["case"], "mtls-handshake");
         assert!(json[0]["ratio_vs_envoy"].is_null(), "{json}");
+    }
+
+    #[test]
+    fn a_ratio_is_the_median_of_the_rounds_where_both_were_in_each() {
+        let cpu = Metric::Cpu(Unit::Request);
+        // Rounds were slow ones for both alike, but the medians, 30 and 40, are not of the same round.
+        let (weft, envoy): (&[f64], &[f64]) = (&[10.0, 10.0, 30.0, 50.0, 60.0], &[20.0, 20.0, 40.0, 100.0, 120.0]);
+        for (what, metric, values, envoy, expected) in [
+            ("in each round", cpu, weft, envoy, Some(2.0)),
+            ("added latency", Metric::AddedP99, weft, envoy, Some(40.0 / 30.0)),
+            ("not in each", cpu, &weft[..4], envoy, Some(2.0)),
+            ("nothing in a round", Metric::RssPerConnection, &[0.0, 10.0, 20.0], &[10.0, 30.0, 50.0], Some(3.0)),
+            ("neither way is better", Metric::CoreUse, weft, envoy, None),
+        ] {
+            assert_eq!(ratio(metric, values, envoy), expected, "{what}");
+        }
+    }
+
+    #[test]
+    fn written_numbers_have_four_digits_that_count() {
+        for (value, expected) in
+            [(51_038.4, 51_040.0), (18.946_7, 18.95), (0.163_249, 0.1632), (-2.345_67, -2.346), (0.0, 0.0), (7.0, 7.0)]
+        {
+            assert_eq!(rounded(value), expected, "{value}");
+        }
+        let runs = Runs::from([((WEFT, Metric::Cpu(Unit::Request)), vec![1.234_56, 2.345_67])]);
+        let row = Row::of(Case::H1, &runs)[0].rounded();
+        assert_eq!((row.value, row.runs), (1.79, vec![1.235, 2.346]));
     }
 }

@@ -22,13 +22,13 @@ pub(crate) struct RunArgs {
     /// Whom. Default: all who take part in a case.
     #[arg(long, value_delimiter = ',')]
     subjects: Vec<Family>,
-    /// How long each turn takes, in s.
+    /// How long each turn takes at least, in s: `wrk` and `h2load` count in whole ones.
     #[arg(long, default_value_t = 4.0)]
     seconds: f64,
     /// How many turns each subject gets; the median counts.
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=99))]
     repeats: u32,
-    /// How many where latency is measured, half as long each.
+    /// How many where latency is measured, half as long each; beside a stalled stream 2 s at least.
     #[arg(long, default_value_t = 25, value_parser = clap::value_parser!(u32).range(1..=499))]
     latency_repeats: u32,
     /// How long each subject is warmed up before its first turn, in s.
@@ -37,7 +37,7 @@ pub(crate) struct RunArgs {
     /// The results, as JSON.
     #[arg(long, default_value = "target/bench/results.json")]
     results: PathBuf,
-    /// The report.
+    /// The report. The results go beside it as well, under its name: `bench/RESULTS.md` has `bench/results.json`.
     #[arg(long, default_value = "target/bench/RESULTS.md")]
     report: PathBuf,
     /// Figures of `make test-cluster`, quoted at the report's end
@@ -67,13 +67,17 @@ pub(crate) fn run(args: &RunArgs) -> Result<()> {
     let wanted = |subject: &&Subject| args.subjects.is_empty() || args.subjects.contains(&subject.family);
     let planned: Vec<(Case, Vec<Subject>)> =
         cases.iter().map(|case| (*case, case.plan().subjects.iter().filter(wanted).copied().collect())).collect();
-    let lost = lost(&std::fs::read_to_string(&args.results).unwrap_or_default(), &planned);
-    if !lost.is_empty() {
-        let (file, lost) = (args.results.display(), lost.join(", "));
-        return Err(Error::Machine(format!(
-            "{file} holds results that this run leaves out, and they would be lost: {lost}. Name other files by --results and \
-             --report, or remove it"
-        )));
+    // Often the same.
+    let files = BTreeSet::from([args.results.clone(), beside(&args.report)]);
+    for file in &files {
+        let lost = lost(&std::fs::read_to_string(file).unwrap_or_default(), &planned);
+        if !lost.is_empty() {
+            let (file, lost) = (file.display(), lost.join(", "));
+            return Err(Error::Machine(format!(
+                "{file} holds results that this run leaves out, and they would be lost: {lost}. Name other files by --results and \
+                 --report, or remove it"
+            )));
+        }
     }
     let mut rows = Vec::new();
     for (case, subjects) in planned {
@@ -89,11 +93,21 @@ pub(crate) fn run(args: &RunArgs) -> Result<()> {
         rows.extend(Row::of(case, &runs));
     }
     let results = Results { rows };
-    results.write(&args.results)?;
+    for file in &files {
+        results.write(file)?;
+    }
     let report = report::markdown(&results, &machine, effort) + &cluster_figures(&args.cluster_figures)?;
     write(&args.report, &report)?;
-    progress(format_args!("wrote {} and {}", args.results.display(), args.report.display()));
+    let files: Vec<_> = files.iter().map(|file| file.display().to_string()).collect();
+    progress(format_args!("wrote {} and {}", files.join(", "), args.report.display()));
     Ok(())
+}
+
+/// Where the results go beside the report: kept with it, they say what its medians are of. Under its name, so that the report of a part
+/// or of a quick run does not bring its results over those of the whole, which are in the same folder.
+fn beside(report: &Path) -> PathBuf {
+    let name = report.file_stem().unwrap_or_default().to_string_lossy().to_lowercase();
+    report.with_file_name(format!("{name}.json"))
 }
 
 /// What results on disk have and a run of `planned` would not, as `case subject`: half an hour of work.
@@ -141,6 +155,17 @@ fn envoy(venv: &Path) -> PathBuf {
 mod tests {
     use super::*;
     use crate::subject::{NO_PROXY, WEFT};
+
+    #[test]
+    fn a_report_has_its_results_beside_it() {
+        for (report, results) in [
+            ("bench/RESULTS.md", "bench/results.json"),
+            ("target/bench/RESULTS-quick.md", "target/bench/results-quick.json"),
+            ("RESULTS.md", "results.json"),
+        ] {
+            assert_eq!(beside(Path::new(report)), Path::new(results));
+        }
+    }
 
     #[test]
     fn results_of_cases_that_are_left_out_are_not_overwritten() {

@@ -64,8 +64,12 @@ impl Outcome {
 
 /// The value below which `part` of `sorted` lies; `None` of none.
 pub(crate) fn quantile<T: Copy>(sorted: &[T], part: f64) -> Option<T> {
-    let place = (sorted.len().saturating_sub(1) as f64 * part).round() as usize;
-    sorted.get(place).copied()
+    sorted.get(place(sorted.len(), part)).copied()
+}
+
+/// Where [`quantile`] finds it among so many.
+pub(crate) fn place(samples: usize, part: f64) -> usize {
+    (samples.saturating_sub(1) as f64 * part).round() as usize
 }
 
 /// Which program.
