@@ -111,7 +111,7 @@ mod tests {
             assert!(socket.tcp_nodelay().unwrap());
             assert!(socket.keepalive().unwrap());
             assert_eq!(socket.tcp_keepalive_time().unwrap(), options::KEEP_ALIVE);
-            assert_eq!(socket.tcp_user_timeout().unwrap(), None, "it may read slowly");
+            assert_eq!(socket.tcp_user_timeout().unwrap(), Some(options::PATIENCE), "it may read slowly");
             options::expect_reader(&stream);
             assert_eq!(socket.tcp_user_timeout().unwrap(), Some(options::USER_TIMEOUT));
         }

@@ -11,8 +11,10 @@ use tokio::net::TcpSocket;
 /// connections have no other idle limit but what a policy says (`idle.rs`).
 pub const KEEP_ALIVE: Duration = Duration::from_secs(60);
 /// How long sent data may stay unacknowledged before the kernel gives the connection up (`TCP_USER_TIMEOUT`), or unsent since the
-/// peer's window is full: only for peers that read whatever comes, as a server of HTTP does. A client that reads slowly, or an
-/// opaque stream that pauses, is alive.
+/// peer's window is full. A client that reads slowly, or an opaque stream that pauses, is alive; one that takes nothing for as long
+/// as the kernel would try to reach a dead peer is not, or holds on to what it asked for on purpose.
+pub const PATIENCE: Duration = Duration::from_secs(15 * 60);
+/// The same for peers that read whatever comes, as a server of HTTP does.
 pub const USER_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Sets them on a socket that will listen: what it accepts has them from the start.
@@ -28,7 +30,8 @@ pub(super) fn tune_socket(socket: &TcpSocket) -> io::Result<()> {
 fn apply(socket: &SockRef<'_>) -> io::Result<()> {
     // Requests are written whole; waiting for more only delays them.
     socket.set_tcp_nodelay(true)?;
-    socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEP_ALIVE).with_interval(KEEP_ALIVE))
+    socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEP_ALIVE).with_interval(KEEP_ALIVE))?;
+    socket.set_tcp_user_timeout(Some(PATIENCE))
 }
 
 /// Gives the connection up when its peer takes nothing for [`USER_TIMEOUT`].

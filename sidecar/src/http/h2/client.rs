@@ -129,8 +129,7 @@ impl Connection {
             .max_send_buffer_size(settings.max_send_buffer)
             .data_frame_budget(super::FRAMES_UNREAD)
             .max_concurrent_reset_streams(super::RESETS_REMEMBERED)
-            // What comes late on a stream that we gave up is no offence, and would add up over the connection's life.
-            .max_local_error_reset_streams(None)
+            .max_local_error_reset_streams(Some(super::RESETS_BY_FAULT))
             .enable_push(false);
         let (send, mut connection) = builder
             .handshake::<_, Bytes>(io)

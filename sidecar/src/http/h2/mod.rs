@@ -282,12 +282,15 @@ impl<T> Metered<T> {
 
 /// What unread small frames of a connection may take: `h2` counts by how much less than 256 bytes each carries. By its own
 /// default one stalled stream of small messages, in a window it may fill, would bring down all the others.
-pub(super) const FRAMES_UNREAD: usize = 32 * 1024 * 1024;
+pub(super) const FRAMES_UNREAD: usize = 16 * 1024 * 1024;
 /// The same for clients that nothing is known of: a stream's window of 8-byte messages.
 pub(super) const FRAMES_UNREAD_OF_STRANGERS: usize = 8 * 1024 * 1024;
 /// Streams that we reset, of which what comes late is dropped in silence; of others it is a breach of the protocol. As many as
 /// may end together.
 pub(super) const RESETS_REMEMBERED: usize = 1_000;
+/// Streams reset for what came on them, over the life of a connection between sidecars or to a server: late frames add up over weeks,
+/// and yet there is an end, for each is an answer that a hostile peer may leave in our memory (RUSTSEC-2024-0003).
+pub(super) const RESETS_BY_FAULT: usize = 16 * 1024;
 
 /// Notices that a peer has vanished: pings after a silence while streams are open, and gives up when nothing comes back
 /// in time (SEMANTICS.md §3, connections). To be polled by the connection's task after each poll of the connection, so

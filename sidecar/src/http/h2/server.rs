@@ -48,7 +48,7 @@ pub(crate) async fn serve<IO: Io, H: Handler>(
         settings.max_pending_resets
     };
     let (max_local_resets, unread) = if settings.mesh_peer {
-        (settings.max_local_resets.saturating_mul(64), super::FRAMES_UNREAD)
+        (settings.max_local_resets.max(super::RESETS_BY_FAULT), super::FRAMES_UNREAD)
     } else {
         (settings.max_local_resets, super::FRAMES_UNREAD_OF_STRANGERS)
     };

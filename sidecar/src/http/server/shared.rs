@@ -51,7 +51,7 @@ pub struct ServerSettings {
     /// `ENHANCE_YOUR_CALM` (rapid reset, CVE-2023-44487). Default 20; for a mesh peer at least `max_streams`.
     pub max_pending_resets: usize,
     /// Streams reset because the client broke the protocol on them, or that came when there was no room, over the connection's
-    /// life; beyond, likewise. Default 1024; for a mesh peer, whose connection lives long, 64 times that.
+    /// life; beyond, likewise. Default 1024; for a mesh peer, whose connection lives long, at least 16,384.
     pub max_local_resets: usize,
     /// The client is a verified mesh peer: it is told why, and what was not processed.
     pub mesh_peer: bool,
