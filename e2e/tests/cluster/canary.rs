@@ -17,7 +17,7 @@ const RATE: u32 = 250;
 const REQUESTS: usize = 2_000;
 /// How long an edit may take until every request is routed by it, and until the status says so.
 const LIMIT_MS: f64 = 1_000.0;
-/// How far a split may be off.
+/// How far a split may be off. Shares are dealt evenly: by dice, one run in twenty would be off by more.
 const POINTS: f64 = 2.0;
 const CONDITIONS: [&str; 3] = ["Accepted", "ResolvedRefs", "weft.dev/Programmed"];
 
