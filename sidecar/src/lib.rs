@@ -6,6 +6,7 @@
 
 pub mod admin;
 pub mod answer;
+mod aside;
 pub mod backend_tls;
 pub mod balance;
 pub mod config;

@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use http::{HeaderMap, HeaderName, HeaderValue, Version};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Version};
 use rand::SeedableRng as _;
 use rand::rngs::StdRng;
 
@@ -70,8 +70,11 @@ fn timeouts(headers: &HeaderMap, seed: u16) {
 }
 
 fn passing(mut headers: HeaderMap) {
-    let _ =
-        (hygiene::is_grpc(&headers), hygiene::is_upgrade(&headers), hygiene::keep_alive(Version::HTTP_11, &headers));
+    let _ = (
+        hygiene::is_grpc(&headers),
+        hygiene::is_tunnel(&Method::GET, Version::HTTP_11, &headers),
+        hygiene::keep_alive(Version::HTTP_11, &headers),
+    );
     let te = hygiene::accepts_trailers(&headers);
     let mut trailers = headers.clone();
     hygiene::strip_hop_by_hop(&mut headers);

@@ -8,7 +8,7 @@ use http::header::{
     EXPECT, HOST, HeaderName, HeaderValue, MAX_FORWARDS, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, SET_COOKIE, TE,
     TRAILER, TRANSFER_ENCODING, UPGRADE, WWW_AUTHENTICATE,
 };
-use http::{HeaderMap, Version};
+use http::{HeaderMap, Method, Version};
 use smallvec::SmallVec;
 use weft_proto::headers::{DEADLINE, OURS};
 
@@ -196,9 +196,16 @@ pub fn upgrade_protocol(headers: &HeaderMap) -> Option<&HeaderValue> {
     (asked && !protocol.is_empty() && !members(headers, &UPGRADE).any(is_http2)).then_some(protocol)
 }
 
-/// Whether the headers ask for, or agree to, another protocol on this connection.
-pub fn is_upgrade(headers: &HeaderMap) -> bool {
-    upgrade_protocol(headers).is_some()
+/// Whether a request asks for its connection to become something else: CONNECT, or an upgrade. Not of HTTP/1.0, where `Upgrade`
+/// means nothing (RFC 9110 §7.8), nor in HTTP/2, where a CONNECT is a stream like any other.
+pub fn is_tunnel(method: &Method, version: Version, headers: &HeaderMap) -> bool {
+    version != Version::HTTP_2
+        && (method == Method::CONNECT || (version == Version::HTTP_11 && upgrade_protocol(headers).is_some()))
+}
+
+/// Whether the sender of this request waits for `100 Continue` before its body. Not in HTTP/1.0 (RFC 9110 §10.1.1).
+pub fn expects_continue(version: Version, headers: &HeaderMap) -> bool {
+    version != Version::HTTP_10 && lists(headers, &EXPECT, "100-continue")
 }
 
 /// Whether the sender keeps this HTTP/1 connection open after the message (RFC 9112 §9.3).

@@ -34,6 +34,8 @@ use ::http::request;
 use bytes::Bytes;
 use parking_lot::Mutex;
 
+use crate::reason::Reason;
+
 pub use body::Body;
 pub use error::{BodyError, ConnectError, Processed, SendError, SendErrorKind, ServeError};
 pub use io::{BoxedIo, Io};
@@ -108,7 +110,7 @@ pub trait Handler: Clone + Send + Sync + 'static {
     fn handle(&self, request: Request, now: Instant) -> impl Future<Output = Answer> + Send;
 
     /// The server answered by itself, without asking: malformed or late heads, and caught panics. For counting.
-    fn answered(&self, _reason: crate::reason::Reason) {}
+    fn answered(&self, _reason: Reason) {}
 }
 
 /// What a handler answers.
@@ -164,14 +166,18 @@ pub struct TunnelEnd {
     /// What lasts as long as the tunnel: the pool's count of this connection, and what rode in the response's body.
     pub(crate) guard: Option<Box<dyn Send>>,
     /// Boxed: most have none.
-    pub(crate) idle: Option<Box<TunnelIdle>>,
+    pub(crate) limits: Option<Box<TunnelLimits>>,
 }
 
-/// How long a tunnel lasts without a byte either way.
-pub(crate) struct TunnelIdle {
-    pub(crate) timeout: Duration,
-    /// Told when that ended it.
-    pub(crate) over: Box<dyn FnOnce() + Send>,
+/// When a tunnel is ended by us.
+#[derive(Default)]
+pub(crate) struct TunnelLimits {
+    /// Without a byte either way for so long.
+    pub(crate) idle: Option<Duration>,
+    /// At this moment: the peer's proof of who it is ends.
+    pub(crate) until: Option<tokio::time::Instant>,
+    /// Told why it was.
+    pub(crate) over: Option<Box<dyn FnOnce(Reason) + Send>>,
 }
 
 impl Tunnel {
@@ -181,13 +187,26 @@ impl Tunnel {
     }
 
     pub(crate) fn guarded(io: BoxedIo, read: Bytes, guard: Option<Box<dyn Send>>) -> Self {
-        Self(Arc::new(Mutex::new(Some(TunnelEnd { io, read, guard, idle: None }))))
+        Self(Arc::new(Mutex::new(Some(TunnelEnd { io, read, guard, limits: None }))))
     }
 
-    /// Ends it when nothing has passed for so long, which `over` is told. Nothing, if it is taken already.
-    pub(crate) fn end_idle(&self, timeout: Duration, over: impl FnOnce() + Send + 'static) {
-        if let Some(end) = &mut *self.0.lock() {
-            end.idle = Some(Box::new(TunnelIdle { timeout, over: Box::new(over) }));
+    /// Ends it when nothing has passed for `idle`, and `until` then; `over` is told which. Nothing, if it is taken already.
+    pub(crate) fn limit(
+        &self,
+        idle: Option<Duration>,
+        until: Option<tokio::time::Instant>,
+        over: impl FnOnce(Reason) + Send + 'static,
+    ) {
+        if let Some(end) = &mut *self.0.lock()
+            && (idle.is_some() || until.is_some())
+        {
+            let limits = end.limits.get_or_insert_default();
+            let earlier = |limit| limits.until.map_or(limit, |known| known.min(limit));
+            **limits = TunnelLimits {
+                idle: idle.or(limits.idle),
+                until: until.map(earlier).or(limits.until),
+                over: Some(Box::new(over)),
+            };
         }
     }
 

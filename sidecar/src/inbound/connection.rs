@@ -12,7 +12,8 @@ use tokio::time::{Instant, timeout, timeout_at};
 use weft_proto::SpiffeId;
 
 use super::Inbound;
-use super::request::{RequestHandler, client_cert};
+use super::request::{App, Caller, RequestHandler, client_cert};
+use crate::aside::unless;
 use crate::balance::PlainAddr;
 use crate::config::{Config, MtlsMode, Protocol};
 use crate::http::server::{ServerSettings, serve};
@@ -95,12 +96,9 @@ impl Inbound {
                         _ => Arc::clone(&self).permissive(stream, visit).await,
                     }
                 };
-                tokio::select! {
-                    () = served => {}
-                    () = narrowed => {
-                        tracing::debug!(%client, %destination, "inbound connection closed: policy no longer allows plain text");
-                        self.telemetry.metrics.refused("inbound", Reason::MtlsRequired);
-                    }
+                if unless(served, narrowed).await.is_err() {
+                    tracing::debug!(%client, %destination, "inbound connection closed: policy no longer allows plain text");
+                    self.telemetry.metrics.refused("inbound", Reason::MtlsRequired);
                 }
             }
         }
@@ -282,19 +280,20 @@ impl Inbound {
         let settings: &ServerSettings = if visit.sidecar { &self.mesh_server } else { &self.server };
         let (signal, watch) = drain::new();
         let late = visit.sidecar && self.drain.is_draining();
-        let handler = RequestHandler {
+        let handler = RequestHandler::new(Caller {
             inbound: Arc::clone(&self),
-            destination: visit.destination,
+            app: App::new(visit.destination),
             client: visit.client.ip(),
             client_cert: visit.peer.as_ref().and_then(|peer| client_cert(&self.settings.identity, peer)),
             peer: visit.peer.clone(),
+            expiry: visit.expiry.map(|expiry| Instant::now() + left(expiry)),
             sidecar: visit.sidecar,
-        };
+        });
         // Boxed: the other ways a connection may go should not pay for this one's size.
         let mut served = Box::pin(serve(io, proto, handler, settings, watch));
-        let ended = tokio::select! {
-            ended = &mut served => ended,
-            () = self.tell_to_end(signal, visit.expiry, late) => served.await,
+        let ended = match unless(&mut served, self.tell_to_end(signal, visit.expiry, late)).await {
+            Ok(ended) => ended,
+            Err(()) => served.await,
         };
         if let Err(error) = ended {
             tracing::debug!(client = %visit.client, destination = %visit.destination, %error, "inbound connection ended");
@@ -311,7 +310,7 @@ impl Inbound {
             match expiry {
                 None => std::future::pending().await,
                 Some(expiry) => {
-                    let left = expiry.duration_since(SystemTime::now()).unwrap_or_default();
+                    let left = left(expiry);
                     tokio::time::sleep(left.saturating_sub((left / 10).min(Duration::from_secs(60)))).await;
                 }
             }
@@ -388,10 +387,7 @@ impl Inbound {
         let counters = Arc::new(Counters::default());
         let relayed = match visit.expiry {
             None => tcp::relay(client, app, counters).await,
-            Some(expiry) => {
-                let left = expiry.duration_since(SystemTime::now()).unwrap_or_default();
-                tcp::relay_until(client, app, counters, tokio::time::sleep(left)).await
-            }
+            Some(expiry) => tcp::relay_until(client, app, counters, tokio::time::sleep(left(expiry))).await,
         };
         if matches!(relayed.ended, Ended::Cut) {
             self.telemetry.metrics.refused("inbound", Reason::PeerExpired);
@@ -399,6 +395,11 @@ impl Inbound {
         self.telemetry.metrics.tcp_bytes.inc_by(relayed.a_to_b + relayed.b_to_a);
         tracing::trace!(client = %visit.client, ?relayed, "opaque connection ended");
     }
+}
+
+/// How long a certificate lasts. One for centuries must not overflow the clock.
+fn left(expiry: SystemTime) -> Duration {
+    expiry.duration_since(SystemTime::now()).unwrap_or_default().min(Duration::from_secs(10 * 365 * 86_400))
 }
 
 /// Resolves when the port's policy no longer allows a connection that has proven nothing (SEMANTICS.md §4: a policy that

@@ -80,7 +80,7 @@ impl Inbound {
         let asking = Asking { client, peer: Some(&self.settings.identity), headers: request.headers() };
         let (verdict, may) = self.limit(destination, asking, tokio::time::Instant::now().into_std());
         let mut response = match may {
-            Ok(()) => request::to_app(self, destination, request).await?,
+            Ok(()) => request::to_app(self, &request::App::new(destination), request).await?,
             Err(own) => {
                 self.telemetry.metrics.refused("inbound", own.reason);
                 own.response(hygiene::is_grpc(request.headers()), true)

@@ -9,20 +9,20 @@
 //! | the response broke the protocol | 502 `upstream-protocol` | the same |
 
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
+use http::Version;
 use http::header::{HeaderName, HeaderValue};
-use http::{Method, Version};
 use weft_proto::SpiffeId;
 
 use super::Inbound;
 use crate::answer::OwnAnswer;
 use crate::balance::PlainAddr;
 use crate::http::error::{ConnectError, Processed, SendErrorKind};
-use crate::http::pool::Connected;
+use crate::http::pool::{Connected, Pool};
 use crate::http::translate::{self, AppVersion};
-use crate::http::{Answer, Body, Handler, Proto, Request, Reset, Response, SendError, h1, hygiene};
+use crate::http::{Answer, Body, Handler, Proto, Request, Reset, Response, SendError, Tunnel, h1, hygiene};
 use crate::limit;
 use crate::reason::Reason;
 use crate::resilience::{Asking, Deadline};
@@ -37,29 +37,62 @@ pub(super) fn client_cert(own: &SpiffeId, peer: &SpiffeId) -> Option<HeaderValue
     HeaderValue::try_from(format!("By={own};URI={peer}")).ok()
 }
 
-/// Serves one downstream connection's requests.
+/// Serves one downstream connection's requests. Cloned for each of them.
 #[derive(Clone)]
-pub(super) struct RequestHandler {
+pub(super) struct RequestHandler(Arc<Caller>);
+
+/// A downstream connection.
+pub(super) struct Caller {
     pub(super) inbound: Arc<Inbound>,
-    pub(super) destination: SocketAddr,
+    pub(super) app: App,
     pub(super) client: IpAddr,
     /// The verified other end; `None` for plain text.
     pub(super) peer: Option<SpiffeId>,
+    /// When its proof of that ends, and what it had a connection upgraded to with it.
+    pub(super) expiry: Option<tokio::time::Instant>,
     /// What the app is told of it.
     pub(super) client_cert: Option<HeaderValue>,
     /// A sidecar speaks, and not an app through an opaque mesh connection.
     pub(super) sidecar: bool,
 }
 
+/// The app at one of its ports, and its pools as far as they were asked for: looked up once for a connection, and not under the
+/// lock of all for each of its requests.
+pub(super) struct App {
+    destination: SocketAddr,
+    h1: OnceLock<Pool>,
+    h2: OnceLock<Pool>,
+}
+
+impl App {
+    pub(super) fn new(destination: SocketAddr) -> Self {
+        Self { destination, h1: OnceLock::new(), h2: OnceLock::new() }
+    }
+
+    fn pool(&self, inbound: &Inbound, proto: Proto) -> &Pool {
+        let pool = match proto {
+            Proto::H1 => &self.h1,
+            Proto::H2 => &self.h2,
+        };
+        pool.get_or_init(|| inbound.pool(self.destination, proto))
+    }
+}
+
+impl RequestHandler {
+    pub(super) fn new(caller: Caller) -> Self {
+        Self(Arc::new(caller))
+    }
+}
+
 impl Handler for RequestHandler {
     async fn handle(&self, request: Request, now: Instant) -> Answer {
-        Box::pin(self.answer(request, now)).await
+        Box::pin(self.0.answer(request, now)).await
     }
 
     fn answered(&self, reason: Reason) {
-        self.inbound.telemetry.metrics.refused("inbound", reason);
+        self.0.inbound.telemetry.metrics.refused("inbound", reason);
         if reason == Reason::Internal {
-            self.inbound.telemetry.metrics.panics.inc();
+            self.0.inbound.telemetry.metrics.panics.inc();
         }
     }
 }
@@ -70,7 +103,7 @@ enum Failure {
     Reset(Reset, Reason),
 }
 
-impl RequestHandler {
+impl Caller {
     async fn answer(&self, request: Request, now: Instant) -> Answer {
         let inbound = &self.inbound;
         let (mut parts, body) = request.into_parts();
@@ -86,7 +119,7 @@ impl RequestHandler {
         record.tries = 1;
         record.peer(self.peer.as_ref());
         let asking = Asking { client: self.client, peer: self.peer.as_ref(), headers: &parts.headers };
-        let (verdict, may) = inbound.limit(self.destination, asking, now);
+        let (verdict, may) = inbound.limit(self.app.destination, asking, now);
         let delivered = match may {
             Ok(()) => self.deliver(Request::from_parts(parts, body), now).await,
             Err(own) => Err(Failure::Own(own)),
@@ -128,24 +161,29 @@ impl RequestHandler {
             None => _ = request.headers_mut().remove(CLIENT_CERT),
         }
         let sent = match deadline.at() {
-            None => to_app(&self.inbound, self.destination, request).await,
-            Some(at) => {
-                match tokio::time::timeout_at(at.into(), to_app(&self.inbound, self.destination, request)).await {
-                    Ok(sent) => sent,
-                    Err(_) => {
-                        let detail = "the app did not answer before the client's deadline";
-                        return Err(Failure::Own(OwnAnswer::new(Reason::Timeout, detail)));
-                    }
+            None => to_app(&self.inbound, &self.app, request).await,
+            Some(at) => match tokio::time::timeout_at(at.into(), to_app(&self.inbound, &self.app, request)).await {
+                Ok(sent) => sent,
+                Err(_) => {
+                    let detail = "the app did not answer before the client's deadline";
+                    return Err(Failure::Own(OwnAnswer::new(Reason::Timeout, detail)));
                 }
-            }
+            },
         };
-        sent.map_err(|error| self.failure(&error))
+        let response = sent.map_err(|error| self.failure(&error))?;
+        if self.expiry.is_some()
+            && let Some(tunnel) = response.extensions().get::<Tunnel>()
+        {
+            let metrics = Arc::clone(&self.inbound.telemetry.metrics);
+            tunnel.limit(None, self.expiry, move |reason| metrics.refused("inbound", reason));
+        }
+        Ok(response)
     }
 
     fn failure(&self, error: &SendError) -> Failure {
-        let own = |reason| Failure::Own(OwnAnswer::new(reason, format!("{}: {error}", self.destination)));
+        let own = |reason| Failure::Own(OwnAnswer::new(reason, format!("{}: {error}", self.app.destination)));
         let meshed = self.sidecar;
-        tracing::debug!(destination = %self.destination, %error, processed = ?error.processed, "the app gave no response");
+        tracing::debug!(destination = %self.app.destination, %error, processed = ?error.processed, "the app gave no response");
         match (&error.kind, error.processed) {
             (SendErrorKind::Overflow { .. } | SendErrorKind::Full(_), _) => own(Reason::Overflow),
             (SendErrorKind::Protocol(_), _) => own(Reason::UpstreamProtocol),
@@ -161,21 +199,16 @@ impl RequestHandler {
 }
 
 /// Sends a request to the app, in the version its client spoke, and makes the response ready to go back the same way.
-pub(super) async fn to_app(
-    inbound: &Inbound,
-    destination: SocketAddr,
-    request: Request,
-) -> Result<Response, SendError> {
-    let mut response = exchange(inbound, destination, request).await?;
+pub(super) async fn to_app(inbound: &Inbound, app: &App, request: Request) -> Result<Response, SendError> {
+    let mut response = exchange(inbound, app, request).await?;
     // An app cannot vouch in our name (`x-weft-not-processed`): a peer would believe it.
     hygiene::strip_untrusted(response.headers_mut(), false);
     Ok(response)
 }
 
-async fn exchange(inbound: &Inbound, destination: SocketAddr, request: Request) -> Result<Response, SendError> {
-    let tunnels = request.method() == Method::CONNECT || hygiene::is_upgrade(request.headers());
-    if tunnels && request.version() != Version::HTTP_2 {
-        return tunnel(inbound, destination, request).await;
+async fn exchange(inbound: &Inbound, to: &App, request: Request) -> Result<Response, SendError> {
+    if hygiene::is_tunnel(request.method(), request.version(), request.headers()) {
+        return tunnel(inbound, to.destination, request).await;
     }
     let from_h2 = request.version() == Version::HTTP_2;
     let (parts, body) = request.into_parts();
@@ -188,7 +221,7 @@ async fn exchange(inbound: &Inbound, destination: SocketAddr, request: Request) 
         (parts, app)
     };
     let proto = if app == AppVersion::H2 { Proto::H2 } else { Proto::H1 };
-    let mut response = send(inbound, destination, proto, Request::from_parts(parts, body)).await?;
+    let mut response = send(inbound, to, proto, Request::from_parts(parts, body)).await?;
     // What an app says in our name would be believed by its client's sidecar, down to sending a POST again.
     hygiene::strip_untrusted(response.headers_mut(), false);
     if from_h2 {
@@ -200,13 +233,8 @@ async fn exchange(inbound: &Inbound, destination: SocketAddr, request: Request) 
     Ok(response)
 }
 
-async fn send(
-    inbound: &Inbound,
-    destination: SocketAddr,
-    proto: Proto,
-    request: http::Request<Body>,
-) -> Result<Response, SendError> {
-    let timeout = inbound.settings.timeouts.connect;
+async fn send(inbound: &Inbound, to: &App, proto: Proto, request: http::Request<Body>) -> Result<Response, SendError> {
+    let (destination, timeout) = (to.destination, inbound.settings.timeouts.connect);
     if proto == Proto::H1 && inbound.drain.is_draining() {
         // The app is being told to stop too, and closes idle connections just as requests arrive on them.
         let app = tcp::dial_plain(PlainAddr::outside_mesh(destination), timeout).await.map_err(unreachable_app)?;
@@ -216,7 +244,7 @@ async fn send(
         let io = tcp::dial_plain(PlainAddr::outside_mesh(destination), timeout).await.map_err(ConnectError::new)?;
         Ok(Connected::new(Box::new(io), proto))
     };
-    inbound.pool(destination, proto).send(request, connect).await
+    to.pool(inbound, proto).send(request, connect).await
 }
 
 /// Upgrades and CONNECT: a connection of their own.

@@ -7,9 +7,9 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use http::Method;
 use http::header::SET_COOKIE;
 use http::request::Parts;
-use http::{Method, Version};
 use smallvec::SmallVec;
 
 use super::Outbound;
@@ -126,9 +126,8 @@ impl<'a> Tries<'a> {
         let retry_policy = self.retry_policy();
         let mut retry = Retry::new(&*retry_policy, &parts.method, record.is_grpc());
         let of_the_connection = hygiene::has_hop_by_hop(&parts.headers);
-        // In HTTP/2 a CONNECT is a stream like any other, and is carried as one.
-        let tunnels = parts.version != Version::HTTP_2
-            && (parts.method == Method::CONNECT || (of_the_connection && hygiene::is_upgrade(&parts.headers)));
+        let tunnels = (of_the_connection || parts.method == Method::CONNECT)
+            && hygiene::is_tunnel(&parts.method, parts.version, &parts.headers);
         if of_the_connection && !tunnels {
             // Once for all tries.
             hygiene::strip_hop_by_hop(&mut parts.headers);

@@ -334,11 +334,6 @@ impl Exchange<'_> {
         request: Outgoing<'_>,
     ) -> Result<Box<Response>, SendError> {
         let mut response = self.exchange(endpoint, request).await?;
-        if self.tunnels
-            && let Some(timeout) = self.backend.idle.tcp
-        {
-            self.end_idle(&response, endpoint, timeout);
-        }
         if endpoint.mesh().is_none() {
             // Nobody vouches for what it says in a sidecar's name: "not processed" would have a POST sent again.
             hygiene::strip_untrusted(response.headers_mut(), false);
@@ -354,7 +349,9 @@ impl Exchange<'_> {
         };
         // What is rare is boxed: every request's future would have room for it.
         if self.outbound.is_own(endpoint.addr()) {
-            return Box::pin(self.to_ourselves(endpoint.addr(), request.into_owned())).await.map(Box::new);
+            let response = Box::pin(self.to_ourselves(endpoint.addr(), request.into_owned())).await?;
+            self.limit(&response, endpoint, None);
+            return Ok(Box::new(response));
         }
         if self.tunnels {
             return Box::pin(self.tunnel(endpoint, request.into_owned())).await.map(Box::new);
@@ -418,13 +415,13 @@ impl Exchange<'_> {
         pool.send_noting(request, || connect(self.outbound, self.backend, endpoint, proto), self.wait).await
     }
 
-    /// What the request was upgraded to ends when nothing passes, as opaque bytes do.
-    fn end_idle(&self, response: &Response, endpoint: &Endpoint, timeout: Duration) {
+    /// What the request was upgraded to ends when nothing passes, and when the server's certificate does, as opaque bytes do.
+    fn limit(&self, response: &Response, endpoint: &Endpoint, ends: Option<Instant>) {
         let Some(tunnel) = response.extensions().get::<Tunnel>() else { return };
         let meshed = endpoint.mesh().is_some() && !self.outbound.is_own(endpoint.addr());
         let cut = Cut::new(self.backend, endpoint.addr(), meshed, "upgraded");
         let telemetry = self.outbound.telemetry.clone();
-        tunnel.end_idle(timeout, move || cut.told(&telemetry, Reason::IdleTimeout));
+        tunnel.limit(self.backend.idle.tcp, ends, move |reason| cut.told(&telemetry, reason));
     }
 
     /// Upgrades and CONNECT: a connection of their own, HTTP/1 all the way.
@@ -435,19 +432,16 @@ impl Exchange<'_> {
         }
         let place = self.backend.limits.connection_now();
         let place = place.map_err(|full| SendError::not_processed(SendErrorKind::Full(full)))?;
-        let io = self
-            .outbound
-            .upstreams
-            .dial(endpoint, MeshProtocol::H1, Some(Speaks::Http1), self.backend)
-            .await
-            .map_err(|error| SendError::not_processed(SendErrorKind::Connect(ConnectError::new(error))))?
-            .io;
+        let dialled = self.outbound.upstreams.dial(endpoint, MeshProtocol::H1, Some(Speaks::Http1), self.backend).await;
+        let Dialled { io, ends, .. } =
+            dialled.map_err(|error| SendError::not_processed(SendErrorKind::Connect(ConnectError::new(error))))?;
         let mut response =
             h1::client::Connection::new(io, h1::HeadLimits::default()).on_its_own(place).send(request).await?;
         hygiene::strip_all_but_upgrade(response.headers_mut());
         if endpoint.mesh().is_none() {
             hygiene::strip_untrusted(response.headers_mut(), false);
         }
+        self.limit(&response, endpoint, ends);
         Ok(response)
     }
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
@@ -10,7 +10,7 @@ use weft_proto::v1;
 
 use super::wire::{App, End, Wire, ok};
 use super::{Pair, REVIEWS, Sidecar, VIP, plain};
-use crate::identity::testing::TestCa;
+use crate::identity::testing::{Leaf, TestCa};
 
 const MIB: usize = 1024 * 1024;
 
@@ -63,6 +63,29 @@ async fn a_websocket_echoes_through_both_sidecars_and_closes_half_by_half() {
         assert_eq!(pair.app.only().head.get("sec-websocket-version"), Some("13"));
         let protocol = "protocol=\"http/1\",mtls=\"true\"";
         assert_eq!(pair.reviews.metric("weft_connections_total", protocol), u64::from(meshed));
+    }
+}
+
+/// Whichever side's certificate ends, as of an opaque connection (SEMANTICS.md §1 "mesh TLS").
+#[tokio::test]
+async fn a_websocket_does_not_outlive_its_peers_certificate() {
+    let ca = TestCa::new("weft.local");
+    for (row, short) in [("the server's", "reviews"), ("the client's", "web")] {
+        let sidecar = |account: &str| {
+            let lasts = Duration::from_secs(if account == short { 2 } else { 3600 });
+            let leaf = Leaf { not_after: SystemTime::now() + lasts, ..Leaf::of(&ca.id("shop", account)) };
+            Sidecar::lasting(&ca, account, &leaf)
+        };
+        let (web, reviews) = (sidecar("web"), sidecar("reviews"));
+        let app = echo_app().await;
+        web.service(|_| {});
+        web.endpoints(REVIEWS, &[reviews.meshed(app.addr).await]);
+        let mut client = web.connect(VIP).await;
+        upgrade(&mut client).await;
+        let ended = tokio::time::timeout(Duration::from_secs(5), client.end()).await;
+        assert_eq!(ended.expect(row), End::Reset, "{row}");
+        let cut = [&web, &reviews].map(|sidecar| sidecar.metric("weft_refused_total", "peer-expired"));
+        assert_eq!(cut, if short == "reviews" { [1, 0] } else { [0, 1] }, "{row}");
     }
 }
 

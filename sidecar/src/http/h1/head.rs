@@ -13,7 +13,7 @@
 //! Bound: [`HeadLimits`]. Not here: the body (`body`), which headers may pass (`hygiene`).
 
 use bytes::{Buf, Bytes, BytesMut};
-use http::header::{EXPECT, HeaderValue};
+use http::header::HeaderValue;
 use http::{HeaderMap, Method, StatusCode, Uri, Version};
 
 use super::error::HeadError;
@@ -185,7 +185,7 @@ impl HeadScan {
         let body = length::of_request(&method, declared)?;
         // What an HTTP/1.0 client says of 1.1's means nothing.
         let may_ask = connection && version == Version::HTTP_11;
-        let expect_continue = may_ask && hygiene::lists(&headers, &EXPECT, "100-continue");
+        let expect_continue = may_ask && hygiene::expects_continue(version, &headers);
         let upgrade = if method == Method::CONNECT {
             Some(Upgrade::Connect)
         } else if may_ask {

@@ -26,7 +26,7 @@ use crate::http::error::ServeError;
 use crate::http::io::Io;
 use crate::http::server::shared::ServerSettings;
 use crate::http::timer::Timer;
-use crate::http::{Handler, TunnelEnd, TunnelIdle};
+use crate::http::{Handler, TunnelEnd, TunnelLimits};
 use crate::listen::Prefixed;
 use crate::listen::drain::Watch;
 use crate::reason::Reason;
@@ -127,27 +127,43 @@ pub(crate) fn serve<IO: Io, H: Handler>(
 /// The head is written: from here on it is bytes.
 async fn tunnel_through<IO: Io>(wire: Wire<IO>, tunnel: TunnelEnd) {
     let client = Prefixed::new(wire.read, wire.io);
-    let TunnelEnd { io, read, guard, idle } = tunnel;
+    let TunnelEnd { io, read, guard, limits } = tunnel;
     let server = Prefixed::new(BytesMut::from(read), io);
     let counters = Arc::new(Counters::default());
-    let relayed = match idle {
+    let relayed = match limits {
         None => relay(client, server, counters).await,
-        Some(idle) => relay_while_busy(client, server, counters, *idle).await,
+        Some(limits) => relay_within(client, server, counters, *limits).await,
     };
     tracing::debug!(?relayed, "a tunnel ended");
     drop(guard);
 }
 
-/// As [`relay`], until nothing has passed for the idle timeout.
-async fn relay_while_busy<A, B>(client: A, server: B, counters: Arc<Counters>, idle: TunnelIdle) -> Relayed
+/// What does not begin never ends.
+async fn or_never(limit: Option<impl Future<Output = ()>>) {
+    match limit {
+        Some(limit) => limit.await,
+        None => std::future::pending().await,
+    }
+}
+
+/// As [`relay`], until a limit ends it.
+async fn relay_within<A, B>(client: A, server: B, counters: Arc<Counters>, limits: TunnelLimits) -> Relayed
 where
     A: AsyncRead + AsyncWrite + Abort + Unpin,
     B: AsyncRead + AsyncWrite + Abort + Unpin,
 {
-    let cut = tcp::idle(&counters, idle.timeout);
+    let mut reason = Reason::PeerExpired;
+    let cut = async {
+        tokio::select! {
+            () = or_never(limits.until.map(tokio::time::sleep_until)) => {}
+            () = or_never(limits.idle.map(|timeout| tcp::idle(&counters, timeout))) => reason = Reason::IdleTimeout,
+        }
+    };
     let relayed = relay_until(client, server, Arc::clone(&counters), cut).await;
-    if matches!(relayed.ended, Ended::Cut) {
-        (idle.over)();
+    if matches!(relayed.ended, Ended::Cut)
+        && let Some(over) = limits.over
+    {
+        over(reason);
     }
     relayed
 }

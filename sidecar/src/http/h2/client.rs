@@ -18,7 +18,6 @@ use std::time::Duration;
 use bytes::Bytes;
 use h2::client::{ResponseFuture, SendRequest};
 use http::StatusCode;
-use http::header::EXPECT;
 use http_body::{Body as _, SizeHint};
 use tokio::time::Sleep;
 
@@ -27,7 +26,7 @@ use super::{Incoming, Liveness, Meter, Metered, Pump, PumpError, content_length}
 use crate::http::body::{Body, PollFrame, Source};
 use crate::http::error::{BodyError, SendError, SendErrorKind};
 use crate::http::io::Io;
-use crate::http::{Outgoing, Response};
+use crate::http::{Outgoing, Response, hygiene};
 
 /// How long a request that expects `100 Continue` waits for it before it sends its body all the same (RFC 9110
 /// §10.1.1 asks not to wait forever). Shared with HTTP/1.
@@ -238,18 +237,16 @@ impl Handle {
     ///
     /// # Cancel safety
     /// Dropping the future resets the stream with `CANCEL`.
-    pub async fn send(&self, permit: Permit, request: impl Into<Outgoing<'_>>) -> Result<Response, SendError> {
-        let shared = Arc::clone(&self.shared);
+    pub async fn send(self, permit: Permit, request: impl Into<Outgoing<'_>>) -> Result<Response, SendError> {
+        let Self { mut send, shared } = self;
         let reused = shared.opened.fetch_add(1, Ordering::Relaxed) > 0;
         let (parts, body) = request.into().into_owned().into_parts();
-        let expects = !body.is_end_stream()
-            && parts.headers.get(EXPECT).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"));
+        let expects = !body.is_end_stream() && hygiene::expects_continue(parts.version, &parts.headers);
         let written = shared.meter.written();
-        let (response, stream) = self
-            .send
-            .clone()
+        let (response, stream) = send
             .send_request(http::Request::from_parts(parts, ()), body.is_end_stream())
             .map_err(|error| SendError::not_processed(kind_of(&shared, error)).on_reused(reused))?;
+        drop(send);
         let pump = (!body.is_end_stream()).then(|| Pump::new(stream, body));
         let hold = expects.then(|| Box::pin(tokio::time::sleep(CONTINUE_WAIT)));
         let mut opening = Opening { response, pump, hold };

@@ -218,6 +218,11 @@ impl Meter {
     pub(super) fn written(&self) -> u64 {
         self.written.load(Ordering::Relaxed)
     }
+
+    /// Only the connection's own task counts, so nothing can come between.
+    fn add(count: &AtomicU64, bytes: usize) {
+        count.store(count.load(Ordering::Relaxed) + bytes as u64, Ordering::Relaxed);
+    }
 }
 
 /// A connection whose bytes are counted.
@@ -237,7 +242,7 @@ impl<T: Io> AsyncRead for Metered<T> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
         let read = Pin::new(&mut self.io).poll_read(cx, buf);
-        self.meter.read.fetch_add((buf.filled().len() - before) as u64, Ordering::Relaxed);
+        Meter::add(&self.meter.read, buf.filled().len() - before);
         read
     }
 }
@@ -275,7 +280,7 @@ impl<T: Io> AsyncWrite for Metered<T> {
 impl<T> Metered<T> {
     fn note_written(&self, written: &Poll<io::Result<usize>>) {
         if let Poll::Ready(Ok(written)) = written {
-            self.meter.written.fetch_add(*written as u64, Ordering::Relaxed);
+            Meter::add(&self.meter.written, *written);
         }
     }
 }

@@ -17,19 +17,19 @@ use bytes::{Bytes, BytesMut};
 use futures_util::task::AtomicWaker;
 use h2::RecvStream;
 use h2::server::SendResponse;
-use http::header::EXPECT;
 use http::{Method, StatusCode};
 use http_body::{Body as _, SizeHint};
 use tokio::time::Instant;
 
 use super::gather::gather;
 use super::{Incoming, Liveness, Metered, Pump, content_length};
+use crate::aside::Aside;
 use crate::http::body::{Body, PollFrame, Source};
 use crate::http::error::ServeError;
 use crate::http::io::Io;
 use crate::http::server::shared::{ServerSettings, drop_rest, guarded, panic_answer, wants_grpc};
 use crate::http::timer::Timer;
-use crate::http::{Answer, Handler};
+use crate::http::{Answer, Handler, hygiene};
 use crate::listen::drain::Watch;
 use crate::reason::Reason;
 
@@ -72,7 +72,7 @@ pub(crate) async fn serve<IO: Io, H: Handler>(
     outlet.open();
     let mut liveness = Liveness::new(connection.ping_pong(), meter, settings.ping_after, settings.ping_timeout);
     let shared = Arc::new(settings.clone());
-    let mut drain = pin!(drain.draining());
+    let mut drain = pin!(Aside::new(drain.draining()));
     let mut draining = false;
     let mut idle_since: Option<Instant> = None;
     let mut idle_timer = Timer::default();
@@ -137,9 +137,8 @@ async fn stream<H: Handler>(
     let (parts, recv) = request.into_parts();
     let head_only = parts.method == Method::HEAD;
     let grpc = wants_grpc(&parts.headers);
-    let demand = (!recv.is_end_stream()
-        && parts.headers.get(EXPECT).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue")))
-    .then(Arc::<Demand>::default);
+    let expects = !recv.is_end_stream() && hygiene::expects_continue(parts.version, &parts.headers);
+    let demand = expects.then(Arc::<Demand>::default);
     let body = if recv.is_end_stream() {
         Body::empty()
     } else {

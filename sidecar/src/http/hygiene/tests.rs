@@ -96,7 +96,25 @@ fn grpc_is_known_by_its_content_type() {
 
 #[test]
 fn an_upgrade_is_one_that_is_asked_for_on_this_connection() {
-    assert!(is_upgrade(&map(&[("connection", "Upgrade"), ("upgrade", "websocket")])));
-    assert!(!is_upgrade(&map(&[("upgrade", "websocket")])));
-    assert!(!is_upgrade(&map(&[("connection", "upgrade"), ("upgrade", "h2c")])));
+    let websocket = map(&[("connection", "Upgrade"), ("upgrade", "websocket")]);
+    assert!(is_tunnel(&Method::GET, Version::HTTP_11, &websocket));
+    assert!(!is_tunnel(&Method::GET, Version::HTTP_10, &websocket), "it means nothing there");
+    assert!(!is_tunnel(&Method::GET, Version::HTTP_11, &map(&[("upgrade", "websocket")])));
+    assert!(!is_tunnel(&Method::GET, Version::HTTP_11, &map(&[("connection", "upgrade"), ("upgrade", "h2c")])));
+    for (version, tunnels) in [(Version::HTTP_10, true), (Version::HTTP_11, true), (Version::HTTP_2, false)] {
+        assert_eq!(is_tunnel(&Method::CONNECT, version, &HeaderMap::new()), tunnels, "{version:?}");
+    }
+}
+
+#[test]
+fn who_expects_to_be_told_to_continue_speaks_1_1_at_least() {
+    for (version, value, expects) in [
+        (Version::HTTP_11, "100-continue", true),
+        (Version::HTTP_11, "100-Continue", true),
+        (Version::HTTP_2, "100-continue", true),
+        (Version::HTTP_10, "100-continue", false),
+        (Version::HTTP_11, "200-ok", false),
+    ] {
+        assert_eq!(expects_continue(version, &map(&[("expect", value)])), expects, "{version:?} {value}");
+    }
 }

@@ -232,25 +232,44 @@ impl State {
     fn take_h2(&mut self, worker: Worker, now: Instant, make_do: MakeDo) -> Option<(Handle, Permit)> {
         let max_requests = self.max_requests;
         // Dropping a handle only wakes its driver, which closes the connection after its last stream.
-        self.h2.retain_mut(|connection| {
+        self.h2.retain(|connection| {
             // One that has just been opened serves once, whatever its age: refusing it would only open the next.
             let expired = connection.expires.is_some_and(|expires| now >= expires) && connection.handle.opened() > 0;
-            connection.handle.is_usable() && connection.handle.opened() < max_requests && !expired
+            connection.handle.opened() < max_requests && !expired
         });
         let must_make_do = make_do == MakeDo::Yes || self.has_just_failed(now);
         let has_room = self.room() > 0 && (!self.spare.is_empty() || self.limits.has_room());
-        // Lower is better: without large streams first, then this worker's own, then the fullest (so that others empty).
-        let best =
-            self.h2.iter_mut().filter(|connection| connection.handle.capacity() > 0).min_by_key(|connection| {
-                (connection.handle.is_busy_large(), connection.worker != worker, usize::MAX - connection.handle.open())
-            })?;
         let can_open = has_room || self.connecting > 0;
-        if best.handle.is_busy_large() && can_open && !must_make_do {
-            return None;
+        loop {
+            let best = self.best_h2(worker)?;
+            let connection = &mut self.h2[best];
+            // Only of the one that is chosen: it takes the connection's lock.
+            if !connection.handle.is_usable() {
+                self.h2.remove(best);
+                continue;
+            }
+            if connection.handle.is_busy_large() && can_open && !must_make_do {
+                return None;
+            }
+            let permit = connection.handle.reserve()?;
+            connection.idle_since = None;
+            return Some((connection.handle.clone(), permit));
         }
-        let permit = best.handle.reserve()?;
-        best.idle_since = None;
-        Some((best.handle.clone(), permit))
+    }
+
+    /// The connection with streams left that is best to use: without large streams first, then this worker's own, then the
+    /// fullest (so that others empty). The lock of another worker's connection is only taken where this one's do not do.
+    fn best_h2(&self, worker: Worker) -> Option<usize> {
+        let is_own = |connection: &Shared| connection.worker == worker;
+        let best = |wanted: &dyn Fn(&Shared) -> bool| {
+            let all = self.h2.iter().enumerate();
+            let left = all.filter(|(_, connection)| wanted(connection) && connection.handle.capacity() > 0);
+            let rank = |connection: &Shared| {
+                (connection.handle.is_busy_large(), !is_own(connection), usize::MAX - connection.handle.open())
+            };
+            left.min_by_key(|(_, connection)| rank(connection)).map(|(index, _)| index)
+        };
+        best(&|connection| is_own(connection) && !connection.handle.is_busy_large()).or_else(|| best(&|_| true))
     }
 
     /// A place for a connection of this worker's own, whose requests are carried by another's meanwhile: nobody waits for a

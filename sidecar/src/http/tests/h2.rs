@@ -28,7 +28,7 @@ where
     tokio::spawn(async move { serve(::h2::server::handshake(far).await.unwrap()).await });
     let (handle, driver) = Connection::handshake(near, &ClientSettings::default()).await.unwrap();
     tokio::spawn(driver);
-    handle.send(handle.reserve().unwrap(), get("/")).await
+    handle.clone().send(handle.reserve().unwrap(), get("/")).await
 }
 
 #[tokio::test]
@@ -77,7 +77,7 @@ async fn a_stream_above_goaways_last_is_not_processed() {
     });
     let (mut handle, driver) = Connection::handshake(near, &ClientSettings::default()).await.unwrap();
     tokio::spawn(driver);
-    let error = handle.send(handle.reserve().unwrap(), get("/")).await.unwrap_err();
+    let error = handle.clone().send(handle.reserve().unwrap(), get("/")).await.unwrap_err();
     assert!(matches!(error.kind, SendErrorKind::GoAway(Reason::NO_ERROR)), "{error:?}");
     assert_eq!(error.processed, Processed::No);
     assert!(!handle.is_usable());
@@ -93,7 +93,7 @@ async fn a_silent_server_is_found_out_by_a_ping_and_an_idle_connection_is_not_pi
     tokio::time::sleep(Duration::from_secs(60)).await;
     assert!(handle.is_usable(), "given up while idle");
     let started = tokio::time::Instant::now();
-    let error = handle.send(handle.reserve().unwrap(), get("/")).await.unwrap_err();
+    let error = handle.clone().send(handle.reserve().unwrap(), get("/")).await.unwrap_err();
     assert!(matches!(error.kind, SendErrorKind::Silent), "{error:?}");
     assert_eq!(started.elapsed().as_secs(), 8, "5 s of silence and 3 s for the answer");
     assert!(!handle.is_usable());
@@ -105,7 +105,7 @@ async fn a_server_that_counts_pings_as_floods_gets_none() {
     let settings = ClientSettings { ping_after: None, ..ClientSettings::default() };
     let (handle, driver) = Connection::handshake(near, &settings).await.unwrap();
     tokio::spawn(driver);
-    let sent = tokio::spawn(async move { handle.send(handle.reserve().unwrap(), get("/")).await });
+    let sent = tokio::spawn(async move { handle.clone().send(handle.reserve().unwrap(), get("/")).await });
     let (mut far, mut head, mut pings) = (far, [0; 9], 0);
     far.write_all(&[0, 0, 0, 4, 0, 0, 0, 0, 0]).await.unwrap();
     far.read_exact(&mut [0; 24]).await.unwrap();
@@ -146,10 +146,10 @@ async fn a_stalled_stream_of_small_messages_brings_down_no_other() {
     tokio::spawn(driver);
     let mut stalled = Vec::new();
     for _ in 0..2 {
-        stalled.push(handle.send(handle.reserve().unwrap(), get("/stalled")).await.unwrap());
+        stalled.push(handle.clone().send(handle.reserve().unwrap(), get("/stalled")).await.unwrap());
     }
     tokio::time::sleep(Duration::from_millis(500)).await;
-    let live = handle.send(handle.reserve().unwrap(), get("/live")).await.unwrap();
+    let live = handle.clone().send(handle.reserve().unwrap(), get("/live")).await.unwrap();
     assert_eq!(collect(live.into_body()).await.unwrap().0, "live");
     for response in stalled {
         assert_eq!(collect(response.into_body()).await.unwrap().0.len(), MESSAGES * 8);
@@ -165,7 +165,7 @@ async fn a_slow_server_that_answers_pings_is_waited_for() {
     let served = served(Proto::H2, slow);
     let (handle, driver) = Connection::handshake(served.client, &ClientSettings::default()).await.unwrap();
     tokio::spawn(driver);
-    assert_eq!(handle.send(handle.reserve().unwrap(), get("/")).await.unwrap().status(), 200);
+    assert_eq!(handle.clone().send(handle.reserve().unwrap(), get("/")).await.unwrap().status(), 200);
 }
 
 #[tokio::test]
@@ -286,7 +286,7 @@ async fn draining_says_goaway_and_finishes_what_is_open() {
     tokio::spawn(driver);
     let sent = {
         let handle = handle.clone();
-        tokio::spawn(async move { handle.send(handle.reserve().unwrap(), get("/")).await })
+        tokio::spawn(async move { handle.clone().send(handle.reserve().unwrap(), get("/")).await })
     };
     tokio::time::sleep(Duration::from_millis(20)).await;
     signal.start();

@@ -6,7 +6,7 @@ use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-use http::header::{EXPECT, UPGRADE};
+use http::header::UPGRADE;
 use http::request::Parts;
 use http::{Method, StatusCode};
 use http_body::Body as _;
@@ -58,8 +58,7 @@ impl Opening {
             .map_err(|error| SendErrorKind::Unsendable(error.to_string().into()))?
             .or_else(|| body.exact_len().filter(|length| *length > 0));
         let upgrades = hygiene::has(&parts.headers, &UPGRADE);
-        let expects = !body.is_end_stream()
-            && parts.headers.get(EXPECT).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"));
+        let expects = !body.is_end_stream() && hygiene::expects_continue(parts.version, &parts.headers);
         let version = parts.version;
         // A client of HTTP/1.0 expects its server to close, and some servers behave by it: nothing is saved here.
         let keeps_alive = version != http::Version::HTTP_10;
