@@ -41,9 +41,6 @@ pub struct RetryPolicy {
     pub backoff_max: Duration,
     /// A wait before each retry that the random time is added to (HTTPRoute `retry.backoff` is a minimum). Default zero.
     pub backoff_floor: Duration,
-    /// Largest part of a request's body kept for a retry, in bytes. Worst-case memory: this times the requests in
-    /// flight. Default 64 KiB.
-    pub replay_limit: usize,
     /// A lost connection and the timeout of a try are retried whatever the method. Default off.
     pub any_method: bool,
 }
@@ -56,7 +53,6 @@ impl Default for RetryPolicy {
             backoff_base: Duration::from_millis(25),
             backoff_max: Duration::from_millis(250),
             backoff_floor: Duration::ZERO,
-            replay_limit: 64 * 1024,
             any_method: false,
         }
     }

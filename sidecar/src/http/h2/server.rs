@@ -17,7 +17,8 @@ use bytes::{Bytes, BytesMut};
 use futures_util::task::AtomicWaker;
 use h2::RecvStream;
 use h2::server::SendResponse;
-use http::{Method, StatusCode};
+use http::header::COOKIE;
+use http::{HeaderMap, Method, StatusCode};
 use http_body::{Body as _, SizeHint};
 use tokio::time::Instant;
 
@@ -27,7 +28,7 @@ use crate::aside::Aside;
 use crate::http::body::{Body, PollFrame, Source};
 use crate::http::error::ServeError;
 use crate::http::io::Io;
-use crate::http::server::shared::{ServerSettings, drop_rest, guarded, panic_answer, wants_grpc};
+use crate::http::server::shared::{ServerSettings, drop_rest, guarded, own_answer, panic_answer, wants_grpc};
 use crate::http::timer::Timer;
 use crate::http::{Answer, Handler, hygiene};
 use crate::listen::drain::Watch;
@@ -148,7 +149,10 @@ async fn stream<H: Handler>(
     let request = http::Request::from_parts(parts, body);
 
     let arrived = Instant::now().into_std();
-    let answered = {
+    let answered = if !settings.mesh_peer && has_too_many(request.headers(), settings.head.max_headers) {
+        handler.answered(Reason::HeadTooLarge);
+        Some(own_answer(Reason::HeadTooLarge, Reason::HeadTooLarge.status(), grpc, &settings).into())
+    } else {
         // Called inside the future, so that a panic before the first await is caught as well.
         let mut handling = pin!(async { handler.handle(request, arrived).await });
         std::future::poll_fn(|cx| {
@@ -221,6 +225,12 @@ async fn stream<H: Handler>(
         guarded(|| pump.poll_progress(cx)).unwrap_or(Poll::Ready(()))
     })
     .await;
+}
+
+/// Whether there are more fields than in HTTP/1 there may be. A cookie counts once, for here each of its crumbs is a field (RFC
+/// 9113 §8.2.3).
+fn has_too_many(headers: &HeaderMap, most: usize) -> bool {
+    headers.len() > most && headers.len() - headers.get_all(COOKIE).iter().count().saturating_sub(1) > most
 }
 
 fn continue_head() -> http::Response<()> {

@@ -22,7 +22,8 @@ const LINGER_READ: usize = 4096;
 /// head and 64 KiB written. Of an HTTP/2 connection: its connection window, plus `max_send_buffer` for each stream.
 #[derive(Debug, Clone)]
 pub struct ServerSettings {
-    /// Largest HTTP/1 request head. Default 64 KiB and 100 fields (SEMANTICS.md §6).
+    /// Largest HTTP/1 request head, and the most fields of an HTTP/2 one; not of a mesh peer's, whose clients were counted by it.
+    /// Default 64 KiB and 100 fields (SEMANTICS.md §6).
     pub head: HeadLimits,
     /// From a head's first byte (a connection's first head: from the start) to its last. Also bounds the HTTP/2
     /// preface. Default 30 s (SEMANTICS.md §6).

@@ -393,3 +393,25 @@ async fn a_thousand_streams_share_a_dozen_connections() {
     assert!((10..=12).contains(&opened), "{opened} connections");
     assert_eq!(pool.sizes().streams, 0);
 }
+
+/// As in HTTP/1. A cookie in crumbs is one field, and what a peer's client was allowed is not counted again.
+#[tokio::test]
+async fn a_head_of_too_many_fields_is_refused() {
+    for (row, name, count, mesh_peer, status) in [
+        ("as many as may be", "x", 98, false, 200),
+        ("one more", "x", 101, false, 431),
+        ("crumbs", "cookie", 200, false, 200),
+        ("a peer's", "x", 110, true, 200),
+    ] {
+        let settings = ServerSettings { mesh_peer, ..Default::default() };
+        let served = served_with(Proto::H2, handler(|_| async { answer(200, "") }), settings, 64 * 1024);
+        let (handle, driver) = Connection::handshake(served.client, &ClientSettings::default()).await.unwrap();
+        tokio::spawn(driver);
+        let mut request = get("/");
+        for _ in 0..count {
+            request.headers_mut().append(http::HeaderName::from_static(name), http::HeaderValue::from_static("1"));
+        }
+        let response = handle.clone().send(handle.reserve().unwrap(), request).await.unwrap();
+        assert_eq!(response.status(), status, "{row}");
+    }
+}
