@@ -20,6 +20,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use http::Method;
 use http::request::Parts;
 use http_body::SizeHint;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -67,7 +68,8 @@ pub(super) fn with_copies(
     let fits = body.exact_len().is_none_or(|length| length <= most as u64);
     let mut placed = Vec::with_capacity(copies.len());
     for (backend, head) in copies {
-        let tunnels = hygiene::is_tunnel(&head.method, head.version, &head.headers);
+        // Of HTTP/2's as well: what passes in a CONNECT is for its server alone.
+        let tunnels = head.method == Method::CONNECT || hygiene::is_tunnel(&head.method, head.version, &head.headers);
         match Arc::clone(&outbound.mirrors.0).try_acquire_owned() {
             Ok(place) if fits && !tunnels => placed.push(Copy { backend, head, place }),
             _ => dropped(outbound, &backend),

@@ -47,6 +47,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, SystemTime};
 
 use clap::Parser;
 use parking_lot::Mutex;
@@ -118,10 +119,15 @@ impl Sidecar {
         Self::with(ca, account, &[], false)
     }
 
-    /// Whose certificate lasts as long as `leaf` says.
-    fn lasting(ca: &TestCa, account: &str, leaf: &Leaf) -> Self {
-        let identity = ca.manager_with(&ca.id("shop", account), leaf);
-        Self::identified(ca, account, identity, &[], true)
+    /// `web` and `reviews`: the certificate of `short` lasts for two seconds.
+    fn one_ends(short: &str) -> [Self; 2] {
+        let ca = TestCa::new("weft.local");
+        ["web", "reviews"].map(|account| {
+            let lasts = Duration::from_secs(if account == short { 2 } else { 3600 });
+            let leaf = Leaf { not_after: SystemTime::now() + lasts, ..Leaf::of(&ca.id("shop", account)) };
+            let identity = ca.manager_with(&ca.id("shop", account), &leaf);
+            Self::identified(&ca, account, identity, &[], true)
+        })
     }
 
     fn with(ca: &TestCa, account: &str, flags: &[&str], connected: bool) -> Self {

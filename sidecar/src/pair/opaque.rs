@@ -1,13 +1,13 @@
 //! Opaque connections end as their ends do: half by half, or abruptly; never a clean end in place of a reset.
 
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use tokio::io::AsyncWriteExt;
 use weft_proto::v1;
 
 use super::wire::{App, End};
 use super::{Pair, REVIEWS, Sidecar, VIP, nobody, plain};
-use crate::identity::testing::{Leaf, TestCa};
+use crate::identity::testing::TestCa;
 
 async fn opaque(app: App) -> Pair {
     let pair = Pair::new(app).await;
@@ -95,14 +95,8 @@ async fn where_nobody_listens_the_client_is_reset() {
 /// Whichever side's certificate ends: the other cuts the connection, on both of its sides, and says why.
 #[tokio::test]
 async fn an_opaque_connection_does_not_outlive_its_peers_certificate() {
-    let ca = TestCa::new("weft.local");
     for (row, short) in [("the server's", "reviews"), ("the client's", "web")] {
-        let sidecar = |account: &str| {
-            let lasts = Duration::from_secs(if account == short { 2 } else { 3600 });
-            let leaf = Leaf { not_after: SystemTime::now() + lasts, ..Leaf::of(&ca.id("shop", account)) };
-            Sidecar::lasting(&ca, account, &leaf)
-        };
-        let (web, reviews) = (sidecar("web"), sidecar("reviews"));
+        let [web, reviews] = Sidecar::one_ends(short);
         let app = App::raw(|mut wire, log| async move {
             wire.take(4).await;
             let start = format!("{:?}", wire.end().await);

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
@@ -10,7 +10,7 @@ use weft_proto::v1;
 
 use super::wire::{App, End, Wire, ok};
 use super::{Pair, REVIEWS, Sidecar, VIP, plain};
-use crate::identity::testing::{Leaf, TestCa};
+use crate::identity::testing::TestCa;
 
 const MIB: usize = 1024 * 1024;
 
@@ -69,14 +69,8 @@ async fn a_websocket_echoes_through_both_sidecars_and_closes_half_by_half() {
 /// Whichever side's certificate ends, as of an opaque connection (SEMANTICS.md §1 "mesh TLS").
 #[tokio::test]
 async fn a_websocket_does_not_outlive_its_peers_certificate() {
-    let ca = TestCa::new("weft.local");
     for (row, short) in [("the server's", "reviews"), ("the client's", "web")] {
-        let sidecar = |account: &str| {
-            let lasts = Duration::from_secs(if account == short { 2 } else { 3600 });
-            let leaf = Leaf { not_after: SystemTime::now() + lasts, ..Leaf::of(&ca.id("shop", account)) };
-            Sidecar::lasting(&ca, account, &leaf)
-        };
-        let (web, reviews) = (sidecar("web"), sidecar("reviews"));
+        let [web, reviews] = Sidecar::one_ends(short);
         let app = echo_app().await;
         web.service(|_| {});
         web.endpoints(REVIEWS, &[reviews.meshed(app.addr).await]);

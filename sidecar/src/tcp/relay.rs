@@ -135,7 +135,8 @@ where
     A: AsyncRead + AsyncWrite + Abort + Unpin,
     B: AsyncRead + AsyncWrite + Abort + Unpin,
 {
-    let mut cut = pin!(cut);
+    // Asked last, when a busy pair may have used up what a task may do: without a bound of its own it would never be heard.
+    let mut cut = pin!(tokio::task::coop::unconstrained(cut));
     let mut a_to_b = Direction::new(Side::A, Side::B);
     let mut b_to_a = Direction::new(Side::B, Side::A);
     let mut a_first = false;

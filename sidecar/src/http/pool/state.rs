@@ -18,6 +18,9 @@ use crate::resilience::{ConnectionGuard, Limiter, PendingGuard};
 /// After a connect failed: how long a request makes do with a connection it would rather not use.
 const MAKE_DO: Duration = Duration::from_secs(1);
 
+/// How long one that has been told to go may stay among those that take streams, if nobody chooses it.
+const ASK_AGAIN: Duration = Duration::from_millis(100);
+
 /// A connection without a stream counts as in use for this long: longer than the pauses of steady traffic.
 pub const IN_USE: Duration = Duration::from_secs(10);
 
@@ -92,6 +95,8 @@ pub(super) struct State {
     /// … and have said that we have no connection at all.
     starving: bool,
     failed_at: Option<Instant>,
+    /// When all HTTP/2 connections were asked whether they still take streams.
+    asked_at: Option<Instant>,
     draining: bool,
     reaping: bool,
     next: u64,
@@ -152,6 +157,7 @@ impl State {
             queued: false,
             starving: false,
             failed_at: None,
+            asked_at: None,
             draining: false,
             reaping: false,
             next: 0,
@@ -231,11 +237,16 @@ impl State {
     /// A stream on the best connection, unless it is better to open another.
     fn take_h2(&mut self, worker: Worker, now: Instant, make_do: MakeDo) -> Option<(Handle, Permit)> {
         let max_requests = self.max_requests;
+        // Of all of them now and then, of the one that is chosen each time: asking takes the connection's lock.
+        let asks = self.asked_at.is_none_or(|asked| now >= asked + ASK_AGAIN);
+        if asks {
+            self.asked_at = Some(now);
+        }
         // Dropping a handle only wakes its driver, which closes the connection after its last stream.
-        self.h2.retain(|connection| {
+        self.h2.retain_mut(|connection| {
             // One that has just been opened serves once, whatever its age: refusing it would only open the next.
             let expired = connection.expires.is_some_and(|expires| now >= expires) && connection.handle.opened() > 0;
-            connection.handle.opened() < max_requests && !expired
+            connection.handle.opened() < max_requests && !expired && (!asks || connection.handle.is_usable())
         });
         let must_make_do = make_do == MakeDo::Yes || self.has_just_failed(now);
         let has_room = self.room() > 0 && (!self.spare.is_empty() || self.limits.has_room());
@@ -243,7 +254,6 @@ impl State {
         loop {
             let best = self.best_h2(worker)?;
             let connection = &mut self.h2[best];
-            // Only of the one that is chosen: it takes the connection's lock.
             if !connection.handle.is_usable() {
                 self.h2.remove(best);
                 continue;

@@ -413,6 +413,15 @@ async fn a_direction_that_is_never_done_leaves_the_other_its_half() {
 }
 
 #[tokio::test]
+async fn a_pair_that_is_always_busy_is_cut_in_time() {
+    for brings in [1, 1000, usize::MAX] {
+        let cut = tokio::time::sleep(std::time::Duration::from_millis(20));
+        let relay = tokio::spawn(relay_until(Endless { brings }, Endless { brings }, Arc::default(), cut));
+        assert!(matches!(done(relay).await.ended, Ended::Cut), "{brings} bytes at a time");
+    }
+}
+
+#[tokio::test]
 async fn a_busy_relay_does_not_starve_fifty_quiet_ones() {
     let busy = way(true).await;
     let data = pattern(9);
