@@ -25,7 +25,7 @@ BUILD_STATIC = CC_$(subst -,_,$(MUSL))=musl-gcc \
 VERSION := $(shell sed -nE 's/^version = "(.*)"/\1/p' Cargo.toml | head -n1)
 REPOSITORY ?= weft.dev
 
-.PHONY: cluster cluster-down conformance flagger images static static-rest musl pgo help build build-tests bench bench-quick bench-build instructions demo test test-unit test-e2e test-api test-cluster test-slow soak fuzz differential lint fmt clean packages
+.PHONY: cluster cluster-down conformance flagger images static static-rest musl pgo help build build-tests bench bench-quick bench-build peers instructions demo test test-unit test-e2e test-api test-cluster test-slow soak fuzz differential lint fmt clean packages
 
 help: ## What there is
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /\1\t/' | awk -F'\t' '{ printf "  make %-12s %s\n", $$1, $$2 }'
@@ -120,6 +120,9 @@ clean: ## Remove what was built and what tests left
 bench-build:
 	$(MAKE) --no-print-directory static PROFILE=release
 	$(CARGO) build --profile tools -p weft-e2e -p weft-bench
+	@$(MAKE) --no-print-directory peers
+
+peers:
 	@bench/setup/peers.sh $(TARGET)
 
 # Static, by musl: an image has nothing else in it. C parts (the TLS library's, the allocator's) need its compiler.
@@ -142,7 +145,7 @@ musl:
 	@e2e/setup/install.sh musl-gcc=musl-tools
 	@rustup target list --installed 2>/dev/null | grep -qx $(MUSL) || rustup target add $(MUSL)
 
-pgo: packages musl ## The profile by which the sidecar that ships is optimised, anew: sidecar/pgo (20 minutes, as root)
+pgo: packages peers musl ## The profile by which the sidecar that ships is optimised, anew: sidecar/pgo (20 minutes, as root)
 	@sidecar/pgo/make.sh $(TARGET) $(MUSL) $(PGO) "$(SUDO)"
 
 packages:
