@@ -1,6 +1,6 @@
 //! [`Aside`]: what a connection waits for beside its work, polled when it was woken itself.
 //!
-//! A task is polled whole: each packet would ask the drain, the certificate's clock and the policy again, and each of them takes
+//! A task is polled whole: each packet would ask the drain, the policy and the certificate's clock again, and the first two take
 //! a lock to say that nothing has changed. With a waker of its own an answer is looked for only when there may be one.
 
 use std::future::Future;

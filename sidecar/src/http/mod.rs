@@ -170,14 +170,13 @@ pub struct TunnelEnd {
 }
 
 /// When a tunnel is ended by us.
-#[derive(Default)]
 pub(crate) struct TunnelLimits {
     /// Without a byte either way for so long.
     pub(crate) idle: Option<Duration>,
     /// At this moment: the peer's proof of who it is ends.
     pub(crate) until: Option<tokio::time::Instant>,
     /// Told why it was.
-    pub(crate) over: Option<Box<dyn FnOnce(Reason) + Send>>,
+    pub(crate) over: Box<dyn FnOnce(Reason) + Send>,
 }
 
 impl Tunnel {
@@ -200,13 +199,7 @@ impl Tunnel {
         if let Some(end) = &mut *self.0.lock()
             && (idle.is_some() || until.is_some())
         {
-            let limits = end.limits.get_or_insert_default();
-            let earlier = |limit| limits.until.map_or(limit, |known| known.min(limit));
-            **limits = TunnelLimits {
-                idle: idle.or(limits.idle),
-                until: until.map(earlier).or(limits.until),
-                over: Some(Box::new(over)),
-            };
+            end.limits = Some(Box::new(TunnelLimits { idle, until, over: Box::new(over) }));
         }
     }
 

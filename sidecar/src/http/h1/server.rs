@@ -160,10 +160,8 @@ where
         }
     };
     let relayed = relay_until(client, server, Arc::clone(&counters), cut).await;
-    if matches!(relayed.ended, Ended::Cut)
-        && let Some(over) = limits.over
-    {
-        over(reason);
+    if matches!(relayed.ended, Ended::Cut) {
+        (limits.over)(reason);
     }
     relayed
 }
