@@ -5,7 +5,9 @@
 //! Here a stream that keeps filling what it is given is read ahead, into a buffer of the thread's, and handed on from
 //! there. The copy is the price, a tenth of what it saves.
 //!
-//! A quiet stream is read as before, straight into its user's buffer, and owns nothing here.
+//! A quiet stream is read as before, straight into its user's buffer, and owns nothing here. One read in three or so then brings
+//! only a part of what is there, where that buffer is what others left of it: such a user asks for wide ones always
+//! ([`Wide::poll_wide`]).
 //!
 //! Bound: [`MOST`] bytes per stream, only while its user has not taken what has been read.
 
@@ -49,6 +51,11 @@ impl<IO> Wide<IO> {
         self.ahead.is_some()
     }
 
+    /// The stream behind. What has been read ahead must be taken first.
+    pub(crate) fn get_mut(&mut self) -> &mut IO {
+        &mut self.io
+    }
+
     fn hand_on(&mut self, buf: &mut ReadBuf<'_>) -> bool {
         let Some(ahead) = &mut self.ahead else { return false };
         let filled = ahead.filled();
@@ -59,6 +66,27 @@ impl<IO> Wide<IO> {
             self.ahead = None;
         }
         true
+    }
+}
+
+impl<IO: AsyncRead + Unpin> Wide<IO> {
+    /// As `poll_read`, but wide also while the stream is quiet.
+    pub(crate) fn poll_wide(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if self.hand_on(buf) { Poll::Ready(Ok(())) } else { self.poll_ahead(cx, buf, FIRST).map_ok(drop) }
+    }
+
+    /// Reads up to `size` bytes, hands on what fits, and says how many there were.
+    fn poll_ahead(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>, size: usize) -> Poll<io::Result<usize>> {
+        let mut buffer = Buffer::take(size);
+        let mut read = ReadBuf::new(buffer.space());
+        ready!(Pin::new(&mut self.io).poll_read(cx, &mut read))?;
+        let len = read.filled().len();
+        buffer.set_filled(len);
+        if len > 0 {
+            self.ahead = Some(buffer);
+            self.hand_on(buf);
+        }
+        Poll::Ready(Ok(len))
     }
 }
 
@@ -78,16 +106,8 @@ impl<IO: AsyncRead + Unpin> AsyncRead for Wide<IO> {
             }
             return Poll::Ready(Ok(()));
         }
-        let mut buffer = Buffer::take(this.size);
-        let mut read = ReadBuf::new(buffer.space());
-        ready!(Pin::new(&mut this.io).poll_read(cx, &mut read))?;
-        let len = read.filled().len();
+        let len = ready!(this.poll_ahead(cx, buf, this.size))?;
         this.size = if len <= room { 0 } else { buffers::next_size(this.size, len).min(MOST) };
-        buffer.set_filled(len);
-        if len > 0 {
-            this.ahead = Some(buffer);
-            this.hand_on(buf);
-        }
         Poll::Ready(Ok(()))
     }
 }
@@ -190,5 +210,22 @@ mod tests {
         assert!(!wide.is_ahead());
         near.write_all(&[7; 5]).await.unwrap();
         assert_eq!((wide.read(&mut buf).await.unwrap(), wide.size), (5, 0));
+    }
+
+    #[tokio::test]
+    async fn a_burst_larger_than_its_users_buffer_is_one_read_where_that_is_asked_for() {
+        let (mut near, far) = duplex(1 << 20);
+        let mut wide = Wide::new(far);
+        for _ in 0..3 {
+            near.write_all(&[7; 1000]).await.unwrap();
+            for left in (0..1000).step_by(100).rev() {
+                let mut buf = [0; 100];
+                let mut buf = ReadBuf::new(&mut buf);
+                std::future::poll_fn(|cx| wide.poll_wide(cx, &mut buf)).await.unwrap();
+                assert_eq!(buf.filled(), [7; 100]);
+                assert_eq!(wide.ahead.as_ref().map_or(0, |ahead| ahead.filled().len()), left);
+            }
+            assert_eq!((wide.is_ahead(), buffers::lent()), (false, 0), "nothing is owned between bursts");
+        }
     }
 }

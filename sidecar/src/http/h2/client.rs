@@ -95,7 +95,9 @@ struct Shared {
     /// Ended because a ping went unanswered.
     silent: AtomicBool,
     meter: Arc<Meter>,
-    max_streams: usize,
+    /// Most streams at once, by our limit and the server's: what the driver saw last. Asking `h2` takes the connection's lock, and a
+    /// pool asks of all its connections for each request.
+    max_streams: AtomicUsize,
     large_stream: u64,
     /// Called after each stream's end.
     on_free: OnceLock<Box<dyn Fn() + Send + Sync>>,
@@ -143,11 +145,11 @@ impl Connection {
             closed: AtomicBool::new(false),
             silent: AtomicBool::new(false),
             meter,
-            max_streams: settings.max_streams,
+            max_streams: AtomicUsize::new(settings.max_streams),
             large_stream: settings.large_stream,
             on_free: OnceLock::new(),
         });
-        let watched = Arc::clone(&shared);
+        let (watched, our_limit) = (Arc::clone(&shared), settings.max_streams);
         outlet.open();
         let driver = async move {
             // Set before the connection is dropped, so that its streams find the cause when they fail.
@@ -168,7 +170,9 @@ impl Connection {
                         Poll::Ready(Ok(())) | Poll::Pending => false,
                     },
                 };
-                if !ended {
+                if let Some(running) = connection.as_ref().filter(|_| !ended) {
+                    let most = our_limit.min(running.max_concurrent_send_streams());
+                    watched.max_streams.store(most, Ordering::Relaxed);
                     ready!(liveness.poll(cx, watched.open.load(Ordering::Relaxed) > 0));
                     watched.silent.store(true, Ordering::Release);
                 }
@@ -227,7 +231,7 @@ impl Handle {
     }
 
     fn limit(&self) -> usize {
-        self.shared.max_streams.min(self.send.current_max_send_streams())
+        self.shared.max_streams.load(Ordering::Relaxed)
     }
 
     /// Sends a request on a stream of its own.

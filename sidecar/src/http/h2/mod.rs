@@ -26,6 +26,7 @@ use super::error::BodyError;
 use super::hygiene;
 use super::io::Io;
 use super::timer::Timer;
+use crate::tcp::Wide;
 
 /// Carries a body into a stream. Takes the next frame only when the one before is in `h2`'s send buffer.
 pub(super) struct Pump {
@@ -87,10 +88,11 @@ impl Pump {
                     }
                 }
                 None => {
-                    if self.stream.poll_reset(cx).is_ready() {
-                        return Poll::Ready(Err(PumpError::Stream));
-                    }
-                    match ready!(self.body.poll_next(cx)) {
+                    let Poll::Ready(next) = self.body.poll_next(cx) else {
+                        // Asked here only: what cannot be sent says so by itself.
+                        return self.stream.poll_reset(cx).map(|_| Err(PumpError::Stream));
+                    };
+                    match next {
                         None => return Poll::Ready(self.finish(self_end)),
                         Some(Err(error)) => {
                             self.stream.send_reset(error.h2_reason());
@@ -150,11 +152,15 @@ pub(super) struct Incoming {
     remaining: Option<u64>,
     received: u64,
     data_ended: bool,
+    /// What `h2` said at the head or the last frame: asking takes the connection's lock. An end that came by itself after that is
+    /// found by reading.
+    ended: bool,
 }
 
 impl Incoming {
     pub(super) fn new(stream: RecvStream, length: Option<u64>) -> Self {
-        Self { stream, remaining: length, received: 0, data_ended: false }
+        let ended = stream.is_end_stream();
+        Self { stream, remaining: length, received: 0, data_ended: false, ended }
     }
 
     /// Bytes received.
@@ -172,6 +178,7 @@ impl Incoming {
                     }
                     // An error means that the stream is closed: there is no window left to give back.
                     let _ = self.stream.flow_control().release_capacity(data.len());
+                    self.ended = self.stream.is_end_stream();
                     return Poll::Ready(Some(Ok(Frame::data(data))));
                 }
                 Some(Err(error)) => return Poll::Ready(Some(Err(BodyError::from_h2(error)))),
@@ -185,14 +192,15 @@ impl Incoming {
         }
     }
 
+    /// Whether nothing more comes. "No" may mean that it is not known yet.
     pub(super) fn is_end_stream(&self) -> bool {
-        self.stream.is_end_stream()
+        self.ended
     }
 
     pub(super) fn size_hint(&self) -> SizeHint {
         match self.remaining {
             Some(remaining) => SizeHint::with_exact(remaining),
-            None if self.stream.is_end_stream() => SizeHint::with_exact(0),
+            None if self.ended => SizeHint::with_exact(0),
             None => SizeHint::default(),
         }
     }
@@ -225,23 +233,28 @@ impl Meter {
     }
 }
 
-/// A connection whose bytes are counted.
+/// A connection whose bytes are counted, and that is read wide: `h2` reads into what the frames before left of 8 KiB.
 pub(super) struct Metered<T> {
-    io: T,
+    io: Wide<T>,
     meter: Arc<Meter>,
 }
 
 impl<T> Metered<T> {
     pub(super) fn new(io: T) -> (Self, Arc<Meter>) {
         let meter = Arc::new(Meter::default());
-        (Self { io, meter: Arc::clone(&meter) }, meter)
+        (Self { io: Wide::new(io), meter: Arc::clone(&meter) }, meter)
     }
 }
 
 impl<T: Io> AsyncRead for Metered<T> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
-        let read = Pin::new(&mut self.io).poll_read(cx, buf);
+        // What TLS has decrypted is in memory already.
+        let read = if self.io.is_ahead() || self.io.get_ref().plain().is_some() {
+            self.io.poll_wide(cx, buf)
+        } else {
+            Pin::new(self.io.get_mut()).poll_read(cx, buf)
+        };
         Meter::add(&self.meter.read, buf.filled().len() - before);
         read
     }

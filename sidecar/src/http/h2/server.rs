@@ -86,7 +86,12 @@ pub(crate) async fn serve<IO: Io, H: Handler>(
         loop {
             match connection.poll_accept(cx) {
                 Poll::Ready(Some(Ok((request, respond)))) => {
-                    tokio::spawn(stream(handler.clone(), request, respond, Arc::clone(&shared)));
+                    // In a box, made where it is to lie: tokio would move a kilobyte into its place, and write over it at its end.
+                    let place = Box::new_uninit();
+                    tokio::spawn(Box::into_pin(Box::write(
+                        place,
+                        stream(handler.clone(), request, respond, Arc::clone(&shared)),
+                    )));
                 }
                 Poll::Ready(Some(Err(error))) => return Poll::Ready(Err(ServeError::from(error))),
                 Poll::Ready(None) => return Poll::Ready(Ok(())),
@@ -138,12 +143,13 @@ async fn stream<H: Handler>(
     let (parts, recv) = request.into_parts();
     let head_only = parts.method == Method::HEAD;
     let grpc = wants_grpc(&parts.headers);
-    let expects = !recv.is_end_stream() && hygiene::expects_continue(parts.version, &parts.headers);
+    let incoming = Incoming::new(recv, content_length(&parts.headers));
+    let expects = !incoming.is_end_stream() && hygiene::expects_continue(parts.version, &parts.headers);
     let demand = expects.then(Arc::<Demand>::default);
-    let body = if recv.is_end_stream() {
+    let body = if incoming.is_end_stream() {
+        drop(incoming);
         Body::empty()
     } else {
-        let incoming = Incoming::new(recv, content_length(&parts.headers));
         Body::from_source(RequestBody { incoming, demand: demand.clone() })
     };
     let request = http::Request::from_parts(parts, body);
@@ -156,10 +162,6 @@ async fn stream<H: Handler>(
         // Called inside the future, so that a panic before the first await is caught as well.
         let mut handling = pin!(async { handler.handle(request, arrived).await });
         std::future::poll_fn(|cx| {
-            // Ready with an error when the connection is gone: nobody is left to answer either way.
-            if respond.poll_reset(cx).is_ready() {
-                return Poll::Ready(None);
-            }
             let answer = match guarded(|| handling.as_mut().poll(cx)) {
                 Ok(poll) => poll.map(Some),
                 Err(panic) => {
@@ -167,14 +169,20 @@ async fn stream<H: Handler>(
                     Poll::Ready(Some(answer.into()))
                 }
             };
+            if answer.is_ready() {
+                return answer;
+            }
+            // Ready with an error when the connection is gone: nobody is left to answer either way.
+            if respond.poll_reset(cx).is_ready() {
+                return Poll::Ready(None);
+            }
             if let Some(demand) = &demand
-                && answer.is_pending()
                 && demand.poll_once(cx)
             {
                 // Fails only when the stream is gone, which the next poll finds out.
                 let _ = respond.send_informational(continue_head());
             }
-            answer
+            Poll::Pending
         })
         .await
     };
@@ -219,10 +227,10 @@ async fn stream<H: Handler>(
             }
         }
         // The response is complete; the request may still be on its way to a server that wants it (an early response).
-        if pump.poll_reset(cx).is_ready() {
+        if guarded(|| pump.poll_progress(cx)).unwrap_or(Poll::Ready(())).is_ready() {
             return Poll::Ready(());
         }
-        guarded(|| pump.poll_progress(cx)).unwrap_or(Poll::Ready(()))
+        pump.poll_reset(cx)
     })
     .await;
 }
