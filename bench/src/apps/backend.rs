@@ -8,6 +8,7 @@ use std::os::fd::AsRawFd;
 
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 
+use super::http2::Http2;
 use super::responder::{Bytes, Http1, Reply, Responder};
 use super::{AppError, current_thread, grpc_backend};
 
@@ -16,8 +17,10 @@ use super::{AppError, current_thread, grpc_backend};
 pub(crate) enum Kind {
     /// HTTP/1.1: 200 with 1 KiB to whatever is asked.
     Http1,
-    /// The same over HTTP/2 with prior knowledge, and gRPC messages echoed.
+    /// The same over HTTP/2 with prior knowledge.
     Http2,
+    /// gRPC: messages are echoed.
+    Grpc,
     /// TCP: `D` first sends for ever, `U` first takes everything and tells how much it was, anything else is echoed.
     Tcp,
 }
@@ -45,7 +48,8 @@ pub(crate) fn run(options: &Backend) -> Result<(), AppError> {
     match options.kind {
         Kind::Http1 => serve(&listener, Http1::default),
         Kind::Tcp => serve(&listener, Bytes::default),
-        Kind::Http2 => current_thread()?.block_on(grpc_backend::serve(listener)),
+        Kind::Http2 => serve(&listener, Http2::default),
+        Kind::Grpc => current_thread()?.block_on(grpc_backend::serve(listener)),
     }
 }
 

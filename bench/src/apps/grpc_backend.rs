@@ -1,10 +1,9 @@
-//! The HTTP/2 half of the server: 200 with 1 KiB to requests without a body, every message back to gRPC streams.
+//! The gRPC server: every message comes back.
 //!
 //! It is the `h2` crate alone on one thread: in front of it a proxy does at least twice its work for each request, since it
 //! has two such ends. `core_use` in the results says whether the proxy's core was the busy one.
 
 use std::net::TcpListener;
-use std::sync::Arc;
 
 use bytes::Bytes;
 use h2::server::{self, SendResponse};
@@ -12,7 +11,6 @@ use h2::{Reason, RecvStream};
 use http::{HeaderMap, HeaderValue, Request, Response};
 
 use super::AppError;
-use super::responder::BODY_LENGTH;
 use super::streams::WINDOW;
 
 /// Serves for ever.
@@ -21,41 +19,25 @@ use super::streams::WINDOW;
 /// When accepting fails.
 pub(crate) async fn serve(listener: TcpListener) -> Result<(), AppError> {
     let listener = tokio::net::TcpListener::from_std(listener)?;
-    let body = Bytes::from_static(&[b'x'; BODY_LENGTH]);
-    let local = tokio::task::LocalSet::new();
-    local.run_until(accept(&listener, &Arc::new(body))).await
+    tokio::task::LocalSet::new().run_until(accept(&listener)).await
 }
 
-async fn accept(listener: &tokio::net::TcpListener, body: &Arc<Bytes>) -> Result<(), AppError> {
+async fn accept(listener: &tokio::net::TcpListener) -> Result<(), AppError> {
     loop {
         let (stream, _) = listener.accept().await?;
         stream.set_nodelay(true)?;
-        let body = Arc::clone(body);
         tokio::task::spawn_local(async move {
             let mut builder = server::Builder::new();
             builder.initial_window_size(WINDOW).initial_connection_window_size(16 * WINDOW);
             builder.max_concurrent_streams(1024);
             let Ok(mut connection) = builder.handshake::<_, Bytes>(stream).await else { return };
             while let Some(Ok((request, respond))) = connection.accept().await {
-                if request.body().is_end_stream() {
-                    // Here, not in a task: there is nothing to wait for.
-                    let _ = answer(respond, &body);
-                } else {
-                    tokio::task::spawn_local(async move {
-                        let _ = echo(request, respond).await;
-                    });
-                }
+                tokio::task::spawn_local(async move {
+                    let _ = echo(request, respond).await;
+                });
             }
         });
     }
-}
-
-fn answer(mut respond: SendResponse<Bytes>, body: &Bytes) -> Result<(), h2::Error> {
-    let mut head = Response::new(());
-    head.headers_mut().insert("server", HeaderValue::from_static("bench"));
-    head.headers_mut().insert("content-type", HeaderValue::from_static("application/octet-stream"));
-    head.headers_mut().insert("content-length", HeaderValue::from(BODY_LENGTH));
-    respond.send_response(head, false)?.send_data(body.clone(), true)
 }
 
 /// Sends back what comes, as it comes, and takes no more than the client has room for: one that reads nothing is soon

@@ -7,6 +7,7 @@ pub(crate) mod bulk;
 pub(crate) mod connections;
 pub(crate) mod grpc_backend;
 pub(crate) mod handshakes;
+pub(crate) mod http2;
 pub(crate) mod idle;
 pub(crate) mod open_loop;
 pub(crate) mod responder;

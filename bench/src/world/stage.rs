@@ -83,7 +83,8 @@ impl Stage {
         let spoken = if subject.family == Family::NoProxy { plan.client } else { plan.server };
         let kind = match spoken {
             App::Http1 => "http1",
-            App::Http2 | App::Grpc => "http2",
+            App::Http2 => "http2",
+            App::Grpc => "grpc",
             App::Tcp => "tcp",
         };
         let mut processes =
