@@ -9,7 +9,7 @@
 //!
 //! | length | way |
 //! |---|---|
-//! | ≤ 128 | all read into registers (the last part overlaps the one before it), then all written |
+//! | ≤ 256 | all read into registers (the last part overlaps the one before it), then all written |
 //! | ≤ 2,047, or overlapping | the ends kept in registers, 64 bytes a turn in between, from the end that is safe |
 //! | more | `rep movsq`, its destination aligned |
 //!
@@ -88,7 +88,7 @@ pub unsafe extern "C" fn memcpy(to: *mut u8, from: *const u8, n: usize) -> *mut 
         "movups [rdi + rdx - 32], xmm2",
         "movups [rdi + rdx - 16], xmm3",
         "ret",
-        // 65 to 128, and the last 64 bytes of all that is longer
+        // 65 to 128, and the last 64 bytes of all that is longer.
         "21:",
         "movups xmm4, [rsi + rdx - 64]",
         "movups xmm5, [rsi + rdx - 48]",
@@ -109,8 +109,41 @@ pub unsafe extern "C" fn memcpy(to: *mut u8, from: *const u8, n: usize) -> *mut 
         "movups [rdi + rdx - 32], xmm6",
         "movups [rdi + rdx - 16], xmm7",
         "ret",
-        // Longer. Writing upwards is wrong when `to` is inside what is to be read, that is when to - from < n.
+        // 129 to 256: most of what the `h2` crate moves
         "30:",
+        "cmp rdx, 256",
+        "ja 31f",
+        "movups xmm0, [rsi]",
+        "movups xmm1, [rsi + 16]",
+        "movups xmm2, [rsi + 32]",
+        "movups xmm3, [rsi + 48]",
+        "movups xmm8, [rsi + 64]",
+        "movups xmm9, [rsi + 80]",
+        "movups xmm10, [rsi + 96]",
+        "movups xmm11, [rsi + 112]",
+        "movups xmm12, [rsi + rdx - 128]",
+        "movups xmm13, [rsi + rdx - 112]",
+        "movups xmm14, [rsi + rdx - 96]",
+        "movups xmm15, [rsi + rdx - 80]",
+        "movups [rdi], xmm0",
+        "movups [rdi + 16], xmm1",
+        "movups [rdi + 32], xmm2",
+        "movups [rdi + 48], xmm3",
+        "movups [rdi + 64], xmm8",
+        "movups [rdi + 80], xmm9",
+        "movups [rdi + 96], xmm10",
+        "movups [rdi + 112], xmm11",
+        "movups [rdi + rdx - 128], xmm12",
+        "movups [rdi + rdx - 112], xmm13",
+        "movups [rdi + rdx - 96], xmm14",
+        "movups [rdi + rdx - 80], xmm15",
+        "movups [rdi + rdx - 64], xmm4",
+        "movups [rdi + rdx - 48], xmm5",
+        "movups [rdi + rdx - 32], xmm6",
+        "movups [rdi + rdx - 16], xmm7",
+        "ret",
+        // Longer. Writing upwards is wrong when `to` is inside what is to be read, that is when to - from < n.
+        "31:",
         "mov rcx, rdi",
         "sub rcx, rsi",
         "cmp rcx, rdx",
@@ -118,7 +151,7 @@ pub unsafe extern "C" fn memcpy(to: *mut u8, from: *const u8, n: usize) -> *mut 
         "cmp rdx, 2048",
         "jae 50f",
         // Upwards: the first 16 bytes are kept for the end, then blocks at places aligned in `to`.
-        "31:",
+        "33:",
         "movups xmm8, [rsi]",
         "lea r8, [rdi + rdx - 64]",
         "lea r9, [rdi + 16]",
@@ -175,7 +208,7 @@ pub unsafe extern "C" fn memcpy(to: *mut u8, from: *const u8, n: usize) -> *mut 
         "50:",
         "neg rcx",
         "cmp rcx, rdx",
-        "jb 31b",
+        "jb 33b",
         "movups xmm0, [rsi]",
         "lea r8, [rdi + rdx - 16]",
         "movups [rdi], xmm0",
