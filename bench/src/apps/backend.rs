@@ -118,9 +118,10 @@ impl<R: Responder> Connection<R> {
             match self.responder.receive(&buffer[..read]) {
                 Reply::Nothing => {}
                 Reply::Send(bytes) => self.pending = bytes,
+                Reply::Last(bytes) => (self.pending, self.ends) = (bytes, true),
                 Reply::Endless => self.endless = true,
             }
-            self.ends = read == 0;
+            self.ends |= read == 0;
         }
         if !self.pending.is_empty() {
             match self.stream.write(&self.pending) {

@@ -17,6 +17,7 @@ const LARGEST_FRAME: usize = 16_384;
 
 const DATA: u8 = 0;
 const HEADERS: u8 = 1;
+const RST_STREAM: u8 = 3;
 const SETTINGS: u8 = 4;
 const PING: u8 = 6;
 const GOAWAY: u8 = 7;
@@ -77,7 +78,7 @@ impl Responder for Http2 {
         };
         if !self.begun && rest.len() >= PREFACE.len() {
             if !rest.starts_with(PREFACE) {
-                return Reply::Send(goaway("this is not HTTP/2"));
+                return Reply::Last(goaway("this is not HTTP/2"));
             }
             rest = &rest[PREFACE.len()..];
             self.begun = true;
@@ -87,11 +88,11 @@ impl Responder for Http2 {
         while self.begun && rest.len() >= FRAME_HEAD {
             let length = usize::from(rest[0]) << 16 | usize::from(rest[1]) << 8 | usize::from(rest[2]);
             if length > LARGEST_FRAME {
-                return Reply::Send(goaway("a frame is larger than may be"));
+                return Reply::Last(goaway("a frame is larger than may be"));
             }
             let Some(payload) = rest.get(FRAME_HEAD..FRAME_HEAD + length) else { break };
             if let Err(Unforeseen(what)) = self.take(rest[3], rest[4], number(&rest[5..9]), payload, &mut out) {
-                return Reply::Send(goaway(what));
+                return Reply::Last(goaway(what));
             }
             rest = &rest[FRAME_HEAD + length..];
         }
@@ -125,7 +126,7 @@ impl Http2 {
             }
             SETTINGS if flags & ACK == 0 => {
                 for setting in payload.chunks_exact(6) {
-                    match (setting[1], number(&setting[2..])) {
+                    match (u16::from_be_bytes([setting[0], setting[1]]), number(&setting[2..])) {
                         (1, size) if size < 4096 => return Err(Unforeseen("the table of fields is to be small")),
                         (4, size) if (size as usize) < BODY_LENGTH => {
                             return Err(Unforeseen("a stream's window does not take an answer"));
@@ -137,7 +138,8 @@ impl Http2 {
             }
             PING if flags & ACK == 0 => frame(out, PING, ACK, 0, payload),
             WINDOW_UPDATE if stream == 0 && payload.len() == 4 => self.window += i64::from(number(payload)),
-            // PRIORITY, acknowledgements, windows of streams that have had their answer, resets of what is answered at once.
+            RST_STREAM => self.owed.retain(|&owed| owed != stream),
+            // PRIORITY, acknowledgements, windows of streams: they have their answer in one piece.
             _ => {}
         }
         Ok(())
@@ -187,7 +189,7 @@ mod tests {
         tokio::spawn(async move {
             let (mut http, mut buf) = (Http2::default(), vec![0; size]);
             while let Ok(read @ 1..) = far.read(&mut buf).await {
-                if let Reply::Send(bytes) = http.receive(&buf[..read]) {
+                if let Reply::Send(bytes) | Reply::Last(bytes) = http.receive(&buf[..read]) {
                     far.write_all(&bytes).await.unwrap();
                 }
             }
@@ -241,6 +243,6 @@ mod tests {
         let mut send = client(1000, &small).await;
         let sent = send.send_request(Request::get("http://bench/").body(()).unwrap(), true);
         assert!(sent.unwrap().0.await.unwrap_err().is_go_away());
-        assert!(matches!(Http2::default().receive(&[b'G'; 30]), Reply::Send(_)));
+        assert!(matches!(Http2::default().receive(&[b'G'; 30]), Reply::Last(_)));
     }
 }

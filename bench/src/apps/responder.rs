@@ -10,6 +10,8 @@ pub(crate) enum Reply {
     Nothing,
     /// Send this.
     Send(Vec<u8>),
+    /// Send this and end.
+    Last(Vec<u8>),
     /// Send for ever, whatever.
     Endless,
 }

@@ -5,8 +5,8 @@
 //! Here a stream that keeps filling what it is given is read ahead, into a buffer of the thread's, and handed on from
 //! there. The copy is the price, a tenth of what it saves.
 //!
-//! A quiet stream is read as before, straight into its user's buffer, and owns nothing here. One read in three or so then brings
-//! only a part of what is there, where that buffer is what others left of it: such a user asks for wide ones always
+//! A quiet stream is read as before, straight into its user's buffer, and owns nothing here. Where that buffer is what others
+//! left of it, one read in three or so then brings only a part of what is there: such a user asks for wide ones always
 //! ([`Wide::poll_wide`]).
 //!
 //! Bound: [`MOST`] bytes per stream, only while its user has not taken what has been read.
@@ -70,9 +70,16 @@ impl<IO> Wide<IO> {
 }
 
 impl<IO: AsyncRead + Unpin> Wide<IO> {
-    /// As `poll_read`, but wide also while the stream is quiet.
+    /// As `poll_read`, but wide also while the stream is quiet: [`FIRST`] bytes.
     pub(crate) fn poll_wide(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        if self.hand_on(buf) { Poll::Ready(Ok(())) } else { self.poll_ahead(cx, buf, FIRST).map_ok(drop) }
+        if self.is_ahead() {
+            // As much of the task's budget as a read: whoever reads in small parts lets others run as often as without this.
+            let budget = ready!(tokio::task::coop::poll_proceed(cx));
+            self.hand_on(buf);
+            budget.made_progress();
+            return Poll::Ready(Ok(()));
+        }
+        self.poll_ahead(cx, buf, FIRST).map_ok(drop)
     }
 
     /// Reads up to `size` bytes, hands on what fits, and says how many there were.

@@ -99,7 +99,7 @@ struct Shared {
     /// pool asks of all its connections for each request.
     max_streams: AtomicUsize,
     large_stream: u64,
-    /// Called after each stream's end.
+    /// Called after each stream's end, and when the server allows more of them.
     on_free: OnceLock<Box<dyn Fn() + Send + Sync>>,
 }
 
@@ -172,7 +172,10 @@ impl Connection {
                 };
                 if let Some(running) = connection.as_ref().filter(|_| !ended) {
                     let most = our_limit.min(running.max_concurrent_send_streams());
-                    watched.max_streams.store(most, Ordering::Relaxed);
+                    if most > watched.max_streams.swap(most, Ordering::Relaxed) {
+                        // Whoever waits for a stream may have one now.
+                        watched.freed();
+                    }
                     ready!(liveness.poll(cx, watched.open.load(Ordering::Relaxed) > 0));
                     watched.silent.store(true, Ordering::Release);
                 }
@@ -215,7 +218,7 @@ impl Handle {
         self.shared.large.load(Ordering::Relaxed) > 0
     }
 
-    /// Called after each stream's end, when a new one may fit. Only the first call sets it.
+    /// Called when a new stream may fit: after each one's end, and when the server allows more. Only the first call sets it.
     pub(crate) fn on_free(&self, call: impl Fn() + Send + Sync + 'static) {
         let _ = self.shared.on_free.set(Box::new(call));
     }

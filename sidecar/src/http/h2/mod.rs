@@ -3,6 +3,7 @@
 //! `h2` keeps the protocol; here lives what a proxy adds to it: bodies that respect the flow control of both sides
 //! ([`Pump`], [`Incoming`]), and knowing within seconds that a peer has vanished without a word ([`Liveness`]).
 //! Bound per stream: one received frame in hand, plus `h2`'s send buffer and receive window, both in the settings.
+//! Bound per connection: what [`gather`] and [`Wide`] say.
 
 pub mod client;
 mod gather;
@@ -186,8 +187,10 @@ impl Incoming {
             }
         }
         match ready!(self.stream.poll_trailers(cx)) {
-            Ok(Some(trailers)) => Poll::Ready(Some(Ok(Frame::trailers(trailers)))),
-            Ok(None) => Poll::Ready(None),
+            Ok(trailers) => {
+                self.ended = true;
+                Poll::Ready(trailers.map(|trailers| Ok(Frame::trailers(trailers))))
+            }
             Err(error) => Poll::Ready(Some(Err(BodyError::from_h2(error)))),
         }
     }

@@ -161,7 +161,14 @@ async fn stream<H: Handler>(
     } else {
         // Called inside the future, so that a panic before the first await is caught as well.
         let mut handling = pin!(async { handler.handle(request, arrived).await });
+        let mut begun = false;
         std::future::poll_fn(|cx| {
+            // Ready with an error when the connection is gone: nobody is left to answer either way. A client that resets
+            // at once has asked for nothing; later on it is asked about only where there is no answer yet.
+            let begins = !std::mem::replace(&mut begun, true);
+            if begins && respond.poll_reset(cx).is_ready() {
+                return Poll::Ready(None);
+            }
             let answer = match guarded(|| handling.as_mut().poll(cx)) {
                 Ok(poll) => poll.map(Some),
                 Err(panic) => {
@@ -172,8 +179,7 @@ async fn stream<H: Handler>(
             if answer.is_ready() {
                 return answer;
             }
-            // Ready with an error when the connection is gone: nobody is left to answer either way.
-            if respond.poll_reset(cx).is_ready() {
+            if !begins && respond.poll_reset(cx).is_ready() {
                 return Poll::Ready(None);
             }
             if let Some(demand) = &demand

@@ -268,18 +268,14 @@ impl State {
     }
 
     /// The connection with streams left that is best to use: without large streams first, then this worker's own, then the
-    /// fullest (so that others empty). The lock of another worker's connection is only taken where this one's do not do.
+    /// fullest (so that others empty).
     fn best_h2(&self, worker: Worker) -> Option<usize> {
-        let is_own = |connection: &Shared| connection.worker == worker;
-        let best = |wanted: &dyn Fn(&Shared) -> bool| {
-            let all = self.h2.iter().enumerate();
-            let left = all.filter(|(_, connection)| wanted(connection) && connection.handle.capacity() > 0);
-            let rank = |connection: &Shared| {
-                (connection.handle.is_busy_large(), !is_own(connection), usize::MAX - connection.handle.open())
-            };
-            left.min_by_key(|(_, connection)| rank(connection)).map(|(index, _)| index)
+        let left = self.h2.iter().enumerate().filter(|(_, connection)| connection.handle.capacity() > 0);
+        let rank = |connection: &Shared| {
+            let Shared { handle, .. } = connection;
+            (handle.is_busy_large(), connection.worker != worker, usize::MAX - handle.open())
         };
-        best(&|connection| is_own(connection) && !connection.handle.is_busy_large()).or_else(|| best(&|_| true))
+        left.min_by_key(|(_, connection)| rank(connection)).map(|(index, _)| index)
     }
 
     /// A place for a connection of this worker's own, whose requests are carried by another's meanwhile: nobody waits for a

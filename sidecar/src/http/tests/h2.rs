@@ -6,6 +6,8 @@ use ::h2::Reason;
 
 use super::h1_server::scopeguard;
 use super::*;
+use crate::http::body::Observer;
+use crate::http::error::BodyError;
 use crate::http::h2::client::{ClientSettings, Connection};
 
 async fn client(io: DuplexStream) -> ::h2::client::SendRequest<Bytes> {
@@ -192,6 +194,47 @@ async fn a_clients_reset_cancels_the_handler_and_touches_no_other_stream() {
     assert_eq!(fine.await.unwrap().status(), 200);
 }
 
+#[tokio::test]
+async fn a_request_that_is_reset_at_once_reaches_no_handler() {
+    let (called, mut calls) = tokio::sync::mpsc::unbounded_channel();
+    let app = handler(move |request: Request| {
+        let _ = called.send(request.method().clone());
+        async { answer(200, "ok") }
+    });
+    let mut served = served(Proto::H2, app);
+    // Preface and SETTINGS; a POST of `/` and its RST_STREAM (CANCEL); a GET of it: all in one piece.
+    let get =
+        |stream: u8, method: u8| [&[0, 0, 6, 1, 5, 0, 0, 0, stream][..], &[method, 0x86, 0x84, 0x41, 1, b'a']].concat();
+    let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+    let reset = [0, 0, 4, 3, 0, 0, 0, 0, 1, 0, 0, 0, 8];
+    served.client.write_all(&[&preface[..], &get(1, 0x83), &reset, &get(3, 0x82)].concat()).await.unwrap();
+    assert_eq!(calls.recv().await.unwrap(), ::http::Method::GET);
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    assert!(calls.try_recv().is_err());
+}
+
+#[tokio::test]
+async fn a_server_that_allows_more_streams_wakes_who_waits_for_one() {
+    let (near, mut far) = tokio::io::duplex(64 * 1024);
+    let (mut handle, driver) = Connection::handshake(near, &ClientSettings::default()).await.unwrap();
+    tokio::spawn(driver);
+    let (free, mut freed) = tokio::sync::mpsc::unbounded_channel();
+    handle.on_free(move || drop(free.send(())));
+    // SETTINGS with MAX_CONCURRENT_STREAMS, and what there is room for then: no more than we want, which is 100.
+    for (most, fits, told) in [(1, 1, false), (5, 5, true), (5, 5, false), (0, 0, false), (200, 100, true)] {
+        far.write_all(&[0, 0, 6, 4, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0, most]).await.unwrap();
+        for _ in 0..50 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+            if handle.capacity() == fits {
+                break;
+            }
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+        assert_eq!((handle.capacity(), freed.try_recv().is_ok()), (fits, told), "{most} allowed");
+    }
+    assert!(handle.is_usable());
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_reset_inside_a_body_travels_on_with_its_code_both_ways() {
     // Down: the app resets in the middle of its response.
@@ -258,6 +301,30 @@ async fn trailers_pass_both_ways() {
     assert_eq!(body.data().await.unwrap().unwrap(), "hello");
     assert!(body.data().await.is_none());
     assert_eq!(body.trailers().await.unwrap(), Some(trailers));
+}
+
+#[tokio::test]
+async fn a_body_with_trailers_has_ended_well_when_they_are_read() {
+    struct Told(tokio::sync::mpsc::UnboundedSender<bool>);
+    impl Observer for Told {
+        fn end(&mut self, result: Result<(), &BodyError>) {
+            let _ = self.0.send(result.is_ok());
+        }
+    }
+
+    let response = against(|mut server| async move {
+        let (_, mut respond) = server.accept().await.unwrap().unwrap();
+        let mut stream = respond.send_response(::http::Response::new(()), false).unwrap();
+        stream.send_data(Bytes::from_static(b"hello"), false).unwrap();
+        stream.send_trailers(::http::HeaderMap::new()).unwrap();
+        let _ = server.accept().await;
+    });
+    let (tell, mut told) = tokio::sync::mpsc::unbounded_channel();
+    let mut body = response.await.unwrap().into_body().observed(Told(tell));
+    for is_last in [false, true] {
+        assert_eq!(body.frame().await.unwrap().unwrap().is_trailers(), is_last);
+        assert_eq!((http_body::Body::is_end_stream(&body), told.try_recv().ok()), (is_last, is_last.then_some(true)));
+    }
 }
 
 #[tokio::test]
