@@ -219,7 +219,9 @@ async fn a_server_that_allows_more_streams_wakes_who_waits_for_one() {
     let (mut handle, driver) = Connection::handshake(near, &ClientSettings::default()).await.unwrap();
     tokio::spawn(driver);
     let (free, mut freed) = tokio::sync::mpsc::unbounded_channel();
-    handle.on_free(move || drop(free.send(())));
+    handle.on_free(move || {
+        let _ = free.send(());
+    });
     // SETTINGS with MAX_CONCURRENT_STREAMS, and what there is room for then: no more than we want, which is 100.
     for (most, fits, told) in [(1, 1, false), (5, 5, true), (5, 5, false), (0, 0, false), (200, 100, true)] {
         far.write_all(&[0, 0, 6, 4, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0, most]).await.unwrap();
