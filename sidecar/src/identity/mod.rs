@@ -39,7 +39,7 @@ use weft_proto::SpiffeId;
 pub use certify::CertifyError;
 pub use control_plane::{ControlPlane, ControlPlaneError, Dial, Dialling, InvalidAddress, Io, TcpDial};
 pub use handshake::{HANDSHAKE_TIMEOUT, HandshakeError, Peer, refused_by_peer};
-pub use schedule::{Backoff, renew_after, within_remaining};
+pub use schedule::{Backoff, left, renew_after, usable_for, within_remaining};
 pub use tls::MeshProtocol;
 pub use verify::{PeerError, Roots, RootsError, VerifiedLeaf, peer_identity};
 

@@ -1,5 +1,6 @@
-//! When to renew a certificate and how long to wait after a failure (SEMANTICS.md §4). Pure: handed the times and a
-//! random source. The tasks that sleep are `certify.rs` and `config/client.rs`.
+//! When to renew a certificate, how long to wait after a failure (SEMANTICS.md §4), and what a peer's certificate leaves to a
+//! connection (§1). Pure: handed the times and a random source. The tasks that sleep are `certify.rs`, `config/client.rs`
+//! and the connections.
 
 use std::time::{Duration, SystemTime};
 
@@ -47,6 +48,19 @@ impl Backoff {
 pub fn within_remaining(wait: Duration, remaining: Duration) -> Duration {
     const LEAST: Duration = Duration::from_millis(200);
     if remaining.is_zero() { wait } else { wait.min((remaining / 10).max(LEAST)) }
+}
+
+/// How long a certificate lasts that ends at `not_after`: at most ten years, for one of centuries must not overflow the clock.
+pub fn left(not_after: SystemTime, now: SystemTime) -> Duration {
+    const MOST: Duration = Duration::from_secs(10 * 365 * 86_400);
+    not_after.duration_since(now).unwrap_or_default().min(MOST)
+}
+
+/// How long a connection whose peer's certificate ends at `not_after` takes requests: until a tenth of what is left, at most
+/// a minute, before that. The same at both ends, so that they begin to drain together.
+pub fn usable_for(not_after: SystemTime, now: SystemTime) -> Duration {
+    let left = left(not_after, now);
+    left - (left / 10).min(Duration::from_secs(60))
 }
 
 #[cfg(test)]
@@ -104,5 +118,17 @@ mod tests {
         ] {
             assert_eq!(within_remaining(wait, remaining), expected, "{what}");
         }
+    }
+
+    #[test]
+    fn a_connection_takes_requests_until_shortly_before_its_peers_certificate_ends() {
+        let now = SystemTime::now();
+        for (left, usable) in [(0, 0), (10, 9), (600, 540), (86_400, 86_340)] {
+            let not_after = now + Duration::from_secs(left);
+            assert_eq!(usable_for(not_after, now), Duration::from_secs(usable), "{left} s left");
+        }
+        assert_eq!(usable_for(now - Duration::from_secs(1), now), Duration::ZERO);
+        let centuries = now + Duration::from_secs(500 * 365 * 86_400);
+        assert_eq!(left(centuries, now), Duration::from_secs(10 * 365 * 86_400));
     }
 }

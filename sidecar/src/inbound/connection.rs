@@ -18,7 +18,7 @@ use crate::balance::PlainAddr;
 use crate::config::{Config, MtlsMode, Protocol};
 use crate::http::server::{ServerSettings, serve};
 use crate::http::{Io, Proto};
-use crate::identity::MeshProtocol;
+use crate::identity::{MeshProtocol, left, usable_for};
 use crate::listen::client_hello::{self, read_client_hello};
 use crate::listen::first::{FIRST_MESSAGE, SILENCE, detect_more};
 use crate::listen::{Detected, FirstSpeaker, Prefixed, drain, first_bytes, original_dst};
@@ -286,7 +286,7 @@ impl Inbound {
             client: visit.client.ip(),
             client_cert: visit.peer.as_ref().and_then(|peer| client_cert(&self.settings.identity, peer)),
             peer: visit.peer.clone(),
-            expiry: visit.expiry.map(|expiry| Instant::now() + left(expiry)),
+            expiry: visit.expiry.map(|expiry| Instant::now() + left(expiry, SystemTime::now())),
             sidecar: visit.sidecar,
         });
         // Boxed: the other ways a connection may go should not pay for this one's size.
@@ -309,10 +309,7 @@ impl Inbound {
         let expires = async {
             match expiry {
                 None => std::future::pending().await,
-                Some(expiry) => {
-                    let left = left(expiry);
-                    tokio::time::sleep(left.saturating_sub((left / 10).min(Duration::from_secs(60)))).await;
-                }
+                Some(expiry) => tokio::time::sleep(usable_for(expiry, SystemTime::now())).await,
             }
         };
         let drains = async {
@@ -387,7 +384,9 @@ impl Inbound {
         let counters = Arc::new(Counters::default());
         let relayed = match visit.expiry {
             None => tcp::relay(client, app, counters).await,
-            Some(expiry) => tcp::relay_until(client, app, counters, tokio::time::sleep(left(expiry))).await,
+            Some(expiry) => {
+                tcp::relay_until(client, app, counters, tokio::time::sleep(left(expiry, SystemTime::now()))).await
+            }
         };
         if matches!(relayed.ended, Ended::Cut) {
             self.telemetry.metrics.refused("inbound", Reason::PeerExpired);
@@ -395,11 +394,6 @@ impl Inbound {
         self.telemetry.metrics.tcp_bytes.inc_by(relayed.a_to_b + relayed.b_to_a);
         tracing::trace!(client = %visit.client, ?relayed, "opaque connection ended");
     }
-}
-
-/// How long a certificate lasts. One for centuries must not overflow the clock.
-fn left(expiry: SystemTime) -> Duration {
-    expiry.duration_since(SystemTime::now()).unwrap_or_default().min(Duration::from_secs(10 * 365 * 86_400))
 }
 
 /// Resolves when the port's policy no longer allows a connection that has proven nothing (SEMANTICS.md §4: a policy that

@@ -33,7 +33,7 @@ use crate::http::h2::client::ClientSettings;
 use crate::http::pool::{Connected, IdleClosed, Pool, PoolSettings, Sizes, Wait};
 use crate::http::translate::{self, AppVersion};
 use crate::http::{BoxedIo, Outgoing, Proto, Request, Response, Tunnel, h1, hygiene};
-use crate::identity::{HandshakeError, IdentityManager, MeshProtocol};
+use crate::identity::{HandshakeError, IdentityManager, MeshProtocol, left, usable_for};
 use crate::reason::Reason;
 use crate::resilience::Limits;
 use crate::settings::Timeouts;
@@ -101,18 +101,6 @@ pub(super) struct Dialled {
     expires: Option<Instant>,
     /// When the peer's certificate ends.
     ends: Option<Instant>,
-}
-
-/// How long a certificate lasts that ends at `not_after`. One for centuries must not overflow the clock.
-fn left(not_after: SystemTime, now: SystemTime) -> Duration {
-    not_after.duration_since(now).unwrap_or_default().min(Duration::from_secs(10 * 365 * 86_400))
-}
-
-/// How long a connection whose peer's certificate ends at `not_after` takes requests: to a tenth of what is left, at most
-/// a minute, before that, as `inbound/` has it, so that both ends begin to drain together.
-fn usable_for(not_after: SystemTime, now: SystemTime) -> Duration {
-    let left = left(not_after, now);
-    left - (left / 10).min(Duration::from_secs(60))
 }
 
 impl DialError {
@@ -547,16 +535,6 @@ mod tests {
     fn two_hosts_are_refused_towards_plain_http2_as_well() {
         let given = parts(Version::HTTP_2, "http://reviews/a", &[("host", "admin")]);
         assert_eq!(to_plain(given, Protocol::Http).unwrap_err(), translate::Conflict::Host);
-    }
-
-    #[test]
-    fn a_connection_takes_requests_until_shortly_before_its_peers_certificate_ends() {
-        let now = SystemTime::now();
-        for (left, usable) in [(0, 0), (10, 9), (600, 540), (86_400, 86_340)] {
-            let not_after = now + Duration::from_secs(left);
-            assert_eq!(usable_for(not_after, now), Duration::from_secs(usable), "{left} s left");
-        }
-        assert_eq!(usable_for(now - Duration::from_secs(1), now), Duration::ZERO);
     }
 
     #[test]
