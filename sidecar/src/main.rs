@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use clap::{Args, Parser, Subcommand};
+// Not called from here: with it the program is linked, and the compiler's copies are its calls.
 use weft_memcpy as _;
 use weft_proto::ports;
 use weft_sidecar::redirect::{self, RedirectArgs};
