@@ -1,8 +1,8 @@
 //! `memcpy` and `memmove` of the static program on x86-64, in place of musl's.
 //!
-//! musl copies with `rep movsq` whatever the length, and what is left of eight bytes byte by byte: that begins slowly (some
-//! thirty cycles), and what an HTTP/2 proxy copies is short: a field's value, a frame, a slot of 300 bytes. It was
-//! a seventh of all the processor's time there (docs/PERFORMANCE.md). On other processors musl has good ones, and
+//! musl copies with `rep movsq` whatever the length, and what is left of eight bytes byte by byte: that begins slowly, and what an
+//! HTTP/2 proxy copies is short: a field's value, a frame, a slot of 300 bytes. It was a seventh of all the processor's
+//! time there; figures are in docs/PERFORMANCE.md. On other processors musl has good ones, and
 //! so has glibc, with which the tests are built: there this crate replaces nothing.
 //!
 //! One function does for both names, for it reads before it writes wherever the two ranges could overlap:
@@ -18,8 +18,8 @@
 //! # Safety of what is here
 //! It is written in assembly, as a function which the compiler takes for `memcpy` must be: of a loop that copies it would make a call
 //! of `memcpy`. It touches `n` bytes at `from` and at `to` and nothing else: no stack, no register that a caller keeps. The
-//! tests, where the C library's is not replaced, compare it with that one for every length to 700 and every kind of overlap, between
-//! guards.
+//! tests, where the C library's is not replaced, compare it with that one for every length to 700 and every kind of overlap, and
+//! see that what lies beside the ranges stays.
 
 #![no_std]
 #![cfg(target_arch = "x86_64")]

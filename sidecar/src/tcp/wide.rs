@@ -9,7 +9,7 @@
 //! left of it, one read in three or so then brings only a part of what is there: such a user asks for wide ones always
 //! ([`Wide::poll_wide`]).
 //!
-//! Bound: [`MOST`] bytes per stream, only while its user has not taken what has been read.
+//! Bound: [`MOST`] bytes per stream ([`FIRST`] by `poll_wide`), only while its user has not taken what has been read.
 
 use std::io;
 use std::pin::Pin;
